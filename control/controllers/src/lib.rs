@@ -1,0 +1,1 @@
+//! Controllers and scheduler: they reach the API only through the API.

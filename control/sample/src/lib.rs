@@ -1,0 +1,1 @@
+//! serve-hostname: the sample application, a static server that answers its pod's name.

@@ -1,0 +1,1 @@
+//! portolan: the Kubernetes API, controllers, scheduler and node agent, and a whole cluster on one machine.

@@ -1,0 +1,1 @@
+//! An embedded, durable, revisioned key-value store with watches.

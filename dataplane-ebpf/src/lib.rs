@@ -1,0 +1,1 @@
+//! What runs in the kernel, and what kernel and daemon agree on.

@@ -1,0 +1,1 @@
+//! The service model: data and rules, no I/O and no clock.

@@ -1,0 +1,1 @@
+//! What needs root and a kernel: golden packets, end-to-end tests and benchmarks.
