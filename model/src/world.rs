@@ -1,0 +1,212 @@
+//! All objects as they were last seen, and which services an event changes.
+//!
+//! The world is level-triggered: an event names what changed, and whoever acts on it reads the state from here. A full
+//! list replaces everything of its kind, so whatever was missed between two watches is found by comparison.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::backend::{Backend, Slice};
+use crate::node::{Node, Place};
+use crate::service::{Family, Service, ServiceName, ServicePort, SliceName};
+
+/// Something that was seen in the API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// All Services there are.
+    Services(Vec<Service>),
+    /// A Service that is new or changed.
+    Service(Service),
+    /// A Service is gone, or no longer ours.
+    ServiceGone(ServiceName),
+    /// All EndpointSlices there are.
+    Slices(Vec<Slice>),
+    /// An EndpointSlice that is new or changed.
+    Slice(Slice),
+    /// An EndpointSlice is gone, or no longer ours.
+    SliceGone(SliceName),
+    /// This node as it is, or nothing when it has no object. Also what a list of it says.
+    Node(Option<Node>),
+}
+
+/// The last known state of all objects.
+#[derive(Debug)]
+pub struct World {
+    node_name: Box<str>,
+    node: Option<Node>,
+    services: BTreeMap<ServiceName, Service>,
+    slices: BTreeMap<ServiceName, BTreeMap<SliceName, Slice>>,
+    owners: BTreeMap<SliceName, ServiceName>,
+    listed: Listed,
+}
+
+/// Which sources have delivered a full list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Listed {
+    services: bool,
+    slices: bool,
+    node: bool,
+}
+
+impl World {
+    /// An empty world, seen from the node `node_name`.
+    pub fn new(node_name: impl Into<Box<str>>) -> Self {
+        Self {
+            node_name: node_name.into(),
+            node: None,
+            services: BTreeMap::new(),
+            slices: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            listed: Listed::default(),
+        }
+    }
+
+    /// Takes in `event` and names the services that it changed. An event that says nothing new changes none.
+    pub fn apply(&mut self, event: Event) -> BTreeSet<ServiceName> {
+        match event {
+            Event::Services(all) => self.replace_services(all),
+            Event::Service(service) => self.put_service(service),
+            Event::ServiceGone(name) => self.remove_service(&name),
+            Event::Slices(all) => self.replace_slices(all),
+            Event::Slice(slice) => self.put_slice(slice),
+            Event::SliceGone(name) => self.remove_slice(&name),
+            Event::Node(node) => self.set_node(node),
+        }
+    }
+
+    /// Whether every source has delivered a full list, so that what is missing here is known not to exist.
+    pub fn is_complete(&self) -> bool {
+        self.listed.services && self.listed.slices && self.listed.node
+    }
+
+    /// The place of this node.
+    pub fn place(&self) -> Place<'_> {
+        Place {
+            node: &self.node_name,
+            zone: self.node().and_then(|node| node.zone.as_deref()),
+        }
+    }
+
+    /// This node, if it has an object.
+    pub fn node(&self) -> Option<&Node> {
+        self.node.as_ref()
+    }
+
+    /// The Service called `name`.
+    pub fn service(&self, name: &ServiceName) -> Option<&Service> {
+        self.services.get(name)
+    }
+
+    /// All Services, in order of names.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.values()
+    }
+
+    /// The slices of the Service called `name`, in order of names.
+    pub fn slices(&self, name: &ServiceName) -> impl Iterator<Item = &Slice> {
+        self.slices.get(name).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// The backends of `port` of the Service called `name` in `family`, unfiltered and perhaps with duplicates: what
+    /// [`select`](crate::select::select) takes.
+    pub fn backends<'a>(
+        &'a self,
+        name: &ServiceName,
+        port: &'a ServicePort,
+        family: Family,
+    ) -> impl Iterator<Item = Backend<'a>> {
+        let slices = self
+            .slices(name)
+            .filter(move |slice| slice.family == family);
+        slices.flat_map(|slice| slice.backends(port))
+    }
+
+    fn replace_services(&mut self, all: Vec<Service>) -> BTreeSet<ServiceName> {
+        self.listed.services = true;
+        let kept: BTreeSet<_> = all.iter().map(|service| service.name.clone()).collect();
+        let gone = self.services.keys().filter(|name| !kept.contains(*name));
+        let gone: Vec<_> = gone.cloned().collect();
+        let mut changed = BTreeSet::new();
+        for name in gone {
+            changed.append(&mut self.remove_service(&name));
+        }
+        for service in all {
+            changed.append(&mut self.put_service(service));
+        }
+        changed
+    }
+
+    fn put_service(&mut self, service: Service) -> BTreeSet<ServiceName> {
+        if self.services.get(&service.name) == Some(&service) {
+            return BTreeSet::new();
+        }
+        let name = service.name.clone();
+        self.services.insert(name.clone(), service);
+        BTreeSet::from([name])
+    }
+
+    fn remove_service(&mut self, name: &ServiceName) -> BTreeSet<ServiceName> {
+        let gone = self.services.remove_entry(name);
+        gone.into_iter().map(|(name, _)| name).collect()
+    }
+
+    fn replace_slices(&mut self, all: Vec<Slice>) -> BTreeSet<ServiceName> {
+        self.listed.slices = true;
+        let kept: BTreeSet<_> = all.iter().map(|slice| slice.name.clone()).collect();
+        let gone = self.owners.keys().filter(|name| !kept.contains(*name));
+        let gone: Vec<_> = gone.cloned().collect();
+        let mut changed = BTreeSet::new();
+        for name in gone {
+            changed.append(&mut self.remove_slice(&name));
+        }
+        for slice in all {
+            changed.append(&mut self.put_slice(slice));
+        }
+        changed
+    }
+
+    fn put_slice(&mut self, slice: Slice) -> BTreeSet<ServiceName> {
+        let known = self.slices.get(&slice.service);
+        if known.and_then(|slices| slices.get(&slice.name)) == Some(&slice) {
+            return BTreeSet::new();
+        }
+        let owner = slice.service.clone();
+        let mut changed = BTreeSet::from([owner.clone()]);
+        // The label that names the Service may be changed in place.
+        if self
+            .owners
+            .get(&slice.name)
+            .is_some_and(|old| *old != owner)
+        {
+            changed.append(&mut self.remove_slice(&slice.name));
+        }
+        self.owners.insert(slice.name.clone(), owner.clone());
+        let slices = self.slices.entry(owner).or_default();
+        slices.insert(slice.name.clone(), slice);
+        changed
+    }
+
+    fn remove_slice(&mut self, name: &SliceName) -> BTreeSet<ServiceName> {
+        let Some(owner) = self.owners.remove(name) else {
+            return BTreeSet::new();
+        };
+        if let Some(slices) = self.slices.get_mut(&owner) {
+            slices.remove(name);
+            if slices.is_empty() {
+                self.slices.remove(&owner);
+            }
+        }
+        BTreeSet::from([owner])
+    }
+
+    /// A node's zone decides for every service with hints, and changes about never: all services then count as changed.
+    fn set_node(&mut self, node: Option<Node>) -> BTreeSet<ServiceName> {
+        self.listed.node = true;
+        let zone = |node: &Option<Node>| node.as_ref().and_then(|n| n.zone.clone());
+        let same_place = zone(&self.node) == zone(&node);
+        self.node = node;
+        if same_place {
+            return BTreeSet::new();
+        }
+        self.services.keys().cloned().collect()
+    }
+}
