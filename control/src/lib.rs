@@ -1,1 +1,0 @@
-//! portolan: the Kubernetes API, controllers, scheduler and node agent, and a whole cluster on one machine.

@@ -1,0 +1,80 @@
+//! `portolan down`: removes every trace of a local cluster, also of one that is half built or half dead.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::layout::{Layout, NodeLayout};
+use super::process::Process;
+use super::supervisor;
+use super::{ClusterArgs, network, place};
+
+/// How long the supervisor may take to end all daemons.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Removes the cluster that `up` left in the state directory; one that is not there is no error.
+pub(crate) async fn run(args: &ClusterArgs) -> Result<()> {
+    let state_dir = args.state_dir();
+    let file = Layout::file(&state_dir);
+    let Ok(text) = fs::read(&file) else {
+        println!(
+            "no cluster {:?} here: {} does not exist",
+            args.name,
+            file.display()
+        );
+        return Ok(());
+    };
+    let layout: Layout =
+        serde_json::from_slice(&text).with_context(|| format!("parsing {}", file.display()))?;
+    if let Some(supervisor) = Process::recall(&layout.pid_file(supervisor::NAME)) {
+        tokio::task::spawn_blocking(move || supervisor.end(PATIENCE)).await?;
+    }
+    remove_everything(&layout).await?;
+    println!("cluster {:?} is gone", layout.name);
+    Ok(())
+}
+
+/// Every step is tried, so that one thing that will not go leaves nothing else behind; the first error is returned.
+pub(crate) async fn remove_everything(layout: &Layout) -> Result<()> {
+    end_daemons(layout);
+    let mut results = Vec::new();
+    for node in layout.node_layouts() {
+        results.push(remove_node(&node).await);
+    }
+    results.push(network::remove_bridge(layout).await);
+    results.push(place::remove_cgroups(&layout.cgroup()));
+    results.push(remove_pins(&layout.bpf_root()));
+    results.into_iter().collect::<Result<Vec<()>>>()?;
+    remove_tree(&layout.state_dir)
+}
+
+/// A supervisor that was killed could not end its daemons.
+fn end_daemons(layout: &Layout) {
+    let Ok(entries) = fs::read_dir(layout.state_dir.join("run")) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        if let Some(process) = Process::recall(&entry.path()) {
+            process.end(PATIENCE);
+        }
+    }
+}
+
+async fn remove_node(node: &NodeLayout) -> Result<()> {
+    control_node::cleanup(&node.dir, &node.cgroup)
+        .await
+        .with_context(|| format!("removing the pods of {}", node.name))?;
+    place::remove_netns(&node.netns)
+}
+
+/// The last pin of a BPF program or map going away is what detaches and frees it.
+fn remove_pins(dir: &Path) -> Result<()> {
+    remove_tree(dir)
+}
+
+fn remove_tree(dir: &Path) -> Result<()> {
+    place::ignore_missing(fs::remove_dir_all(dir))
+        .with_context(|| format!("removing {}", dir.display()))
+}

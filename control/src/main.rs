@@ -1,0 +1,213 @@
+//! `portolan`: the Kubernetes API, its controllers, a node agent, and a whole cluster on one machine.
+
+mod local;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+use local::{ClusterArgs, down, enter, supervisor, up};
+
+/// Kubernetes on one machine: a real API, real pods, eBPF load balancing and an HTTPS gateway.
+#[derive(Parser, Debug)]
+#[command(name = "portolan", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Start a cluster on this machine in the background, and return when it is ready.
+    Up(up::UpArgs),
+    /// Remove a cluster from this machine: processes, namespaces, links, cgroups, mounts, pins and data.
+    Down(ClusterArgs),
+    /// Run the control plane: API server, controllers and scheduler.
+    Server(ServerArgs),
+    /// Run the node agent: it registers this machine and runs the pods bound to it.
+    Node(control_node::NodeArgs),
+    /// Print a kubeconfig for a user of a control plane on this machine.
+    Kubeconfig(KubeconfigArgs),
+    /// Work with the images that pods on this machine start from.
+    #[command(subcommand)]
+    Image(ImageCommand),
+    #[command(hide = true)]
+    Supervise(supervisor::SuperviseArgs),
+    #[command(hide = true)]
+    Enter(enter::EnterArgs),
+}
+
+#[derive(clap::Args, Debug, Clone)]
+struct ServerArgs {
+    #[command(flatten)]
+    api: control_api::ServerArgs,
+    #[command(flatten)]
+    controllers: control_controllers::ControllersArgs,
+}
+
+#[derive(clap::Args, Debug)]
+struct KubeconfigArgs {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// Data directory of the control plane [default: that of the local cluster]
+    #[arg(long)]
+    data_dir: Option<PathBuf>,
+    /// URL of the API server, as the user reaches it.
+    #[arg(long, default_value = "https://172.30.0.1:6443")]
+    server: String,
+    /// Name of the user.
+    #[arg(long, default_value = "admin")]
+    user: String,
+    /// Groups of the user.
+    #[arg(long, value_delimiter = ',', default_value = "system:masters")]
+    groups: Vec<String>,
+}
+
+#[derive(Subcommand, Debug)]
+enum ImageCommand {
+    /// Load an OCI layout (directory or tar) or a `docker save` archive.
+    Load {
+        #[command(flatten)]
+        store: ImageStoreArgs,
+        /// The archive or directory.
+        path: PathBuf,
+    },
+    /// List the images that are here.
+    List {
+        #[command(flatten)]
+        store: ImageStoreArgs,
+    },
+}
+
+#[derive(clap::Args, Debug)]
+struct ImageStoreArgs {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// The image directory [default: that of the local cluster]
+    #[arg(long)]
+    image_dir: Option<PathBuf>,
+}
+
+fn main() -> Result<()> {
+    let command = Cli::parse().command;
+    // Entering another namespace and cgroup must come before any thread is started.
+    if let Command::Enter(args) = command {
+        match enter::run(args)? {}
+    }
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .map_err(|_| anyhow::anyhow!("a TLS provider was installed twice"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(run(command))
+}
+
+async fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Up(args) => up::run(args).await,
+        Command::Down(args) => down::run(&args).await,
+        Command::Server(args) => server(args, until_terminated()?).await,
+        Command::Node(args) => Ok(control_node::run(args, until_terminated()?).await?),
+        Command::Kubeconfig(args) => kubeconfig(&args),
+        Command::Image(command) => image(command),
+        Command::Supervise(args) => supervisor::run(args).await,
+        Command::Enter(_) => unreachable!("main has dealt with it"),
+    }
+}
+
+/// The API server, and the controllers as its client.
+async fn server(args: ServerArgs, shutdown: CancellationToken) -> Result<()> {
+    let (ready, is_ready) = tokio::sync::oneshot::channel();
+    let api = tokio::spawn(control_api::run(args.api.clone(), ready, shutdown.clone()));
+    let controllers = async {
+        if is_ready.await.is_err() {
+            return Ok(());
+        }
+        let pki = control_api::pki::Pki::open(&args.api.data_dir)?;
+        let url = format!("https://127.0.0.1:{}", args.api.bind.port());
+        let text = pki.client_kubeconfig(&url, "system:kube-controller-manager", &[])?;
+        let kubeconfig = kube::config::Kubeconfig::from_yaml(&text)?;
+        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?;
+        control_controllers::run(
+            kube::Client::try_from(config)?,
+            args.controllers,
+            shutdown.clone(),
+        )
+        .await?;
+        anyhow::Ok(())
+    };
+    let result = controllers.await;
+    shutdown.cancel();
+    api.await.context("the API server panicked")??;
+    result
+}
+
+fn until_terminated() -> Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let shutdown = CancellationToken::new();
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    let token = shutdown.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        token.cancel();
+    });
+    Ok(shutdown)
+}
+
+fn kubeconfig(args: &KubeconfigArgs) -> Result<()> {
+    let data_dir = args
+        .data_dir
+        .clone()
+        .unwrap_or_else(|| args.cluster.state_dir().join("server"));
+    anyhow::ensure!(
+        data_dir.join("pki/ca.crt").exists(),
+        "no control plane has started in {} yet: start one with `portolan up` or `portolan server`",
+        data_dir.display()
+    );
+    let pki = control_api::pki::Pki::open(&data_dir)?;
+    let groups: Vec<&str> = args.groups.iter().map(String::as_str).collect();
+    print!(
+        "{}",
+        pki.client_kubeconfig(&args.server, &args.user, &groups)?
+    );
+    Ok(())
+}
+
+fn image(command: ImageCommand) -> Result<()> {
+    let open = |args: &ImageStoreArgs| {
+        let dir = args
+            .image_dir
+            .clone()
+            .unwrap_or_else(|| args.cluster.state_dir().join("images"));
+        control_node::image::ImageStore::open(&dir)
+            .with_context(|| format!("opening {}", dir.display()))
+    };
+    match command {
+        ImageCommand::Load { store, path } => {
+            for name in open(&store)?.load_archive(&path)? {
+                println!("loaded {name}");
+            }
+        }
+        ImageCommand::List { store } => {
+            for name in open(&store)?.names()? {
+                println!("{name}");
+            }
+        }
+    }
+    Ok(())
+}
