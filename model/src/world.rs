@@ -102,7 +102,7 @@ impl World {
     }
 
     /// The slices of the Service called `name`, in order of names.
-    pub fn slices(&self, name: &ServiceName) -> impl Iterator<Item = &Slice> {
+    pub fn slices<'a>(&'a self, name: &ServiceName) -> impl Iterator<Item = &'a Slice> + use<'a> {
         self.slices.get(name).into_iter().flat_map(BTreeMap::values)
     }
 
@@ -113,7 +113,7 @@ impl World {
         name: &ServiceName,
         port: &'a ServicePort,
         family: Family,
-    ) -> impl Iterator<Item = Backend<'a>> {
+    ) -> impl Iterator<Item = Backend<'a>> + use<'a> {
         let slices = self
             .slices(name)
             .filter(move |slice| slice.family == family);
