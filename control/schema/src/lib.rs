@@ -3,8 +3,8 @@
 //! A write passes through here in this order: [`protobuf::decode`] (or plain JSON with [`strict::duplicate_fields`]),
 //! [`strict::check_types`] and [`strict::unknown_fields`], [`strict::prune`], for patches [`patch`] or [`apply`],
 //! then [`defaults::apply`], [`validation`] and [`apply::track`]. A read uses [`selector`] and [`table`].
-//! Everything is driven by two tables: the resources served ([`resource`]) and the types they are made of ([`types`],
-//! read once from a generated file).
+//! Everything is driven by two tables: the resources served ([`resource`]) and the types they are made of (`types`, read
+//! once from a generated file).
 
 pub mod apply;
 pub mod defaults;
@@ -17,6 +17,7 @@ pub mod resource;
 pub mod selector;
 pub mod strict;
 pub mod table;
+mod types;
 pub mod validation;
 
 pub use resource::{Resource, Subresource, by_kind, by_plural, resources};
