@@ -1,1 +1,0 @@
-//! What needs root and a kernel: golden packets, end-to-end tests and benchmarks.
