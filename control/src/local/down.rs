@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use super::layout::{Layout, NodeLayout};
 use super::process::Process;
 use super::supervisor;
-use super::{ClusterArgs, network, place};
+use super::{ClusterArgs, network, outside, place};
 
 /// How long the supervisor may take to end all daemons.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -44,6 +44,7 @@ pub(crate) async fn remove_everything(layout: &Layout) -> Result<()> {
         results.push(remove_node(&node).await);
     }
     results.push(network::remove_bridge(layout).await);
+    results.push(outside::close(layout));
     results.push(place::remove_cgroups(&layout.cgroup()));
     results.push(remove_pins(&layout.bpf_root()));
     results.into_iter().collect::<Result<Vec<()>>>()?;

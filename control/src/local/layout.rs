@@ -85,6 +85,12 @@ impl Layout {
         underlay(1)
     }
 
+    /// The network that joins the host and the nodes.
+    pub(crate) fn underlay_v4(&self) -> IpNetwork {
+        IpNetwork::new(UNDERLAY_V4.into(), UNDERLAY_PREFIXES.0)
+            .expect("the underlay's prefix is legal")
+    }
+
     /// Every node, in order.
     pub(crate) fn node_layouts(&self) -> Vec<NodeLayout> {
         (1..=self.nodes).map(|index| self.node(index)).collect()

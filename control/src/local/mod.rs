@@ -1,7 +1,7 @@
 //! A whole cluster on this machine: `portolan up` and `portolan down`.
 //!
 //! The way of `up`: [`preflight`] asks what the machine lacks; [`layout`] names everything; [`place`] makes namespaces and
-//! cgroups, [`network`] the links; [`credentials`] writes a key for each daemon; [`supervisor`] keeps the [`daemons`]
+//! cgroups, [`network`] the links, [`outside`] the way out; [`credentials`] writes a key for each daemon; [`supervisor`] keeps the [`daemons`]
 //! running; [`sample`] puts the sample application in; [`report`] tries it by real requests and prints the table.
 //! `down` removes what `layout` names, in reverse.
 
@@ -11,6 +11,7 @@ pub(crate) mod down;
 pub(crate) mod enter;
 mod layout;
 mod network;
+mod outside;
 mod place;
 mod preflight;
 mod process;

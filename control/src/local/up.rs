@@ -14,7 +14,9 @@ use kube::{Client, Config, ResourceExt as _};
 
 use super::layout::{Layout, NodeLayout};
 use super::process::Process;
-use super::{ClusterArgs, credentials, network, place, preflight, report, sample, supervisor};
+use super::{
+    ClusterArgs, credentials, network, outside, place, preflight, report, sample, supervisor,
+};
 
 /// What `portolan up` takes.
 #[derive(clap::Args, Debug)]
@@ -156,7 +158,7 @@ async fn create_places(layout: &Layout) -> Result<()> {
         place::create_netns(&node.netns)?;
         network::connect_node(layout, &node).await?;
     }
-    Ok(())
+    outside::open(layout)
 }
 
 /// Leaves a supervisor running in the background, unless one does already.
