@@ -1,1 +1,0 @@
-//! serve-hostname: the sample application, a static server that answers its pod's name.
