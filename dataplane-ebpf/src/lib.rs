@@ -1,1 +1,39 @@
 //! What runs in the kernel, and what kernel and daemon agree on.
+//!
+//! The library part (this crate, `no_std`) holds everything that needs no kernel: the layouts of the maps ([`abi`]),
+//! addresses ([`addr`]), flows ([`flow`]), checksums ([`checksum`]) and the reasons to drop a packet ([`drop`]). The
+//! program part (`src/main.rs` and `src/bpf`) is compiled for BPF by `build.rs`; user space finds it here as [`OBJECT`].
+//!
+//! # The hooks
+//!
+//! | program | attached to | does |
+//! |---|---|---|
+//! | `connect4/6` | the node's cgroup | gives a connecting socket a backend; nothing is left to do per packet |
+//! | `sendmsg4/6`, `recvmsg4/6` | the node's cgroup | the same for datagrams of unconnected UDP sockets, both ways |
+//! | `getpeername4/6` | the node's cgroup | shows a program the service it connected to, not the backend |
+//! | `post_bind4/6` | the node's cgroup | keeps the node's processes from listening on a node port |
+//! | `ingress` | uplinks, tcx or clsact | translates requests of clients outside, and replies of backends on other nodes |
+//! | `egress` | uplinks, tcx or clsact | translates replies of backends on this node |
+//!
+//! # One packet's way
+//!
+//! A client outside sends to a node port. `ingress` parses the packet and finds no connection in `CONNTRACK`, so it
+//! looks the destination up in `FRONTENDS` and `NODEPORTS`, reads the service's run from `SERVICES`, a backend id from
+//! `SLOTS` and the backend from `BACKENDS`, and records both directions in `CONNTRACK`. A backend on this node gets
+//! the packet from the node's stack with the client's address kept, and `egress` translates its reply; a backend on
+//! another node gets it with this node's address as source, straight from here, and the reply comes back through
+//! `ingress`. The next packet finds its connection at the first look-up. A packet that nothing matches is none of our
+//! business and goes on as if we were not there.
+
+#![cfg_attr(not(test), no_std)]
+
+pub mod abi;
+pub mod addr;
+pub mod checksum;
+pub mod drop;
+pub mod flow;
+
+#[cfg(not(target_arch = "bpf"))]
+mod object;
+#[cfg(not(target_arch = "bpf"))]
+pub use object::{Hook, OBJECT, PROGRAMS, Program};

@@ -1,0 +1,568 @@
+//! The maps: their names, sizes, keys and values, and the rules by which the daemon writes what the kernel reads.
+//!
+//! A reader in the kernel takes three steps: `FRONTENDS` (or `NODEPORTS`) names a service, the service's [`Run`] names a
+//! stretch of `SLOTS`, a slot names a backend. Each step reads only what the step before it published, so the daemon
+//! keeps to this order:
+//!
+//! 1. write the [`Backend`] of every new id, `generation` last;
+//! 2. write the backend ids of a new run into `SLOTS` where no published run lies;
+//! 3. publish the run by **one aligned 8-byte store** into the [`Service`] (release ordering);
+//! 4. insert the frontends.
+//!
+//! Taking away goes the other way: delete the frontends, publish an empty run, and give slots, backend ids and service
+//! ids back to use only after [`QUARANTINE_SECONDS`]. A backend that is gone gets a `generation` it never had before
+//! (ids are reused, generations are not: count up, skip zero), which is what tells connections that still name it.
+
+use crate::addr::{Addr, Port, Protocol};
+use crate::flow::{self, Flow};
+
+/// Changes whenever a map's meaning or layout does; part of the name of the directory the maps are pinned in.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// How long a slot, backend id or service id stays unused after nothing names it any more. Programs that read the old
+/// name ended microseconds ago; a second is what the design promises.
+pub const QUARANTINE_SECONDS: u64 = 1;
+
+/// Names of the maps, and how many entries each has unless the loader says otherwise.
+pub mod maps {
+    /// Hash [`FrontendKey`](super::FrontendKey) → [`Frontend`](super::Frontend); the daemon writes.
+    pub const FRONTENDS: &str = "FRONTENDS";
+    /// Hash [`NodePortKey`](super::NodePortKey) → [`Frontend`](super::Frontend); the daemon writes.
+    pub const NODEPORTS: &str = "NODEPORTS";
+    /// Hash [`Addr`](crate::addr::Addr) → [`NodeAddress`](super::NodeAddress); the daemon writes.
+    pub const NODE_ADDRESSES: &str = "NODE_ADDRESSES";
+    /// Mappable array of [`Service`](super::Service) by service id; the daemon writes.
+    pub const SERVICES: &str = "SERVICES";
+    /// Mappable array of `u32` backend ids by slot; the daemon writes.
+    pub const SLOTS: &str = "SLOTS";
+    /// Mappable array of [`Backend`](super::Backend) by backend id; the daemon writes.
+    pub const BACKENDS: &str = "BACKENDS";
+    /// Array of one [`Node`](super::Node); the daemon writes.
+    pub const NODE: &str = "NODE";
+    /// LRU hash [`Flow`](crate::flow::Flow) → [`Connection`](super::Connection); the kernel writes, the daemon sweeps.
+    pub const CONNTRACK: &str = "CONNTRACK";
+    /// LRU hash [`SocketKey`](super::SocketKey) → [`Peer`](super::Peer); the kernel writes, the daemon reads.
+    pub const SOCKETS: &str = "SOCKETS";
+    /// Socket storage of [`Peer`](super::Peer), dies with the socket; the kernel writes.
+    pub const CONNECTED: &str = "CONNECTED";
+    /// Per-CPU array of [`Stats`](super::Stats) by service id; the kernel writes.
+    pub const STATS: &str = "STATS";
+    /// Per-CPU array of `u64` counts by [`Drop`](crate::drop::Drop); the kernel writes.
+    pub const DROPS: &str = "DROPS";
+
+    /// Entries of `FRONTENDS`.
+    pub const FRONTENDS_SIZE: u32 = 1 << 16;
+    /// Entries of `NODEPORTS`: the default range of 2768 ports in two protocols fits.
+    pub const NODEPORTS_SIZE: u32 = 1 << 13;
+    /// Entries of `NODE_ADDRESSES`.
+    pub const NODE_ADDRESSES_SIZE: u32 = 1 << 8;
+    /// Entries of `SERVICES` and `STATS`.
+    pub const SERVICES_SIZE: u32 = 1 << 16;
+    /// Entries of `SLOTS`.
+    pub const SLOTS_SIZE: u32 = 1 << 19;
+    /// Entries of `BACKENDS`.
+    pub const BACKENDS_SIZE: u32 = 1 << 16;
+    /// Entries of `CONNTRACK`: two for each connection.
+    pub const CONNTRACK_SIZE: u32 = 1 << 17;
+    /// Entries of `SOCKETS`: two for each UDP socket and service address.
+    pub const SOCKETS_SIZE: u32 = 1 << 15;
+}
+
+/// Key of `FRONTENDS`.
+///
+/// With [`Port::NONE`] and [`Protocol::NONE`] it names a whole address that belongs to services, such as a cluster IP;
+/// its entry has [`Kind::ADDRESS`], and what no other entry matches is refused there.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FrontendKey {
+    /// The address clients use.
+    pub address: Addr,
+    /// The port clients use.
+    pub port: Port,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    padding: u8,
+}
+
+impl FrontendKey {
+    /// The key of one service port.
+    #[inline(always)]
+    pub const fn new(address: Addr, port: Port, protocol: Protocol) -> Self {
+        Self {
+            address,
+            port,
+            protocol,
+            padding: 0,
+        }
+    }
+
+    /// The key of a whole address.
+    #[inline(always)]
+    pub const fn whole_address(address: Addr) -> Self {
+        Self::new(address, Port::NONE, Protocol::NONE)
+    }
+}
+
+/// Key of `NODEPORTS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodePortKey {
+    /// The node port.
+    pub port: Port,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    padding: u8,
+}
+
+impl NodePortKey {
+    /// The key of a node port.
+    #[inline(always)]
+    pub const fn new(port: Port, protocol: Protocol) -> Self {
+        Self {
+            port,
+            protocol,
+            padding: 0,
+        }
+    }
+}
+
+/// Value of `FRONTENDS` and `NODEPORTS`: which service, and how it was addressed.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frontend {
+    /// Index into `SERVICES`.
+    pub service: u32,
+    /// How the service was addressed.
+    pub kind: Kind,
+    /// No bit has a meaning yet: zero.
+    pub flags: u8,
+    padding: u16,
+}
+
+impl Frontend {
+    /// A frontend of `service`.
+    pub const fn new(service: u32, kind: Kind) -> Self {
+        Self {
+            service,
+            kind,
+            flags: 0,
+            padding: 0,
+        }
+    }
+}
+
+/// How a service was addressed, which decides the traffic policy that holds.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind(u8);
+
+impl Kind {
+    /// A whole address, see [`FrontendKey::whole_address`]; its service id means nothing.
+    pub const ADDRESS: Self = Self(0);
+    /// A cluster IP: the internal traffic policy holds.
+    pub const CLUSTER_IP: Self = Self(1);
+    /// A node port: like the two below, the external traffic policy holds for clients outside.
+    pub const NODE_PORT: Self = Self(2);
+    /// An external IP.
+    pub const EXTERNAL_IP: Self = Self(3);
+    /// A load balancer's address.
+    pub const LOAD_BALANCER: Self = Self(4);
+}
+
+/// Value of `NODE_ADDRESSES`: an address at which this node's node ports answer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeAddress {
+    /// Bits of this type.
+    pub flags: u32,
+}
+
+impl NodeAddress {
+    /// A loopback address: node ports answer there for sockets in the node's own network namespace only, because
+    /// every pod has a loopback of its own.
+    pub const LOOPBACK: u32 = 1;
+}
+
+/// Where a client is, seen from this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A process of this node or of one of its pods.
+    Node,
+    /// Anywhere else.
+    Outside,
+}
+
+/// A service's backends at one moment: a stretch of `SLOTS`. Always read and written as one word.
+///
+/// An empty run says what becomes of a client: [`Run::REFUSE`] if the service has no usable backend anywhere,
+/// [`Run::DROP`] if it has, but the traffic policy allows none here. That way one store changes both the backends and
+/// the verdict.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Run(u64);
+
+impl Run {
+    /// No backend anywhere: clients are refused. What a zeroed service holds.
+    pub const REFUSE: Self = Self(0);
+    /// No backend that the policy allows: clients get no answer.
+    pub const DROP: Self = Self(1);
+
+    /// The `count` slots from `base` on; `count` is not zero.
+    #[inline(always)]
+    pub const fn new(base: u32, count: u32) -> Self {
+        Self((count as u64) << 32 | base as u64)
+    }
+
+    /// The run from its word.
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Self {
+        Self(word)
+    }
+
+    /// Its word, to be stored at once.
+    #[inline(always)]
+    pub const fn word(self) -> u64 {
+        self.0
+    }
+
+    /// The first slot.
+    #[inline(always)]
+    pub const fn base(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// How many slots there are.
+    #[inline(always)]
+    pub const fn count(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// The slot that `hash` chooses; all are equally likely. The run is not empty.
+    #[inline(always)]
+    pub const fn slot(self, hash: u32) -> u32 {
+        self.base().wrapping_add(flow::index(hash, self.count()))
+    }
+}
+
+/// Value of `SERVICES`: one service port, one cache line. All its frontends share it.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Service {
+    /// The backends for clients without a local policy.
+    pub cluster: Run,
+    /// The backends on this node, for clients under a local policy.
+    pub local: Run,
+    /// Changes whenever the id is given to another service port; never zero in use.
+    pub generation: u32,
+    /// Bits of this type.
+    pub flags: u32,
+    /// Seconds after a client's last new connection during which it keeps its backend; zero for no affinity.
+    pub affinity_seconds: u32,
+    /// Zero; room for the Maglev run and the algorithm.
+    pub reserved: [u32; 9],
+}
+
+impl Service {
+    /// `internalTrafficPolicy: Local`.
+    pub const INTERNAL_LOCAL: u32 = 1;
+    /// `externalTrafficPolicy: Local`.
+    pub const EXTERNAL_LOCAL: u32 = 2;
+
+    /// Whether a client at `origin` that addressed the service by `kind` may use only the backends on this node.
+    ///
+    /// A client on this node is never bound by the external policy: for it, an external address is a short cut to the
+    /// whole cluster (kube-proxy's "local short-circuit").
+    #[inline(always)]
+    pub const fn is_local_only(flags: u32, kind: Kind, origin: Origin) -> bool {
+        match (kind, origin) {
+            (Kind::CLUSTER_IP, _) => flags & Self::INTERNAL_LOCAL != 0,
+            (_, Origin::Node) => false,
+            (_, Origin::Outside) => flags & Self::EXTERNAL_LOCAL != 0,
+        }
+    }
+}
+
+/// Value of `BACKENDS`: one address and port that serves.
+#[repr(C, align(32))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Backend {
+    /// Where it listens.
+    pub address: Addr,
+    /// Where it listens.
+    pub port: Port,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// Bits of this type.
+    pub flags: u8,
+    /// Counts how often the id was given out or taken back; zero before the first time.
+    pub generation: u32,
+    /// Zero; room for the backend's node and zone.
+    pub reserved: [u32; 2],
+}
+
+impl Backend {
+    /// It runs on this node: packets reach it through the node's stack and their source is kept.
+    pub const LOCAL: u8 = 1;
+    /// Its endpoint is serving (ready, or terminating but still able to answer). Without it, UDP flows move to
+    /// another backend if there is one; TCP connections stay.
+    pub const SERVING: u8 = 2;
+}
+
+/// Value of `NODE`: what the programs must know about where they run.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Node {
+    /// The IPv4 address that packets to backends on other nodes get as their source, or unspecified.
+    pub source_v4: Addr,
+    /// The same for IPv6.
+    pub source_v6: Addr,
+    /// The node's network namespace, as `SO_NETNS_COOKIE` tells it.
+    pub netns_cookie: u64,
+    /// Seed of every hash: set once at random and kept, also across restarts.
+    pub seed: u32,
+    /// The lowest port that source translation may use; below it, no client's port is kept either.
+    pub first_port: u16,
+    /// The highest port that source translation may use.
+    pub last_port: u16,
+}
+
+/// Value of `CONNTRACK`: what one direction of a connection is translated to, and on whose behalf.
+///
+/// The two directions of a connection name each other: the key of one is the reverse of the other's [`Self::to`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// What the packet's flow becomes.
+    pub to: Flow,
+    /// The service.
+    pub service: u32,
+    /// The service's generation when the connection was made.
+    pub service_generation: u32,
+    /// The backend.
+    pub backend: u32,
+    /// The backend's generation when the connection was made.
+    pub backend_generation: u32,
+    /// When this direction was last used, see [`moment`].
+    pub seen: u32,
+    /// Bits of this type.
+    pub flags: u32,
+}
+
+impl Connection {
+    /// This is the direction from the backend to the client.
+    pub const REPLY: u32 = 1;
+    /// The backend is on another node: packets are sent on from here rather than handed to the node's stack.
+    pub const REMOTE: u32 = 2;
+    /// The sender of this direction has sent its FIN.
+    pub const FIN: u32 = 4;
+    /// The sender of this direction has sent a RST.
+    pub const RST: u32 = 8;
+
+    /// The key of the other direction.
+    #[inline(always)]
+    pub const fn partner(&self) -> Flow {
+        self.to.reversed()
+    }
+
+    /// Whether a TCP connection with these flags of its two directions is over.
+    #[inline(always)]
+    pub const fn is_over(one: u32, other: u32) -> bool {
+        (one | other) & Self::RST != 0 || one & other & Self::FIN != 0
+    }
+}
+
+/// Key of `SOCKETS`: an address that a socket sends to or hears from.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SocketKey {
+    /// The socket, as `SO_COOKIE` tells it.
+    pub cookie: u64,
+    /// A frontend's address, or a backend's.
+    pub address: Addr,
+    /// Its port.
+    pub port: Port,
+    /// [`SocketKey::FRONTEND`] or [`SocketKey::BACKEND`].
+    pub side: u16,
+    padding: u32,
+}
+
+impl SocketKey {
+    /// The address is a service's: where did this socket's last datagram to it go?
+    pub const FRONTEND: u16 = 0;
+    /// The address is a backend's: by which service did this socket reach it?
+    pub const BACKEND: u16 = 1;
+
+    /// The key of one side of a socket's traffic.
+    #[inline(always)]
+    pub const fn new(cookie: u64, address: Addr, port: Port, side: u16) -> Self {
+        Self {
+            cookie,
+            address,
+            port,
+            side,
+            padding: 0,
+        }
+    }
+}
+
+/// Value of `SOCKETS` and `CONNECTED`: the service a socket addressed and the backend it got.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// What the program addressed.
+    pub frontend: Addr,
+    /// What it talks to.
+    pub backend: Addr,
+    /// The port the program addressed.
+    pub frontend_port: Port,
+    /// The port it talks to.
+    pub backend_port: Port,
+    /// The service.
+    pub service: u32,
+    /// The service's generation then.
+    pub service_generation: u32,
+    /// The backend.
+    pub backend_id: u32,
+    /// The backend's generation then.
+    pub backend_generation: u32,
+    /// When the socket last sent there, see [`moment`].
+    pub seen: u32,
+}
+
+/// Value of `STATS`: what a service did, on one CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Connections, or UDP flows, given to a backend.
+    pub connections: u64,
+    /// Packets translated, in both directions.
+    pub packets: u64,
+    /// Their bytes, from the link layer's header on.
+    pub bytes: u64,
+    /// Packets or calls refused or dropped after the service was known.
+    pub drops: u64,
+}
+
+/// A coarse moment: units of 2^30 ns (1.07 s) of the monotonic clock, which fit a word for 146 years.
+#[inline(always)]
+pub const fn moment(nanoseconds: u64) -> u32 {
+    (nanoseconds >> 30) as u32
+}
+
+/// After so many units of [`moment`] without a packet, a UDP flow is a new one (kube-proxy's conntrack: 120 s).
+pub const UDP_IDLE: u32 = 112;
+
+const _: () = {
+    assert!(size_of::<FrontendKey>() == 20);
+    assert!(size_of::<NodePortKey>() == 4);
+    assert!(size_of::<Frontend>() == 8);
+    assert!(size_of::<Service>() == 64);
+    assert!(size_of::<Backend>() == 32);
+    assert!(size_of::<Node>() == 48);
+    assert!(size_of::<Flow>() == 40);
+    assert!(size_of::<Connection>() == 64);
+    assert!(size_of::<SocketKey>() == 32);
+    assert!(size_of::<Peer>() == 56);
+    assert!(size_of::<Stats>() == 32);
+};
+
+/// Lets user space read and write these types as map keys and values.
+#[cfg(not(target_arch = "bpf"))]
+mod pod {
+    use super::{
+        Backend, Connection, Frontend, FrontendKey, Node, NodeAddress, NodePortKey, Peer, Service,
+        SocketKey, Stats,
+    };
+    use crate::{addr::Addr, flow::Flow};
+
+    macro_rules! pod {
+        ($($type:ty),*) => {
+            $(
+                // SAFETY: `repr(C)` or `repr(transparent)` over integers alone; padding is spelled out (the size
+                // assertions above would fail otherwise), and every bit pattern is a legal value.
+                unsafe impl aya::Pod for $type {}
+            )*
+        };
+    }
+
+    pod!(
+        Addr,
+        Flow,
+        FrontendKey,
+        NodePortKey,
+        Frontend,
+        NodeAddress,
+        Service,
+        Backend,
+        Node,
+        Connection,
+        SocketKey,
+        Peer,
+        Stats
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_runs_say_what_becomes_of_a_client() {
+        assert_eq!(Run::default(), Run::REFUSE);
+        assert_eq!((Run::REFUSE.count(), Run::DROP.count()), (0, 0));
+        assert_ne!(Run::REFUSE, Run::DROP);
+    }
+
+    #[test]
+    fn a_run_yields_every_slot_and_no_other() {
+        let run = Run::new(100, 3);
+        let slots: std::collections::BTreeSet<u32> = (0..=u32::MAX)
+            .step_by(0x0100_0000)
+            .map(|hash| run.slot(hash))
+            .collect();
+        assert_eq!(
+            slots.into_iter().collect::<std::vec::Vec<_>>(),
+            [100, 101, 102]
+        );
+    }
+
+    #[test]
+    fn policies_bind_the_clients_they_are_meant_for() {
+        use Origin::{Node, Outside};
+        let external = [Kind::NODE_PORT, Kind::EXTERNAL_IP, Kind::LOAD_BALANCER];
+        for origin in [Node, Outside] {
+            assert!(Service::is_local_only(
+                Service::INTERNAL_LOCAL,
+                Kind::CLUSTER_IP,
+                origin
+            ));
+            assert!(!Service::is_local_only(
+                Service::EXTERNAL_LOCAL,
+                Kind::CLUSTER_IP,
+                origin
+            ));
+            for kind in external {
+                assert!(!Service::is_local_only(
+                    Service::INTERNAL_LOCAL,
+                    kind,
+                    origin
+                ));
+                assert_eq!(
+                    Service::is_local_only(Service::EXTERNAL_LOCAL, kind, origin),
+                    origin == Outside
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_connection_is_over_after_a_reset_or_both_fins() {
+        let (fin, rst) = (Connection::FIN, Connection::RST);
+        assert!(!Connection::is_over(0, 0));
+        assert!(!Connection::is_over(fin, 0));
+        assert!(!Connection::is_over(0, fin));
+        assert!(Connection::is_over(fin, fin));
+        assert!(Connection::is_over(rst, 0));
+        assert!(Connection::is_over(0, rst));
+    }
+}

@@ -1,0 +1,57 @@
+//! The maps, declared. Their layouts and rules are in [`dataplane_ebpf::abi`].
+
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
+use aya_ebpf::btf_maps::SkStorage;
+use aya_ebpf::macros::{btf_map, map};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use dataplane_ebpf::abi::{
+    Backend, Connection, Frontend, FrontendKey, Node, NodeAddress, NodePortKey, Peer, Service,
+    SocketKey, Stats, maps,
+};
+use dataplane_ebpf::addr::Addr;
+use dataplane_ebpf::drop::Drop;
+use dataplane_ebpf::flow::Flow;
+
+#[map]
+pub(crate) static FRONTENDS: HashMap<FrontendKey, Frontend> =
+    HashMap::with_max_entries(maps::FRONTENDS_SIZE, BPF_F_NO_PREALLOC);
+
+#[map]
+pub(crate) static NODEPORTS: HashMap<NodePortKey, Frontend> =
+    HashMap::with_max_entries(maps::NODEPORTS_SIZE, BPF_F_NO_PREALLOC);
+
+#[map]
+pub(crate) static NODE_ADDRESSES: HashMap<Addr, NodeAddress> =
+    HashMap::with_max_entries(maps::NODE_ADDRESSES_SIZE, BPF_F_NO_PREALLOC);
+
+#[map]
+pub(crate) static SERVICES: Array<Service> =
+    Array::with_max_entries(maps::SERVICES_SIZE, BPF_F_MMAPABLE);
+
+#[map]
+pub(crate) static SLOTS: Array<u32> = Array::with_max_entries(maps::SLOTS_SIZE, BPF_F_MMAPABLE);
+
+#[map]
+pub(crate) static BACKENDS: Array<Backend> =
+    Array::with_max_entries(maps::BACKENDS_SIZE, BPF_F_MMAPABLE);
+
+#[map]
+pub(crate) static NODE: Array<Node> = Array::with_max_entries(1, 0);
+
+#[map]
+pub(crate) static CONNTRACK: LruHashMap<Flow, Connection> =
+    LruHashMap::with_max_entries(maps::CONNTRACK_SIZE, 0);
+
+#[map]
+pub(crate) static SOCKETS: LruHashMap<SocketKey, Peer> =
+    LruHashMap::with_max_entries(maps::SOCKETS_SIZE, 0);
+
+#[btf_map]
+pub(crate) static CONNECTED: SkStorage<Peer> = SkStorage::new();
+
+#[map]
+pub(crate) static STATS: PerCpuArray<Stats> = PerCpuArray::with_max_entries(maps::SERVICES_SIZE, 0);
+
+#[map]
+pub(crate) static DROPS: PerCpuArray<u64> =
+    PerCpuArray::with_max_entries(Drop::ALL.len() as u32, 0);

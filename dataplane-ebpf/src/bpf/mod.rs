@@ -1,0 +1,3 @@
+//! The programs' steps.
+
+pub(crate) mod maps;

@@ -1,0 +1,73 @@
+//! The eBPF program: its entry points, one line per hook.
+//!
+//! What the hooks do and how a packet travels through them is told in the library's documentation. On any other
+//! target than BPF this is an empty program, there so that it can be linted.
+
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+mod bpf;
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// Some helpers are reserved for programs under a licence compatible with the GPL.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, classifier};
+use aya_ebpf::programs::{SockAddrContext, SockContext, TcContext};
+#[cgroup_sock_addr(connect4)]
+fn connect4(_: SockAddrContext) -> i32 {
+    1
+}
+#[cgroup_sock_addr(connect6)]
+fn connect6(_: SockAddrContext) -> i32 {
+    1
+}
+#[cgroup_sock_addr(sendmsg4)]
+fn sendmsg4(_: SockAddrContext) -> i32 {
+    1
+}
+#[cgroup_sock_addr(sendmsg6)]
+fn sendmsg6(_: SockAddrContext) -> i32 {
+    1
+}
+#[cgroup_sock_addr(recvmsg4)]
+fn recvmsg4(_: SockAddrContext) -> i32 {
+    1
+}
+#[cgroup_sock_addr(recvmsg6)]
+fn recvmsg6(_: SockAddrContext) -> i32 {
+    1
+}
+#[cgroup_sock_addr(getpeername4)]
+fn getpeername4(_: SockAddrContext) -> i32 {
+    1
+}
+#[cgroup_sock_addr(getpeername6)]
+fn getpeername6(_: SockAddrContext) -> i32 {
+    1
+}
+#[cgroup_sock(post_bind4)]
+fn post_bind4(_: SockContext) -> i32 {
+    1
+}
+#[cgroup_sock(post_bind6)]
+fn post_bind6(_: SockContext) -> i32 {
+    1
+}
+#[classifier]
+fn ingress(_: TcContext) -> i32 {
+    -1
+}
+#[classifier]
+fn egress(_: TcContext) -> i32 {
+    -1
+}
