@@ -1,0 +1,169 @@
+//! The settings of the gateway; their documentation is its `--help`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+
+/// Command line arguments.
+#[derive(clap::Args, Debug, Clone)]
+pub struct IngressArgs {
+    /// File that says how to reach the Kubernetes API. Without it: $KUBECONFIG, ~/.kube/config, or the service account
+    /// of the pod this runs in.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Value of spec.controller by which an IngressClass is ours.
+    #[arg(long, value_name = "NAME", default_value = "portolan.dev/ingress")]
+    pub controller_class: String,
+
+    /// Class that an Ingress may name in its annotation kubernetes.io/ingress.class even if no IngressClass of that name
+    /// exists.
+    #[arg(long, value_name = "NAME", default_value = "portolan")]
+    pub ingress_class: String,
+
+    /// Addresses or host names at which clients reach this gateway. They are written to the status of every Ingress it
+    /// serves; without them no status is written.
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    pub publish_status_address: Vec<String>,
+
+    /// Remove those addresses from all Ingresses at a clean shutdown. Leave it off where several gateways publish the
+    /// same addresses, since there is no leader among them yet.
+    #[arg(long)]
+    pub clear_status_on_shutdown: bool,
+
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "clap would take a comment for the title of the whole help"
+    )]
+    pub gateway: GatewayArgs,
+}
+
+/// Arguments of the data plane.
+#[derive(clap::Args, Debug, Clone)]
+#[group(skip)]
+pub struct GatewayArgs {
+    /// Where to listen for HTTP.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        value_delimiter = ',',
+        default_value = "0.0.0.0:80,[::]:80"
+    )]
+    pub http_bind: Vec<SocketAddr>,
+
+    /// Where to listen for HTTPS.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        value_delimiter = ',',
+        default_value = "0.0.0.0:443,[::]:443"
+    )]
+    pub https_bind: Vec<SocketAddr>,
+
+    /// Where to serve /healthz, /readyz and /metrics.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:10254")]
+    pub admin_bind: SocketAddr,
+
+    /// Number of threads that serve connections. Without it: one for each core.
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
+
+    /// Most client connections at a time, shared out among the threads. Further ones wait in the listen queue.
+    #[arg(long, value_name = "N", default_value_t = 65_536)]
+    pub max_connections: usize,
+
+    /// Ranges of proxies whose X-Forwarded-* and X-Real-IP headers are believed. From everybody else they are removed.
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub trusted_proxies: Vec<IpNetwork>,
+
+    /// Forward headers with an underscore in their name. Many backends cannot tell X_Real_IP from X-Real-IP.
+    #[arg(long)]
+    pub keep_underscore_headers: bool,
+
+    /// Keep runs of slashes in paths instead of merging them into one.
+    #[arg(long)]
+    pub keep_slashes: bool,
+
+    /// Do not write an access log to standard output.
+    #[arg(long)]
+    pub no_access_log: bool,
+
+    /// How long a client may take for a TLS handshake, and for the head of a request. An idle connection is closed after
+    /// the same time.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub header_timeout: Duration,
+
+    /// How long a client may pause while it sends a body, or while it takes a response.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub client_timeout: Duration,
+
+    /// How long connecting to a backend may take.
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
+    pub connect_timeout: Duration,
+
+    /// How long a backend may take to begin its response after it has the request, or pause while it sends the response.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub backend_timeout: Duration,
+
+    /// How long an idle connection to a backend is kept.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub backend_keep_alive: Duration,
+
+    /// Most idle connections that each thread keeps to one endpoint.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub backend_idle_connections: usize,
+
+    /// How long requests under way may take to finish after the signal to stop.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub drain_timeout: Duration,
+}
+
+/// Parses durations like `500ms`, `60s` or `1m 30s`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: jiff::SignedDuration = text.parse().map_err(|error| format!("{error}"))?;
+    let parsed = Duration::try_from(parsed).map_err(|_| "must not be negative".to_owned())?;
+    if parsed.is_zero() {
+        return Err("must not be zero".to_owned());
+    }
+    Ok(parsed)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+    use clap::Parser;
+
+    #[derive(clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: IngressArgs,
+    }
+
+    #[test]
+    fn defaults_are_legal_and_lists_are_split() {
+        let cli = Cli::try_parse_from([
+            "portolan-ingress",
+            "--publish-status-address=192.0.2.1,example.com",
+            "--trusted-proxies=10.0.0.0/8,fd00::/8",
+            "--drain-timeout=1m 30s",
+        ]);
+        let args = cli.unwrap_or_else(|error| panic!("{error}")).args;
+        assert_eq!(args.publish_status_address, ["192.0.2.1", "example.com"]);
+        assert_eq!(args.gateway.http_bind.len(), 2);
+        assert_eq!(args.gateway.trusted_proxies.len(), 2);
+        assert_eq!(args.gateway.drain_timeout, Duration::from_secs(90));
+        assert_eq!(args.gateway.connect_timeout, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn durations_are_positive() {
+        assert_eq!(duration("500ms").unwrap(), Duration::from_millis(500));
+        for bad in ["0s", "-1s", "", "5 parsecs"] {
+            assert!(duration(bad).is_err(), "{bad:?}");
+        }
+    }
+}
