@@ -83,6 +83,7 @@ pub(crate) struct Field {
 pub(crate) struct Type {
     /// Name as `core.v1.PodSpec`.
     pub(crate) name: &'static str,
+    id: TypeId,
     /// Server-side apply treats it as one value.
     pub(crate) atomic: bool,
     /// Sorted by name.
@@ -101,6 +102,18 @@ impl Type {
     /// Its last name, as `PodSpec`.
     pub(crate) fn short_name(&self) -> &'static str {
         self.name.rsplit('.').next().unwrap_or(self.name)
+    }
+
+    /// Its name within the Go package, as `v1.PodSpec`.
+    pub(crate) fn go_name(&self) -> &'static str {
+        self.name
+            .split_once('.')
+            .map_or(self.name, |(_, name)| name)
+    }
+
+    /// The shape of its objects.
+    pub(crate) fn shape(&self) -> Shape {
+        Shape::Object(self.id)
     }
 }
 
@@ -176,6 +189,7 @@ fn parse(text: &'static str) -> Table {
                 );
                 table.types.push(Type {
                     name,
+                    id: ids[name],
                     atomic: words.contains(&"atomic"),
                     fields: Vec::new(),
                 });
