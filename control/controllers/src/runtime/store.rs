@@ -1,0 +1,296 @@
+//! The cached objects of one kind, found by name, by namespace and by controlling owner.
+//!
+//! Pure: a watch event goes in, the list of what really changed comes out. A relist is compared with what was known, so
+//! deletions missed while the watch was broken come out like any other.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::sync::Arc;
+
+use kube::runtime::watcher::Event;
+use kube::{Resource, ResourceExt};
+
+use crate::object::controller_of;
+
+/// Namespace and name of an object; the namespace is empty for cluster-scoped kinds.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Key {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+}
+
+impl Key {
+    /// The key of a namespaced object.
+    pub(crate) fn new(namespace: &str, name: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        }
+    }
+
+    /// The key of a cluster-scoped object.
+    pub(crate) fn cluster(name: &str) -> Self {
+        Self::new("", name)
+    }
+
+    /// The key of this object.
+    pub(crate) fn of(object: &impl Resource) -> Self {
+        Self::new(
+            object.meta().namespace.as_deref().unwrap_or_default(),
+            &object.name_any(),
+        )
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.namespace.as_str() {
+            "" => f.write_str(&self.name),
+            namespace => write!(f, "{namespace}/{}", self.name),
+        }
+    }
+}
+
+/// An object's step from one cached state to the next. At least one side is present.
+#[derive(Debug)]
+pub(crate) struct Change<K> {
+    pub(crate) old: Option<Arc<K>>,
+    pub(crate) new: Option<Arc<K>>,
+}
+
+impl<K> Change<K> {
+    /// The object as it is now, or as it last was.
+    pub(crate) fn object(&self) -> &Arc<K> {
+        self.new
+            .as_ref()
+            .or(self.old.as_ref())
+            .expect("a change has at least one side")
+    }
+
+    /// Every known state of the object, the newer first.
+    pub(crate) fn sides(&self) -> impl Iterator<Item = &Arc<K>> {
+        self.new.iter().chain(self.old.iter())
+    }
+
+    /// Whether the object is gone.
+    pub(crate) fn deleted(&self) -> bool {
+        self.new.is_none()
+    }
+}
+
+/// The cached objects of one kind.
+#[derive(Debug)]
+pub(crate) struct Store<K> {
+    objects: BTreeMap<Key, Arc<K>>,
+    /// Keys by the uid of the controlling owner; those that nobody controls are under the empty uid.
+    owned: HashMap<String, BTreeSet<Key>>,
+    /// What a running relist has brought so far.
+    relist: Option<HashMap<Key, K>>,
+}
+
+impl<K> Default for Store<K> {
+    fn default() -> Self {
+        Self {
+            objects: BTreeMap::new(),
+            owned: HashMap::new(),
+            relist: None,
+        }
+    }
+}
+
+/// The uid of the owner that controls this object, or nothing.
+fn controller_uid(object: &impl Resource) -> &str {
+    controller_of(object)
+        .map(|owner| owner.uid.as_str())
+        .unwrap_or_default()
+}
+
+impl<K: Resource<DynamicType = ()>> Store<K> {
+    /// Takes one watch event and answers what changed by it.
+    pub(crate) fn apply(&mut self, event: Event<K>) -> Vec<Change<K>> {
+        match event {
+            Event::Apply(object) => self.set(Key::of(&object), object).into_iter().collect(),
+            Event::Delete(object) => self.remove(&Key::of(&object)).into_iter().collect(),
+            Event::Init => {
+                self.relist = Some(HashMap::new());
+                Vec::new()
+            }
+            Event::InitApply(object) => {
+                self.relist
+                    .get_or_insert_default()
+                    .insert(Key::of(&object), object);
+                Vec::new()
+            }
+            Event::InitDone => {
+                let listed = self.relist.take().unwrap_or_default();
+                self.replace(listed)
+            }
+        }
+    }
+
+    fn replace(&mut self, listed: HashMap<Key, K>) -> Vec<Change<K>> {
+        let gone: Vec<Key> = self
+            .objects
+            .keys()
+            .filter(|key| !listed.contains_key(key))
+            .cloned()
+            .collect();
+        let mut changes: Vec<_> = gone.iter().filter_map(|key| self.remove(key)).collect();
+        changes.extend(
+            listed
+                .into_iter()
+                .filter_map(|(key, object)| self.set(key, object)),
+        );
+        changes
+    }
+
+    /// Keeps the object. Nothing changes if this version is known already; a reborn object (same name, other uid) counts
+    /// as an update whose sides have different uids.
+    fn set(&mut self, key: Key, object: K) -> Option<Change<K>> {
+        let old = self.objects.get(&key).cloned();
+        if let Some(old) = &old {
+            if old.meta().resource_version.is_some()
+                && old.meta().resource_version == object.meta().resource_version
+            {
+                return None;
+            }
+            self.forget_owner(&key, old);
+        }
+        self.owned
+            .entry(controller_uid(&object).to_owned())
+            .or_default()
+            .insert(key.clone());
+        let new = Arc::new(object);
+        self.objects.insert(key, new.clone());
+        Some(Change {
+            old,
+            new: Some(new),
+        })
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<Change<K>> {
+        let old = self.objects.remove(key)?;
+        self.forget_owner(key, &old);
+        Some(Change {
+            old: Some(old),
+            new: None,
+        })
+    }
+
+    fn forget_owner(&mut self, key: &Key, object: &K) {
+        let uid = controller_uid(object);
+        if let Some(keys) = self.owned.get_mut(uid) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.owned.remove(uid);
+            }
+        }
+    }
+
+    pub(crate) fn get(&self, key: &Key) -> Option<Arc<K>> {
+        self.objects.get(key).cloned()
+    }
+
+    /// All objects, by namespace and name.
+    pub(crate) fn all(&self) -> Vec<Arc<K>> {
+        self.objects.values().cloned().collect()
+    }
+
+    /// The objects of a namespace, by name.
+    pub(crate) fn namespace(&self, namespace: &str) -> impl Iterator<Item = &Arc<K>> {
+        let namespace = namespace.to_owned();
+        self.objects
+            .range(Key::new(&namespace, "")..)
+            .take_while(move |(key, _)| key.namespace == namespace)
+            .map(|(_, object)| object)
+    }
+
+    /// The objects controlled by the owner with this uid, or with an empty uid by nobody, by namespace and name.
+    pub(crate) fn owned_by(&self, uid: &str) -> Vec<Arc<K>> {
+        self.owned
+            .get(uid)
+            .into_iter()
+            .flatten()
+            .filter_map(|key| self.get(key))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Pod;
+    use serde_json::json;
+
+    use super::*;
+    use crate::object::parse;
+
+    fn pod(name: &str, version: &str, owner: Option<&str>) -> Pod {
+        let owners: Vec<_> = owner
+            .iter()
+            .map(|uid| json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "o", "uid": uid, "controller": true}))
+            .collect();
+        parse(
+            json!({"metadata": {"name": name, "namespace": "a", "resourceVersion": version, "ownerReferences": owners}}),
+        )
+    }
+
+    #[test]
+    fn a_relist_reports_additions_updates_and_missed_deletions_only() {
+        let mut store = Store::default();
+        for object in [
+            pod("same", "1", None),
+            pod("gone", "2", None),
+            pod("newer", "3", None),
+        ] {
+            assert_eq!(store.apply(Event::Apply(object)).len(), 1);
+        }
+        store.apply(Event::Init);
+        for object in [
+            pod("same", "1", None),
+            pod("newer", "5", None),
+            pod("born", "6", None),
+        ] {
+            assert!(store.apply(Event::InitApply(object)).is_empty());
+        }
+        let changes = store.apply(Event::InitDone);
+        let mut seen: Vec<_> = changes
+            .iter()
+            .map(|c| (c.object().name_any(), c.old.is_some(), c.new.is_some()))
+            .collect();
+        seen.sort();
+        assert_eq!(
+            seen,
+            [
+                ("born".to_owned(), false, true),
+                ("gone".to_owned(), true, false),
+                ("newer".to_owned(), true, true)
+            ]
+        );
+    }
+
+    #[test]
+    fn the_owner_index_follows_adoption_release_and_deletion() {
+        let mut store = Store::default();
+        store.apply(Event::Apply(pod("p", "1", None)));
+        assert!(store.owned_by("u").is_empty());
+        store.apply(Event::Apply(pod("p", "2", Some("u"))));
+        assert_eq!(store.owned_by("u").len(), 1);
+        store.apply(Event::Apply(pod("p", "3", Some("v"))));
+        assert!(store.owned_by("u").is_empty());
+        store.apply(Event::Delete(pod("p", "4", Some("v"))));
+        assert!(store.owned_by("v").is_empty());
+        assert!(store.owned.is_empty());
+    }
+
+    #[test]
+    fn a_namespace_listing_stops_at_its_end() {
+        let mut store = Store::default();
+        store.apply(Event::Apply(pod("p", "1", None)));
+        let mut other = pod("q", "2", None);
+        other.metadata.namespace = Some("ab".to_owned());
+        store.apply(Event::Apply(other));
+        assert_eq!(store.namespace("a").count(), 1);
+        assert_eq!(store.namespace("ab").count(), 1);
+        assert_eq!(store.namespace("b").count(), 0);
+    }
+}
