@@ -3,6 +3,7 @@
 mod local;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -90,8 +91,17 @@ struct ImageStoreArgs {
     image_dir: Option<PathBuf>,
 }
 
-fn main() -> Result<()> {
-    let command = Cli::parse().command;
+fn main() -> ExitCode {
+    match start(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("portolan: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(command: Command) -> Result<()> {
     // Entering another namespace and cgroup must come before any thread is started.
     if let Command::Enter(args) = command {
         match enter::run(args)? {}
@@ -124,6 +134,9 @@ async fn run(command: Command) -> Result<()> {
     }
 }
 
+/// The controllers' user name says all there is to say of them.
+const NO_GROUPS: [&str; 0] = [];
+
 /// The API server, and the controllers as its client.
 async fn server(args: ServerArgs, shutdown: CancellationToken) -> Result<()> {
     let (ready, is_ready) = tokio::sync::oneshot::channel();
@@ -134,7 +147,7 @@ async fn server(args: ServerArgs, shutdown: CancellationToken) -> Result<()> {
         }
         let pki = control_api::pki::Pki::open(&args.api.data_dir)?;
         let url = format!("https://127.0.0.1:{}", args.api.bind.port());
-        let text = pki.client_kubeconfig(&url, "system:kube-controller-manager", &[])?;
+        let text = pki.client_kubeconfig(&url, "system:kube-controller-manager", &NO_GROUPS)?;
         let kubeconfig = kube::config::Kubeconfig::from_yaml(&text)?;
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?;
         control_controllers::run(

@@ -48,7 +48,18 @@ pub(crate) async fn remove_everything(layout: &Layout) -> Result<()> {
     results.push(place::remove_cgroups(&layout.cgroup()));
     results.push(remove_pins(&layout.bpf_root()));
     results.into_iter().collect::<Result<Vec<()>>>()?;
-    remove_tree(&layout.state_dir)
+    remove_tree(&layout.state_dir)?;
+    remove_shared_parents(layout)
+}
+
+/// The directories that all clusters of the machine share go with the last cluster.
+fn remove_shared_parents(layout: &Layout) -> Result<()> {
+    let mut parents = place::cgroup_paths(&layout.cgroup())?;
+    parents.extend([layout.bpf_root(), layout.state_dir.clone()]);
+    for parent in parents.iter().filter_map(|path| path.parent()) {
+        place::remove_if_empty(parent)?;
+    }
+    Ok(())
 }
 
 /// A supervisor that was killed could not end its daemons.

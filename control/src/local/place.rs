@@ -106,10 +106,30 @@ pub(crate) fn create_cgroup(node: &NodeLayout) -> Result<()> {
 
 /// Removes a cgroup and all below it, in every hierarchy that is mounted.
 pub(crate) fn remove_cgroups(relative: &Path) -> Result<()> {
-    for mount in cgroup_mounts()? {
-        remove_cgroup_tree(&below(&mount, relative))?;
+    cgroup_paths(relative)?
+        .iter()
+        .try_for_each(|path| remove_cgroup_tree(path))
+}
+
+/// Where a cgroup is, or would be, in every hierarchy that is mounted.
+pub(crate) fn cgroup_paths(relative: &Path) -> Result<Vec<PathBuf>> {
+    Ok(cgroup_mounts()?
+        .iter()
+        .map(|mount| below(mount, relative))
+        .collect())
+}
+
+/// Removes a directory that nobody uses any more.
+pub(crate) fn remove_if_empty(dir: &Path) -> Result<()> {
+    match fs::remove_dir(dir) {
+        Err(error)
+            if error.kind() == io::ErrorKind::DirectoryNotEmpty
+                || error.kind() == io::ErrorKind::ResourceBusy =>
+        {
+            Ok(())
+        }
+        other => ignore_missing(other).with_context(|| format!("removing {}", dir.display())),
     }
-    Ok(())
 }
 
 fn remove_cgroup_tree(path: &Path) -> Result<()> {

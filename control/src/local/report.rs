@@ -56,7 +56,7 @@ pub(crate) async fn try_sample(client: &Client, layout: &Layout, pki: &Pki) -> R
         u16::try_from(port.node_port.unwrap_or_default())?,
     );
     let gateway = SocketAddr::new(node.addresses[0], 443);
-    let tls = trusting(&pki.ca_pem())?;
+    let tls = trusting(pki.ca_pem())?;
     Ok(vec![
         keep_trying("ClusterIP", format!("http://{cluster_ip}"), async || {
             plain(cluster_ip).await
