@@ -56,7 +56,11 @@ pub(crate) async fn remove_everything(layout: &Layout) -> Result<()> {
 fn remove_shared_parents(layout: &Layout) -> Result<()> {
     let mut parents = place::cgroup_paths(&layout.cgroup())?;
     parents.extend([layout.bpf_root(), layout.state_dir.clone()]);
-    for parent in parents.iter().filter_map(|path| path.parent()) {
+    for parent in parents
+        .iter()
+        .filter_map(|path| path.parent())
+        .filter(|dir| dir.ends_with("portolan"))
+    {
         place::remove_if_empty(parent)?;
     }
     Ok(())
