@@ -2,6 +2,7 @@
 # Installs what building (and, with `test`, testing) Portolan needs and this machine lacks; says what and why.
 # Running it again finds everything in place and does nothing.
 set -euo pipefail
+cd "$(dirname "$0")"
 
 # rustc must not be newer than bpf-linker's LLVM: both are 22 here.
 readonly BPF_LINKER_VERSION=0.13.0
@@ -85,6 +86,21 @@ need_test_tools() {
     has python3 || install "tests run the Python client" python3 python3-venv
     if has apt-get && ! has docker-registry; then install "tests pull an image from it" docker-registry; fi
     has kubectl || fail "tests run the real kubectl, which is missing: see https://kubernetes.io/docs/tasks/tools/"
+    need_current_kubectl
+}
+
+# A kubectl of this year beside the machine's own: unpacked under target/tools, not installed.
+need_current_kubectl() {
+    local tools=$PWD/target/tools
+    if [ -x "$tools/kubectl" ] || ! has apt-get; then return; fi
+    say "fetching a current kubectl into $tools (tests run it beside the machine's own)"
+    local dir=$tools/apt; mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial"
+    echo 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian sid main' >"$dir/sources.list"
+    local apt=(apt-get -qq -o Dir::Etc::sourcelist="$dir/sources.list" -o Dir::Etc::sourceparts=/dev/null
+        -o Dir::State::lists="$dir/lists" -o Dir::State::status=/dev/null -o Dir::Cache="$dir/cache" -o APT::Sandbox::User=root)
+    as_root "${apt[@]}" update
+    (cd "$dir" && as_root "${apt[@]}" download kubectl && dpkg -x kubectl_*.deb . && mv usr/bin/kubectl "$tools/kubectl")
+    as_root rm -rf "$dir"
 }
 
 need_rust
