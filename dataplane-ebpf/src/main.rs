@@ -7,6 +7,71 @@
 
 mod bpf;
 
+use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, classifier};
+use aya_ebpf::programs::{SockAddrContext, SockContext, TcContext};
+use bpf::socket::{Call, Family};
+use bpf::{device, socket};
+
+#[cgroup_sock_addr(connect4)]
+fn connect4(ctx: SockAddrContext) -> i32 {
+    socket::connect(&Call::new(&ctx, Family::V4))
+}
+
+#[cgroup_sock_addr(connect6)]
+fn connect6(ctx: SockAddrContext) -> i32 {
+    socket::connect(&Call::new(&ctx, Family::V6))
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    socket::sendmsg(&Call::new(&ctx, Family::V4))
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    socket::sendmsg(&Call::new(&ctx, Family::V6))
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    socket::recvmsg(&Call::new(&ctx, Family::V4))
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    socket::recvmsg(&Call::new(&ctx, Family::V6))
+}
+
+#[cgroup_sock_addr(getpeername4)]
+fn getpeername4(ctx: SockAddrContext) -> i32 {
+    socket::getpeername(&Call::new(&ctx, Family::V4))
+}
+
+#[cgroup_sock_addr(getpeername6)]
+fn getpeername6(ctx: SockAddrContext) -> i32 {
+    socket::getpeername(&Call::new(&ctx, Family::V6))
+}
+
+#[cgroup_sock(post_bind4)]
+fn post_bind4(ctx: SockContext) -> i32 {
+    socket::post_bind(&ctx)
+}
+
+#[cgroup_sock(post_bind6)]
+fn post_bind6(ctx: SockContext) -> i32 {
+    socket::post_bind(&ctx)
+}
+
+#[classifier]
+fn ingress(ctx: TcContext) -> i32 {
+    device::ingress(&ctx)
+}
+
+#[classifier]
+fn egress(ctx: TcContext) -> i32 {
+    device::egress(&ctx)
+}
+
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}
 
@@ -20,54 +85,3 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
-
-use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, classifier};
-use aya_ebpf::programs::{SockAddrContext, SockContext, TcContext};
-#[cgroup_sock_addr(connect4)]
-fn connect4(_: SockAddrContext) -> i32 {
-    1
-}
-#[cgroup_sock_addr(connect6)]
-fn connect6(_: SockAddrContext) -> i32 {
-    1
-}
-#[cgroup_sock_addr(sendmsg4)]
-fn sendmsg4(_: SockAddrContext) -> i32 {
-    1
-}
-#[cgroup_sock_addr(sendmsg6)]
-fn sendmsg6(_: SockAddrContext) -> i32 {
-    1
-}
-#[cgroup_sock_addr(recvmsg4)]
-fn recvmsg4(_: SockAddrContext) -> i32 {
-    1
-}
-#[cgroup_sock_addr(recvmsg6)]
-fn recvmsg6(_: SockAddrContext) -> i32 {
-    1
-}
-#[cgroup_sock_addr(getpeername4)]
-fn getpeername4(_: SockAddrContext) -> i32 {
-    1
-}
-#[cgroup_sock_addr(getpeername6)]
-fn getpeername6(_: SockAddrContext) -> i32 {
-    1
-}
-#[cgroup_sock(post_bind4)]
-fn post_bind4(_: SockContext) -> i32 {
-    1
-}
-#[cgroup_sock(post_bind6)]
-fn post_bind6(_: SockContext) -> i32 {
-    1
-}
-#[classifier]
-fn ingress(_: TcContext) -> i32 {
-    -1
-}
-#[classifier]
-fn egress(_: TcContext) -> i32 {
-    -1
-}

@@ -1,3 +1,16 @@
-//! The programs' steps.
+//! The programs' steps, one topic a file.
+//!
+//! `device` and `socket` order the steps of their hooks; the rest are the steps.
 
-pub(crate) mod maps;
+mod conntrack;
+mod forward;
+mod maps;
+mod nat;
+mod parse;
+mod reject;
+mod rewrite;
+mod service;
+mod stats;
+
+pub(crate) mod device;
+pub(crate) mod socket;

@@ -1,0 +1,113 @@
+//! Connections through this node: both directions in one table, made and taken away together.
+//!
+//! Each direction writes only its own entry, so no two CPUs fight over one. Entries leave when the table is full, the
+//! longest unused first; the daemon may sweep those that are over.
+
+use super::maps::CONNTRACK;
+use super::parse::{Packet, tcp};
+use super::service::{self, Standing};
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use dataplane_ebpf::abi::{Connection, UDP_IDLE, moment};
+use dataplane_ebpf::flow::Flow;
+
+/// The entry of `flow`.
+///
+/// The reference is good while nothing is inserted. An entry that another CPU evicts meanwhile may turn into another
+/// connection's, once in a very long while: one packet then goes astray, as on a congested link.
+#[inline(always)]
+pub(crate) fn find(flow: &Flow) -> Option<&'static mut Connection> {
+    // SAFETY: a non-null pointer to a value of the map, which exists as long as the program does.
+    CONNTRACK
+        .get_ptr_mut(flow)
+        .map(|entry| unsafe { &mut *entry })
+}
+
+/// What becomes of a client's packet that belongs to a known connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Course {
+    /// It goes where the ones before it went.
+    Continue,
+    /// It goes to another backend if there is one, otherwise where the ones before it went.
+    MoveIfPossible,
+    /// It begins a new connection.
+    Restart,
+    /// The backend is gone, and half a connection cannot move.
+    Broken,
+}
+
+/// Decides what becomes of a client's `packet` that belongs to `connection`.
+#[inline(always)]
+pub(crate) fn course(packet: &Packet, connection: &Connection) -> Course {
+    let standing = service::standing(connection.backend, connection.backend_generation);
+    if packet.is_tcp() {
+        tcp_course(packet, connection, standing)
+    } else {
+        udp_course(connection, standing)
+    }
+}
+
+/// TCP stays where it is as long as the backend exists, even when it no longer serves: it may be finishing its work.
+#[inline(always)]
+fn tcp_course(packet: &Packet, connection: &Connection, standing: Standing) -> Course {
+    match (packet.is_syn(), standing) {
+        (false, Standing::Gone) => Course::Broken,
+        (true, Standing::Gone) => Course::Restart,
+        // A SYN on a connection that is not over is sent again, or meets a peer that sorts it out (RFC 9293, 3.10.7.4).
+        (true, _) if is_over(connection) => Course::Restart,
+        _ => Course::Continue,
+    }
+}
+
+#[inline(always)]
+fn udp_course(connection: &Connection, standing: Standing) -> Course {
+    if standing == Standing::Gone
+        || !service::is_same(connection.service, connection.service_generation)
+        || now().wrapping_sub(connection.seen) > UDP_IDLE
+    {
+        Course::Restart
+    } else if standing == Standing::NotServing {
+        Course::MoveIfPossible
+    } else {
+        Course::Continue
+    }
+}
+
+#[inline(always)]
+fn is_over(connection: &Connection) -> bool {
+    let partner = find(&connection.partner()).map_or(Connection::RST, |partner| partner.flags);
+    Connection::is_over(connection.flags, partner)
+}
+
+/// Notes that `packet` used `connection`. Writes only what changed: a write takes the cache line from other CPUs.
+#[inline(always)]
+pub(crate) fn touch(packet: &Packet, connection: &mut Connection) {
+    let now = now();
+    if connection.seen != now {
+        connection.seen = now;
+    }
+    let mut flags = connection.flags;
+    if packet.tcp_flags & tcp::FIN != 0 {
+        flags |= Connection::FIN;
+    }
+    if packet.tcp_flags & tcp::RST != 0 {
+        flags |= Connection::RST;
+    }
+    if connection.flags != flags {
+        connection.flags = flags;
+    }
+}
+
+/// Takes away both directions of the connection that `flow` belongs to.
+#[inline(always)]
+pub(crate) fn close(flow: &Flow, partner: &Flow) {
+    // An entry that is not there was evicted: just as well.
+    CONNTRACK.remove(flow).ok();
+    CONNTRACK.remove(partner).ok();
+}
+
+/// The current moment.
+#[inline(always)]
+pub(crate) fn now() -> u32 {
+    // SAFETY: the helper takes nothing.
+    moment(unsafe { bpf_ktime_get_coarse_ns() })
+}

@@ -1,0 +1,178 @@
+//! A packet's way through an uplink's hooks, step by step.
+
+use super::conntrack::{self, Course};
+use super::maps::NODE;
+use super::parse::{self, Fragment, Packet};
+use super::{forward, nat, reject, rewrite, service, stats};
+use aya_ebpf::bindings::TC_ACT_SHOT;
+use aya_ebpf::programs::TcContext;
+use dataplane_ebpf::abi::{Connection, Origin};
+use dataplane_ebpf::drop::{Answer, Drop};
+
+/// The next program on the device decides, and in the end the stack: `TCX_NEXT`, and `TC_ACT_UNSPEC` for clsact.
+const PASS: i32 = -1;
+
+/// Not a verdict of the kernel's: the packet is to be answered with a refusal.
+const REFUSE: i32 = 100;
+
+/// The verdict on a packet from the wire.
+#[inline(always)]
+pub(crate) fn ingress(ctx: &TcContext) -> i32 {
+    match from_wire(ctx) {
+        REFUSE => reject::answer(ctx),
+        verdict => verdict,
+    }
+}
+
+/// The verdict on a packet to the wire.
+#[inline(always)]
+pub(crate) fn egress(ctx: &TcContext) -> i32 {
+    settle(try_to_wire(ctx))
+}
+
+/// Turns a result into a verdict and counts what is dropped.
+#[inline(always)]
+fn settle(result: Result<i32, Drop>) -> i32 {
+    let reason = match result {
+        Ok(verdict) => return verdict,
+        Err(reason) => reason,
+    };
+    stats::count_reason(reason);
+    match reason.answer() {
+        Answer::Refusal => REFUSE,
+        Answer::Silence => TC_ACT_SHOT,
+    }
+}
+
+/// A function of its own for the kernel as well, so that its stack is free again when an answer is built: there are 512
+/// bytes for both ("combined stack size of 2 calls is too large").
+#[inline(never)]
+fn from_wire(ctx: &TcContext) -> i32 {
+    settle(try_from_wire(ctx))
+}
+
+/// Requests of clients outside, and replies of backends on other nodes.
+#[inline(always)]
+fn try_from_wire(ctx: &TcContext) -> Result<i32, Drop> {
+    let Some(packet) = parse::packet(ctx)? else {
+        return Ok(PASS);
+    };
+    if packet.fragment == Fragment::Later {
+        return later_fragment(&packet);
+    }
+    match connection(&packet)? {
+        Some(connection) if connection.flags & Connection::REMOTE != 0 => {
+            send_on(ctx, &packet, &connection)
+        }
+        Some(connection) => hand_over(ctx, &packet, &connection),
+        None => Ok(PASS),
+    }
+}
+
+/// Replies of backends on this node.
+#[inline(always)]
+fn try_to_wire(ctx: &TcContext) -> Result<i32, Drop> {
+    let Some(packet) = parse::packet(ctx)? else {
+        return Ok(PASS);
+    };
+    match conntrack::find(&packet.flow) {
+        Some(reply)
+            if reply.flags & (Connection::REPLY | Connection::REMOTE) == Connection::REPLY =>
+        {
+            conntrack::touch(&packet, reply);
+            hand_over(ctx, &packet, reply)
+        }
+        _ => Ok(PASS),
+    }
+}
+
+/// A piece without ports. Its packet's first piece is refused passage, so this one must not reach anybody either.
+#[inline(always)]
+fn later_fragment(packet: &Packet) -> Result<i32, Drop> {
+    if service::is_service_address(packet.flow.destination) {
+        Err(Drop::Fragment)
+    } else {
+        Ok(PASS)
+    }
+}
+
+/// The connection that a packet from the wire belongs to, or opens; `None` if it is none of ours.
+#[inline(always)]
+fn connection(packet: &Packet) -> Result<Option<Connection>, Drop> {
+    let Some(known) = conntrack::find(&packet.flow) else {
+        return open(packet);
+    };
+    if known.flags & (Connection::REPLY | Connection::REMOTE) == Connection::REPLY {
+        // A reply of a backend on this node leaves through the other hook; one that enters here is none.
+        return Ok(None);
+    }
+    let course = match known.flags & Connection::REPLY {
+        0 => conntrack::course(packet, known),
+        _ => Course::Continue,
+    };
+    conntrack::touch(packet, known);
+    let known = *known;
+    match course {
+        Course::Continue => Ok(Some(known)),
+        Course::MoveIfPossible => Ok(open(packet).unwrap_or(Some(known))),
+        Course::Restart => {
+            conntrack::close(&packet.flow, &known.partner());
+            open(packet)
+        }
+        Course::Broken => {
+            stats::count_drop(known.service);
+            Err(Drop::BackendGone)
+        }
+    }
+}
+
+/// Opens a connection for the first packet of one, or for a later packet whose entry was evicted: the hash chooses the
+/// same backend again as long as the service's backends are the same.
+#[inline(always)]
+fn open(packet: &Packet) -> Result<Option<Connection>, Drop> {
+    let flow = &packet.flow;
+    // A packet for a loopback address never comes by wire.
+    let found = service::find(
+        flow.destination,
+        flow.destination_port,
+        flow.protocol,
+        || false,
+    )?;
+    let Some(frontend) = found else {
+        return Ok(None);
+    };
+    let node = NODE.get(0).ok_or(Drop::Inconsistent)?;
+    let choice = service::select(frontend, Origin::Outside, flow.hash(node.seed))?;
+    let connection = nat::open(flow, &choice, node)?;
+    stats::count_connection(choice.service);
+    Ok(Some(connection))
+}
+
+/// Translates a packet and leaves it to the node's stack.
+#[inline(always)]
+fn hand_over(ctx: &TcContext, packet: &Packet, connection: &Connection) -> Result<i32, Drop> {
+    refuse_fragment(packet)?;
+    rewrite::flow(ctx, packet, &connection.to)?;
+    stats::count_packet(connection.service, ctx.len());
+    Ok(PASS)
+}
+
+/// Translates a packet and sends it to another machine: the backend's node, or the client's way back.
+#[inline(always)]
+fn send_on(ctx: &TcContext, packet: &Packet, connection: &Connection) -> Result<i32, Drop> {
+    refuse_fragment(packet)?;
+    let mut route = forward::route(ctx, packet, &connection.to)?;
+    rewrite::flow(ctx, packet, &connection.to)?;
+    rewrite::decrement_ttl(ctx, packet)?;
+    stats::count_packet(connection.service, ctx.len());
+    Ok(forward::send(&mut route))
+}
+
+#[inline(always)]
+fn refuse_fragment(packet: &Packet) -> Result<(), Drop> {
+    if packet.fragment == Fragment::Whole {
+        Ok(())
+    } else {
+        Err(Drop::Fragment)
+    }
+}

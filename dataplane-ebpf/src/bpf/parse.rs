@@ -1,0 +1,229 @@
+//! Reading packets. All bounds are checked here; later steps use the offsets found.
+//!
+//! Headers are copied out by a helper rather than read in place: that works for packets of any shape, paged or not.
+
+use aya_ebpf::programs::TcContext;
+use dataplane_ebpf::addr::{Addr, Port, Protocol};
+use dataplane_ebpf::drop::Drop;
+use dataplane_ebpf::flow::Flow;
+
+/// Where the IP header begins: uplinks are Ethernet devices, and VLAN tags are kept outside the packet.
+pub(crate) const L3: usize = 14;
+
+const ETH_P_IP: u32 = 0x0800;
+const ETH_P_IPV6: u32 = 0x86dd;
+
+/// Extension headers that are skipped to find the transport header; real packets have one or two.
+const MAX_EXTENSIONS: usize = 4;
+
+/// TCP flags.
+pub(crate) mod tcp {
+    pub(crate) const FIN: u8 = 0x01;
+    pub(crate) const SYN: u8 = 0x02;
+    pub(crate) const RST: u8 = 0x04;
+    pub(crate) const ACK: u8 = 0x10;
+}
+
+/// A TCP or UDP packet, or a piece of one.
+pub(crate) struct Packet {
+    /// Who talks to whom. A later fragment has no ports.
+    pub(crate) flow: Flow,
+    /// Where the transport header begins.
+    pub(crate) l4: usize,
+    /// Bytes after the IP header and its options.
+    pub(crate) payload: u32,
+    /// Time to live or hop limit.
+    pub(crate) ttl: u8,
+    /// TCP flags; zero for UDP.
+    pub(crate) tcp_flags: u8,
+    /// Which piece it is.
+    pub(crate) fragment: Fragment,
+}
+
+/// Which piece of an IP packet it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fragment {
+    /// All of it.
+    Whole,
+    /// The first piece, which has the ports.
+    First,
+    /// Another piece, which has not.
+    Later,
+}
+
+impl Packet {
+    #[inline(always)]
+    pub(crate) fn is_v4(&self) -> bool {
+        self.flow.destination.is_v4()
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_tcp(&self) -> bool {
+        self.flow.protocol == Protocol::TCP
+    }
+
+    /// Whether this opens a TCP connection.
+    #[inline(always)]
+    pub(crate) fn is_syn(&self) -> bool {
+        self.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
+    }
+}
+
+#[repr(C)]
+struct Ipv4Header {
+    version_ihl: u8,
+    _tos: u8,
+    total_length: u16,
+    _id: u16,
+    fragment: u16,
+    ttl: u8,
+    protocol: u8,
+    _checksum: u16,
+    source: u32,
+    destination: u32,
+}
+
+#[repr(C)]
+struct Ipv6Header {
+    _version_class_label: u32,
+    payload_length: u16,
+    next_header: u8,
+    hop_limit: u8,
+    source: [u32; 4],
+    destination: [u32; 4],
+}
+
+/// What an IP header says about the packet it heads.
+struct Network {
+    source: Addr,
+    destination: Addr,
+    protocol: Protocol,
+    l4: usize,
+    payload: u32,
+    ttl: u8,
+    fragment: Fragment,
+}
+
+/// The TCP or UDP packet in `ctx`; `None` if it is neither.
+#[inline(always)]
+pub(crate) fn packet(ctx: &TcContext) -> Result<Option<Packet>, Drop> {
+    let network = match u32::from(u16::from_be(ctx.skb.protocol() as u16)) {
+        ETH_P_IP => ipv4(ctx)?,
+        ETH_P_IPV6 => match ipv6(ctx)? {
+            Some(network) => network,
+            None => return Ok(None),
+        },
+        _ => return Ok(None),
+    };
+    transport(ctx, &network)
+}
+
+#[inline(always)]
+fn ipv4(ctx: &TcContext) -> Result<Network, Drop> {
+    let header: Ipv4Header = load(ctx, L3)?;
+    let header_length = u32::from(header.version_ihl & 0xf) * 4;
+    let total_length = u32::from(u16::from_be(header.total_length));
+    if header.version_ihl >> 4 != 4 || header_length < 20 || total_length < header_length {
+        return Err(Drop::Malformed);
+    }
+    if L3 as u32 + total_length > ctx.len() {
+        return Err(Drop::Malformed);
+    }
+    let fragment = u16::from_be(header.fragment);
+    Ok(Network {
+        source: Addr::from_v4_word(header.source),
+        destination: Addr::from_v4_word(header.destination),
+        protocol: Protocol::new(header.protocol),
+        l4: L3 + header_length as usize,
+        payload: total_length - header_length,
+        ttl: header.ttl,
+        fragment: piece(fragment & 0x1fff, fragment & 0x2000 != 0),
+    })
+}
+
+#[inline(always)]
+fn ipv6(ctx: &TcContext) -> Result<Option<Network>, Drop> {
+    let header: Ipv6Header = load(ctx, L3)?;
+    let payload_length = u32::from(u16::from_be(header.payload_length));
+    let end = L3 as u32 + 40 + payload_length;
+    if end > ctx.len() {
+        return Err(Drop::Malformed);
+    }
+    let mut next = header.next_header;
+    let mut l4 = L3 + 40;
+    let mut fragment = Fragment::Whole;
+    for _ in 0..MAX_EXTENSIONS {
+        match next {
+            // Hop-by-hop options, routing, destination options (RFC 8200, sections 4.3, 4.4 and 4.6).
+            0 | 43 | 60 => {
+                let [following, length]: [u8; 2] = load(ctx, l4)?;
+                next = following;
+                l4 += (usize::from(length) + 1) * 8;
+            }
+            // Fragment (section 4.5).
+            44 => {
+                let words: [u16; 2] = load(ctx, l4)?;
+                let offset = u16::from_be(words[1]);
+                fragment = piece(offset & 0xfff8, offset & 1 != 0);
+                next = u16::from_be(words[0]).to_be_bytes()[0];
+                l4 += 8;
+            }
+            _ => break,
+        }
+    }
+    Ok(Some(Network {
+        source: Addr::from_words(header.source),
+        destination: Addr::from_words(header.destination),
+        protocol: Protocol::new(next),
+        l4,
+        payload: end.checked_sub(l4 as u32).ok_or(Drop::Malformed)?,
+        ttl: header.hop_limit,
+        fragment,
+    }))
+}
+
+#[inline(always)]
+fn piece(offset: u16, more: bool) -> Fragment {
+    match (offset, more) {
+        (0, false) => Fragment::Whole,
+        (0, true) => Fragment::First,
+        _ => Fragment::Later,
+    }
+}
+
+#[inline(always)]
+fn transport(ctx: &TcContext, network: &Network) -> Result<Option<Packet>, Drop> {
+    let header_length = match network.protocol {
+        Protocol::TCP => 20,
+        Protocol::UDP => 8,
+        _ => return Ok(None),
+    };
+    let mut ports = [Port::NONE; 2];
+    let mut tcp_flags = 0;
+    if network.fragment != Fragment::Later {
+        if network.payload < header_length {
+            return Err(Drop::Malformed);
+        }
+        ports = load::<[u16; 2]>(ctx, network.l4)?.map(Port::from_word);
+        if network.protocol == Protocol::TCP {
+            tcp_flags = load(ctx, network.l4 + 13)?;
+        }
+    }
+    Ok(Some(Packet {
+        flow: Flow::new(
+            (network.source, ports[0]),
+            (network.destination, ports[1]),
+            network.protocol,
+        ),
+        l4: network.l4,
+        payload: network.payload,
+        ttl: network.ttl,
+        tcp_flags,
+        fragment: network.fragment,
+    }))
+}
+
+#[inline(always)]
+fn load<T>(ctx: &TcContext, offset: usize) -> Result<T, Drop> {
+    ctx.load(offset).map_err(|_| Drop::Malformed)
+}

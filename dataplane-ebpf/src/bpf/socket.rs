@@ -1,0 +1,345 @@
+//! The cgroup hooks: a socket that addresses a service gets a backend once, and nothing is left to do per packet.
+//!
+//! A connected socket's service is kept in the socket's own storage and dies with it. An unconnected UDP socket may
+//! talk to many services, so its peers are kept in `SOCKETS` by the socket's cookie, one entry for each direction.
+
+use super::maps::{CONNECTED, NODE, NODEPORTS, SOCKETS};
+use super::service::{self, Choice, Standing};
+use super::stats;
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::bpf_sock_addr;
+use aya_ebpf::helpers::generated::{
+    bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_ktime_get_coarse_ns,
+    bpf_set_retval,
+};
+use aya_ebpf::programs::{SockAddrContext, SockContext};
+use core::ptr::{read_volatile, write_volatile};
+use dataplane_ebpf::abi::{NodePortKey, Origin, Peer, SocketKey, UDP_IDLE, moment};
+use dataplane_ebpf::addr::{Addr, Port, Protocol};
+use dataplane_ebpf::drop::{Answer, Drop};
+
+/// Lets the system call go on.
+const ALLOW: i32 = 1;
+/// Makes the system call fail, with `EPERM` unless `bpf_set_retval` said otherwise.
+const DENY: i32 = 0;
+
+const EADDRINUSE: i32 = 98;
+const ECONNREFUSED: i32 = 111;
+const EHOSTUNREACH: i32 = 113;
+
+/// `connect`: of TCP, and of UDP sockets that fix their peer.
+#[inline(always)]
+pub(crate) fn connect(call: &Call<'_>) -> i32 {
+    answer(try_connect(call))
+}
+
+#[inline(always)]
+fn try_connect(call: &Call<'_>) -> Result<(), Drop> {
+    let Some(protocol) = call.protocol() else {
+        return Ok(());
+    };
+    let (address, port) = call.address();
+    let Some(frontend) = service::find(address, port, protocol, || call.is_node())? else {
+        return Ok(());
+    };
+    let choice = service::select(frontend, Origin::Node, random())?;
+    let mut peer = peer(&choice, address, port);
+    // SAFETY: the helper takes the socket from the context and copies the value.
+    let stored = unsafe { CONNECTED.get_or_insert_ptr_mut(call.ctx, Some(&mut peer)) };
+    if !stored.is_null() {
+        // SAFETY: not null, and alive as long as the socket; a second connect finds the first one's value.
+        unsafe { *stored = peer };
+    } else if protocol == Protocol::UDP {
+        // TCP would only show the backend in getpeername, but UDP would take replies for a stranger's.
+        return Err(Drop::TableFull);
+    }
+    if protocol == Protocol::UDP {
+        // For the daemon: `send` on this socket fires no hook, so it must be found when the backend goes.
+        remember(call.cookie(), SocketKey::BACKEND, &peer)?;
+    }
+    call.set_address(peer.backend, peer.backend_port);
+    stats::count_connection(choice.service);
+    Ok(())
+}
+
+/// `sendmsg` and `sendto` of UDP with an address.
+#[inline(always)]
+pub(crate) fn sendmsg(call: &Call<'_>) -> i32 {
+    answer(try_sendmsg(call))
+}
+
+#[inline(always)]
+fn try_sendmsg(call: &Call<'_>) -> Result<(), Drop> {
+    let (address, port) = call.address();
+    let Some(frontend) = service::find(address, port, Protocol::UDP, || call.is_node())? else {
+        return Ok(());
+    };
+    let cookie = call.cookie();
+    let key = SocketKey::new(cookie, address, port, SocketKey::FRONTEND);
+    let known = SOCKETS.get_ptr_mut(key);
+    let standing = known.map_or(Standing::Gone, |peer| {
+        // SAFETY: not null. An entry evicted meanwhile may hold another peer; that costs one wrong datagram.
+        udp_standing(frontend.service, unsafe { &mut *peer })
+    });
+    if standing != Standing::Serving {
+        match service::select(frontend, Origin::Node, random()) {
+            Ok(choice) => {
+                let peer = peer(&choice, address, port);
+                remember(cookie, SocketKey::BACKEND, &peer)?;
+                remember(cookie, SocketKey::FRONTEND, &peer)?;
+                stats::count_connection(choice.service);
+                call.set_address(peer.backend, peer.backend_port);
+                return Ok(());
+            }
+            // With no backend that serves, a flow keeps the one it has.
+            Err(reason) if standing == Standing::Gone => return Err(reason),
+            Err(_) => {}
+        }
+    }
+    if let Some(peer) = known {
+        // SAFETY: as above.
+        let peer = unsafe { &*peer };
+        call.set_address(peer.backend, peer.backend_port);
+    }
+    Ok(())
+}
+
+/// Whether a socket may go on sending to `peer`; if so, its idle time starts anew.
+#[inline(always)]
+fn udp_standing(service: u32, peer: &mut Peer) -> Standing {
+    let now = now();
+    if peer.service != service
+        || !service::is_same(service, peer.service_generation)
+        || now.wrapping_sub(peer.seen) > UDP_IDLE
+    {
+        return Standing::Gone;
+    }
+    if peer.seen != now {
+        peer.seen = now;
+    }
+    service::standing(peer.backend_id, peer.backend_generation)
+}
+
+/// `recvmsg` and `recvfrom`: the sender's address becomes the service's again.
+///
+/// It fires for every UDP socket, also for servers: no service behind the address is the usual case.
+#[inline(always)]
+pub(crate) fn recvmsg(call: &Call<'_>) -> i32 {
+    if show_service(call) {
+        return ALLOW;
+    }
+    let (address, port) = call.address();
+    let key = SocketKey::new(call.cookie(), address, port, SocketKey::BACKEND);
+    if let Some(peer) = SOCKETS.get_ptr(key) {
+        // SAFETY: not null. An entry evicted meanwhile may hold another peer, which the comparison rules out.
+        let peer = unsafe { &*peer };
+        if peer.backend == address && peer.backend_port == port {
+            call.set_address(peer.frontend, peer.frontend_port);
+        }
+    }
+    ALLOW
+}
+
+/// `getpeername`: shows the service that the program connected to.
+#[inline(always)]
+pub(crate) fn getpeername(call: &Call<'_>) -> i32 {
+    show_service(call);
+    ALLOW
+}
+
+/// Replaces the address by the service's if it is the backend that the socket was connected to.
+///
+/// The comparison also catches a socket that has since been connected elsewhere.
+#[inline(always)]
+fn show_service(call: &Call<'_>) -> bool {
+    // SAFETY: the helper takes the socket from the context.
+    let stored = unsafe { CONNECTED.get_ptr_mut(call.ctx) };
+    if stored.is_null() {
+        return false;
+    }
+    // SAFETY: not null, and alive as long as the socket.
+    let peer = unsafe { &*stored };
+    let (address, port) = call.address();
+    if peer.backend != address || peer.backend_port != port {
+        return false;
+    }
+    call.set_address(peer.frontend, peer.frontend_port);
+    true
+}
+
+/// `bind`, after it succeeded: a node port taken by a process of the node would be a trap, since packets for it go to
+/// the service.
+#[inline(always)]
+pub(crate) fn post_bind(ctx: &SockContext) -> i32 {
+    if !takes_node_port(ctx) {
+        return ALLOW;
+    }
+    // SAFETY: any error number will do.
+    unsafe { bpf_set_retval(-EADDRINUSE) };
+    DENY
+}
+
+#[inline(always)]
+fn takes_node_port(ctx: &SockContext) -> bool {
+    // SAFETY: the kernel's context; volatile, because the verifier refuses loads that the compiler merged
+    // ("invalid bpf_context access").
+    let (protocol, port) = unsafe {
+        (
+            read_volatile(&raw const (*ctx.sock).protocol),
+            read_volatile(&raw const (*ctx.sock).src_port),
+        )
+    };
+    let key = NodePortKey::new(Port::new(port as u16), Protocol::new(protocol as u8));
+    // SAFETY: the map is not preallocated, so the entry outlives this program's run.
+    if unsafe { NODEPORTS.get(key) }.is_none() {
+        return false;
+    }
+    let Some(node) = NODE.get(0) else {
+        return false;
+    };
+    // SAFETY: the helper only reads the context.
+    node.netns_cookie == unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
+}
+
+/// One call of a hook with a socket address.
+pub(crate) struct Call<'a> {
+    ctx: &'a SockAddrContext,
+    family: Family,
+}
+
+/// Which of the context's two addresses the hook may use. Known when compiling, since each hook has one family.
+#[derive(Clone, Copy)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
+
+/// Every access is volatile: the compiler would merge neighbouring fields into one load, and the verifier refuses that
+/// with "invalid bpf_context access".
+impl<'a> Call<'a> {
+    #[inline(always)]
+    pub(crate) fn new(ctx: &'a SockAddrContext, family: Family) -> Self {
+        Self { ctx, family }
+    }
+
+    #[inline(always)]
+    fn raw(&self) -> *mut bpf_sock_addr {
+        self.ctx.sock_addr
+    }
+
+    /// The socket's protocol if services can have it.
+    #[inline(always)]
+    fn protocol(&self) -> Option<Protocol> {
+        // SAFETY: the kernel's context.
+        let number = unsafe { read_volatile(&raw const (*self.raw()).protocol) };
+        let protocol = Protocol::new(number as u8);
+        (number < 256 && (protocol == Protocol::TCP || protocol == Protocol::UDP))
+            .then_some(protocol)
+    }
+
+    /// The address the call is about.
+    #[inline(always)]
+    fn address(&self) -> (Addr, Port) {
+        let raw = self.raw();
+        // SAFETY: the kernel's context.
+        unsafe {
+            let port = Port::from_word(read_volatile(&raw const (*raw).user_port) as u16);
+            let address = match self.family {
+                Family::V4 => Addr::from_v4_word(read_volatile(&raw const (*raw).user_ip4)),
+                Family::V6 => Addr::from_words([
+                    read_volatile(&raw const (*raw).user_ip6[0]),
+                    read_volatile(&raw const (*raw).user_ip6[1]),
+                    read_volatile(&raw const (*raw).user_ip6[2]),
+                    read_volatile(&raw const (*raw).user_ip6[3]),
+                ]),
+            };
+            (address, port)
+        }
+    }
+
+    /// Changes the address the call is about. Frontends and backends of a service are of one family, and an IPv6 hook
+    /// with an IPv4-mapped address gets a mapped one back, so the family never changes.
+    #[inline(always)]
+    fn set_address(&self, address: Addr, port: Port) {
+        let raw = self.raw();
+        let words = address.words();
+        // SAFETY: the kernel's context.
+        unsafe {
+            match self.family {
+                Family::V4 => write_volatile(&raw mut (*raw).user_ip4, address.v4_word()),
+                Family::V6 => {
+                    write_volatile(&raw mut (*raw).user_ip6[0], words[0]);
+                    write_volatile(&raw mut (*raw).user_ip6[1], words[1]);
+                    write_volatile(&raw mut (*raw).user_ip6[2], words[2]);
+                    write_volatile(&raw mut (*raw).user_ip6[3], words[3]);
+                }
+            }
+            write_volatile(&raw mut (*raw).user_port, u32::from(port.word()));
+        }
+    }
+
+    #[inline(always)]
+    fn cookie(&self) -> u64 {
+        // SAFETY: the helper only reads the context.
+        unsafe { bpf_get_socket_cookie(self.ctx.as_ptr()) }
+    }
+
+    /// Whether the socket is in the node's own network namespace.
+    #[inline(always)]
+    fn is_node(&self) -> bool {
+        // SAFETY: the helper only reads the context.
+        let cookie = unsafe { bpf_get_netns_cookie(self.ctx.as_ptr()) };
+        NODE.get(0).is_some_and(|node| node.netns_cookie == cookie)
+    }
+}
+
+/// Turns a step's result into the hook's, and tells the caller by the error number.
+#[inline(always)]
+fn answer(result: Result<(), Drop>) -> i32 {
+    let Err(reason) = result else { return ALLOW };
+    stats::count_reason(reason);
+    let error = match reason.answer() {
+        Answer::Refusal => ECONNREFUSED,
+        Answer::Silence => EHOSTUNREACH,
+    };
+    // SAFETY: any error number will do.
+    unsafe { bpf_set_retval(-error) };
+    DENY
+}
+
+#[inline(always)]
+fn peer(choice: &Choice, frontend: Addr, frontend_port: Port) -> Peer {
+    Peer {
+        frontend,
+        backend: choice.address,
+        frontend_port,
+        backend_port: choice.port,
+        service: choice.service,
+        service_generation: choice.service_generation,
+        backend_id: choice.backend,
+        backend_generation: choice.backend_generation,
+        seen: now(),
+    }
+}
+
+#[inline(always)]
+fn remember(cookie: u64, side: u16, peer: &Peer) -> Result<(), Drop> {
+    let key = if side == SocketKey::BACKEND {
+        SocketKey::new(cookie, peer.backend, peer.backend_port, side)
+    } else {
+        SocketKey::new(cookie, peer.frontend, peer.frontend_port, side)
+    };
+    SOCKETS.insert(key, peer, 0).map_err(|_| Drop::TableFull)
+}
+
+#[inline(always)]
+fn random() -> u32 {
+    // SAFETY: the helper takes nothing.
+    unsafe { bpf_get_prandom_u32() }
+}
+
+#[inline(always)]
+fn now() -> u32 {
+    // SAFETY: the helper takes nothing.
+    moment(unsafe { bpf_ktime_get_coarse_ns() })
+}

@@ -1,0 +1,214 @@
+//! The dataplane under test: the real object file in the real kernel, with maps of its own.
+
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray};
+use aya::programs::{CgroupSock, CgroupSockAddr, ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions};
+use aya::{Ebpf, EbpfLoader, Pod};
+use dataplane_ebpf::abi::{
+    Backend, Frontend, FrontendKey, Kind, Node, NodeAddress, NodePortKey, Run, Service, Stats, maps,
+};
+use dataplane_ebpf::addr::{Addr, Port, Protocol};
+use dataplane_ebpf::drop::Drop;
+use dataplane_ebpf::{Hook, OBJECT, PROGRAMS};
+
+/// Every program loaded, nothing attached.
+pub(crate) struct Dataplane {
+    pub(crate) ebpf: Ebpf,
+    slots: u32,
+}
+
+/// Where a backend runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Here,
+    Elsewhere,
+}
+
+/// The generation that every backend of a test begins with.
+pub(crate) const GENERATION: u32 = 7;
+
+impl Dataplane {
+    /// Loads the programs, with small maps.
+    pub(crate) fn load() -> Result<Self> {
+        let mut loader = EbpfLoader::new();
+        for (name, size) in [
+            (maps::FRONTENDS, 256),
+            (maps::SERVICES, 256),
+            (maps::STATS, 256),
+            (maps::SLOTS, 256),
+            (maps::BACKENDS, 256),
+            (maps::CONNTRACK, 16384),
+            (maps::SOCKETS, 4096),
+        ] {
+            loader.map_max_entries(name, size);
+        }
+        let ebpf = loader.load(OBJECT).context("loading the object file: this test needs CAP_BPF and BTF")?;
+        let mut dataplane = Self { ebpf, slots: 0 };
+        for program in PROGRAMS {
+            dataplane.load_program(program.name, program.hook)?;
+        }
+        Ok(dataplane)
+    }
+
+    fn load_program(&mut self, name: &str, hook: Hook) -> Result<()> {
+        let program = self.ebpf.program_mut(name).with_context(|| format!("no program {name}"))?;
+        let loaded = match hook {
+            Hook::SocketAddress => <&mut CgroupSockAddr>::try_from(program)?.load(),
+            Hook::Socket => <&mut CgroupSock>::try_from(program)?.load(),
+            Hook::Ingress | Hook::Egress => <&mut SchedClassifier>::try_from(program)?.load(),
+        };
+        loaded.with_context(|| format!("the kernel does not accept {name}"))
+    }
+
+    /// What the kernel knows about a program.
+    pub(crate) fn info(&self, name: &str) -> Result<ProgramInfo> {
+        let program = self.ebpf.program(name).with_context(|| format!("no program {name}"))?;
+        Ok(program.info()?)
+    }
+
+    /// Runs a packet program `repeat` times on `packet` as if it came through the device with index `device`; returns
+    /// the verdict, the packet afterwards and the mean time of one run.
+    pub(crate) fn run(
+        &self,
+        program: &str,
+        device: u32,
+        packet: &[u8],
+        repeat: u32,
+    ) -> Result<(i32, Vec<u8>, std::time::Duration)> {
+        let program: &SchedClassifier = self.ebpf.program(program).context("no such program")?.try_into()?;
+        let mut out = vec![0; packet.len() + 256];
+        // `struct __sk_buff`, whose eleventh word is the device's index.
+        let mut context = [0u8; 192];
+        context[40..44].copy_from_slice(&device.to_ne_bytes());
+        let result = program.test_run(TestRunOptions {
+            data_in: Some(packet),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            repeat,
+            ..TestRunOptions::new()
+        })?;
+        out.truncate(result.data_size_out as usize);
+        Ok((result.return_value as i32, out, result.duration))
+    }
+
+    /// The settings of the node.
+    pub(crate) fn set_node(&mut self, node: Node) -> Result<()> {
+        self.array(maps::NODE)?.set(0, node, 0)?;
+        Ok(())
+    }
+
+    /// Makes node ports answer at `address`.
+    pub(crate) fn add_node_address(&mut self, address: IpAddr, flags: u32) -> Result<()> {
+        self.hash(maps::NODE_ADDRESSES)?.insert(Addr::from(address), NodeAddress { flags }, 0)?;
+        Ok(())
+    }
+
+    /// Makes service `id` answer at a cluster IP.
+    pub(crate) fn add_cluster_ip(&mut self, id: u32, address: IpAddr, port: u16, protocol: Protocol) -> Result<()> {
+        let mut frontends = self.hash(maps::FRONTENDS)?;
+        let address = Addr::from(address);
+        let key = FrontendKey::new(address, Port::new(port), protocol);
+        frontends.insert(key, Frontend::new(id, Kind::CLUSTER_IP), 0)?;
+        frontends.insert(FrontendKey::whole_address(address), Frontend::new(0, Kind::ADDRESS), 0)?;
+        Ok(())
+    }
+
+    /// Makes service `id` answer at a node port.
+    pub(crate) fn add_node_port(&mut self, id: u32, port: u16, protocol: Protocol) -> Result<()> {
+        let key = NodePortKey::new(Port::new(port), protocol);
+        self.hash(maps::NODEPORTS)?.insert(key, Frontend::new(id, Kind::NODE_PORT), 0)?;
+        Ok(())
+    }
+
+    /// Takes a node port away.
+    pub(crate) fn remove_node_port(&mut self, port: u16, protocol: Protocol) -> Result<()> {
+        let mut ports = self.hash::<NodePortKey, Frontend>(maps::NODEPORTS)?;
+        ports.remove(&NodePortKey::new(Port::new(port), protocol))?;
+        Ok(())
+    }
+
+    /// Publishes a service.
+    pub(crate) fn set_service(&mut self, id: u32, cluster: Run, local: Run, flags: u32) -> Result<()> {
+        let service = Service { cluster, local, generation: 1, flags, ..Service::default() };
+        self.array(maps::SERVICES)?.set(id, service, 0)?;
+        Ok(())
+    }
+
+    /// Writes a run of backend ids into free slots.
+    pub(crate) fn add_run(&mut self, backends: &[u32]) -> Result<Run> {
+        let base = self.slots;
+        for id in backends {
+            let slot = self.slots;
+            self.array(maps::SLOTS)?.set(slot, *id, 0)?;
+            self.slots += 1;
+        }
+        Ok(Run::new(base, u32::try_from(backends.len())?))
+    }
+
+    /// Writes a serving backend.
+    pub(crate) fn set_backend(
+        &mut self,
+        id: u32,
+        (address, port): (IpAddr, u16),
+        protocol: Protocol,
+        place: Place,
+    ) -> Result<()> {
+        let local = if place == Place::Here { Backend::LOCAL } else { 0 };
+        let backend = Backend {
+            address: address.into(),
+            port: Port::new(port),
+            protocol,
+            flags: Backend::SERVING | local,
+            generation: GENERATION,
+            ..Backend::default()
+        };
+        self.array(maps::BACKENDS)?.set(id, backend, 0)?;
+        Ok(())
+    }
+
+    /// Changes a backend in place.
+    pub(crate) fn change_backend(&mut self, id: u32, change: impl FnOnce(&mut Backend)) -> Result<()> {
+        let mut backends = self.array::<Backend>(maps::BACKENDS)?;
+        let mut backend = backends.get(&id, 0)?;
+        change(&mut backend);
+        backends.set(id, backend, 0)?;
+        Ok(())
+    }
+
+    /// How often something was dropped, by reason; reasons that never occurred are left out.
+    pub(crate) fn drops(&self) -> Result<Vec<(Drop, u64)>> {
+        let map = self.ebpf.map(maps::DROPS).context("no such map")?;
+        let counts = PerCpuArray::<_, u64>::try_from(map)?;
+        let mut found = Vec::new();
+        for reason in Drop::ALL {
+            let count = counts.get(&(reason as u32), 0)?.iter().sum();
+            if count > 0 {
+                found.push((reason, count));
+            }
+        }
+        Ok(found)
+    }
+
+    /// What a service did.
+    pub(crate) fn stats(&self, id: u32) -> Result<Stats> {
+        let map = self.ebpf.map(maps::STATS).context("no such map")?;
+        let mut total = Stats::default();
+        for stats in PerCpuArray::<_, Stats>::try_from(map)?.get(&id, 0)?.iter() {
+            total.connections += stats.connections;
+            total.packets += stats.packets;
+            total.bytes += stats.bytes;
+            total.drops += stats.drops;
+        }
+        Ok(total)
+    }
+
+    fn array<V: Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, V>> {
+        Ok(Array::try_from(self.ebpf.map_mut(name).with_context(|| format!("no map {name}"))?)?)
+    }
+
+    fn hash<K: Pod, V: Pod>(&mut self, name: &str) -> Result<HashMap<&mut MapData, K, V>> {
+        Ok(HashMap::try_from(self.ebpf.map_mut(name).with_context(|| format!("no map {name}"))?)?)
+    }
+}

@@ -1,0 +1,1 @@
+//! Golden packets: one packet in, a verdict and a packet out.

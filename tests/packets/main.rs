@@ -1,0 +1,8 @@
+//! The dataplane's programs in the real kernel: packets through `BPF_PROG_TEST_RUN`, system calls of real sockets, and
+//! traffic between network namespaces. Everything here needs root.
+
+mod budget;
+mod dataplane;
+mod frame;
+mod golden;
+mod net;
