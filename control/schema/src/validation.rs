@@ -4,6 +4,8 @@ use serde_json::Value;
 
 use crate::Resource;
 
+pub(crate) mod names;
+
 /// One thing that is wrong, as `details.causes` of a 422 names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
