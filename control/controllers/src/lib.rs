@@ -18,6 +18,7 @@ mod deployment;
 mod object;
 mod replicaset;
 mod runtime;
+mod scheduler;
 
 use std::sync::Arc;
 
@@ -101,5 +102,6 @@ fn controllers(context: &Context) -> Result<Vec<Runnable>, Error> {
     Ok(vec![
         runnable!("deployment", deployment::Controller::new(context.clone())),
         runnable!("replicaset", replicaset::Controller::new(context.clone())),
+        runnable!("scheduler", scheduler::Controller::new(context.clone())),
     ])
 }

@@ -6,7 +6,8 @@ mod victims;
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures::future::join_all;
+use futures::StreamExt;
+use futures::stream;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::Pod;
@@ -25,6 +26,8 @@ use crate::runtime::store::{Change, Key};
 use crate::runtime::{Context, worker, writing};
 
 const WORKERS: usize = 16;
+/// Requests of one set at once: the client opens a connection for each.
+const AT_ONCE: usize = 16;
 
 /// The ReplicaSet controller.
 pub(crate) struct Controller {
@@ -163,7 +166,13 @@ impl Controller {
         let pod = plan::new_pod(set);
         let mut attempted = 0;
         for batch in plan::batches(count) {
-            let outcomes = join_all((0..batch).map(|_| self.create_one(&api, set, &pod))).await;
+            let requests: Vec<_> = (0..batch)
+                .map(|_| self.create_one(&api, set, &pod))
+                .collect();
+            let outcomes: Vec<_> = stream::iter(requests)
+                .buffer_unordered(AT_ONCE)
+                .collect()
+                .await;
             attempted += batch;
             let failed: Vec<_> = outcomes.into_iter().filter_map(Result::err).collect();
             if let Some(error) = failed.first() {
@@ -214,12 +223,14 @@ impl Controller {
         self.expectations
             .expect_deletions(key, uids, Instant::now());
         let api = self.context.api::<Pod>(namespace(set));
-        let outcomes = join_all(
-            victims
-                .iter()
-                .map(|victim| self.delete_one(key, &api, set, victim)),
-        )
-        .await;
+        let requests: Vec<_> = victims
+            .iter()
+            .map(|victim| self.delete_one(key, &api, set, victim))
+            .collect();
+        let outcomes: Vec<_> = stream::iter(requests)
+            .buffer_unordered(AT_ONCE)
+            .collect()
+            .await;
         outcomes.into_iter().collect()
     }
 
