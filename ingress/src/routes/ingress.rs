@@ -265,7 +265,6 @@ impl Builder<'_> {
         path: &str,
         backend: &IngressBackend,
     ) -> Arc<Route> {
-        self.built.table.routes += 1;
         let target = match self.backend(current, backend) {
             Ok(number) => Target::Backend(number),
             Err((name, fault)) => {
@@ -274,13 +273,17 @@ impl Builder<'_> {
             }
         };
         let service = backend.service.as_ref().map_or("", |service| &service.name);
-        Arc::new(Route {
+        let routes = &mut self.built.table.routes;
+        let route = Arc::new(Route {
+            number: routes.len(),
             ingress: current.ingress.clone(),
             path: path.into(),
             service: service.into(),
             target,
             ssl_redirect: current.ssl_redirect,
-        })
+        });
+        routes.push(route.clone());
+        route
     }
 }
 

@@ -27,7 +27,7 @@ pub struct Table {
     secure: HostMap<()>,
     /// The backends that routes name by number.
     backends: Vec<ServicePortName>,
-    routes: usize,
+    routes: Vec<Arc<Route>>,
 }
 
 /// The routes of one host.
@@ -40,6 +40,8 @@ pub struct Host {
 /// Where requests for one path go.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Route {
+    /// Its number in [`Table::routes`].
+    pub number: usize,
     /// The object that it comes from.
     pub ingress: Arc<IngressRef>,
     /// The path as the object has it, empty for a default backend.
@@ -80,13 +82,8 @@ impl Table {
         &self.backends
     }
 
-    /// The number of routes, default backends included.
-    pub fn len(&self) -> usize {
-        self.routes
-    }
-
-    /// Whether there is no route at all.
-    pub fn is_empty(&self) -> bool {
-        self.routes == 0
+    /// All routes, default backends included.
+    pub fn routes(&self) -> &[Arc<Route>] {
+        &self.routes
     }
 }

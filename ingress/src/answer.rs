@@ -1,0 +1,206 @@
+//! The answers that the gateway gives itself, each with the reason that its log line and metric carry.
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+use http_body_util::Full;
+
+/// Why the gateway answered a request itself, or what became of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// `Transfer-Encoding` says something other than one `chunked`.
+    BadTransferEncoding,
+    /// `Transfer-Encoding` names a coding that we do not have.
+    UnknownTransferCoding,
+    /// There is no host.
+    NoHost,
+    /// There are two hosts, or `:authority` and `Host` disagree.
+    AmbiguousHost,
+    /// The host has a form that nobody should send.
+    BadHost,
+    /// The target is not one of ours to serve.
+    BadTarget,
+    /// The target is too long.
+    TargetTooLong,
+    /// The method is `CONNECT` or `TRACE`.
+    MethodRefused,
+    /// `Expect` asks for what we do not have.
+    ExpectationFailed,
+    /// `Connection` names a header that must not be removed.
+    BadConnectionOption,
+    /// The connection was opened for another host.
+    Misdirected,
+    /// Plain HTTP to a host with a TLS section.
+    HttpsRedirect,
+    /// No rule matches.
+    NoRoute,
+    /// The rule names a Service or port that is not there.
+    NoBackend,
+    /// The Service has no endpoint.
+    NoEndpoint,
+    /// No endpoint could be connected to.
+    ConnectFailed,
+    /// Connecting took too long.
+    ConnectTimeout,
+    /// The backend closed the connection in place of a response.
+    BackendClosed,
+    /// The backend's response breaks the protocol.
+    BadResponse,
+    /// The backend took too long.
+    BackendTimeout,
+    /// The backend's response broke off.
+    Truncated,
+    /// The client's body is broken.
+    BadBody,
+    /// The client took too long to send its body.
+    ClientTimeout,
+    /// The client went away.
+    ClientGone,
+}
+
+impl Reason {
+    /// All reasons.
+    pub const ALL: [Self; 24] = [
+        Self::BadTransferEncoding,
+        Self::UnknownTransferCoding,
+        Self::NoHost,
+        Self::AmbiguousHost,
+        Self::BadHost,
+        Self::BadTarget,
+        Self::TargetTooLong,
+        Self::MethodRefused,
+        Self::ExpectationFailed,
+        Self::BadConnectionOption,
+        Self::Misdirected,
+        Self::HttpsRedirect,
+        Self::NoRoute,
+        Self::NoBackend,
+        Self::NoEndpoint,
+        Self::ConnectFailed,
+        Self::ConnectTimeout,
+        Self::BackendClosed,
+        Self::BadResponse,
+        Self::BackendTimeout,
+        Self::Truncated,
+        Self::BadBody,
+        Self::ClientTimeout,
+        Self::ClientGone,
+    ];
+
+    /// The reason's name in logs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BadTransferEncoding => "bad_transfer_encoding",
+            Self::UnknownTransferCoding => "unknown_transfer_coding",
+            Self::NoHost => "no_host",
+            Self::AmbiguousHost => "ambiguous_host",
+            Self::BadHost => "bad_host",
+            Self::BadTarget => "bad_target",
+            Self::TargetTooLong => "target_too_long",
+            Self::MethodRefused => "method_refused",
+            Self::ExpectationFailed => "expectation_failed",
+            Self::BadConnectionOption => "bad_connection_option",
+            Self::Misdirected => "misdirected",
+            Self::HttpsRedirect => "https_redirect",
+            Self::NoRoute => "no_route",
+            Self::NoBackend => "no_backend",
+            Self::NoEndpoint => "no_endpoint",
+            Self::ConnectFailed => "connect_failed",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::BackendClosed => "backend_closed",
+            Self::BadResponse => "bad_response",
+            Self::BackendTimeout => "backend_timeout",
+            Self::Truncated => "truncated",
+            Self::BadBody => "bad_body",
+            Self::ClientTimeout => "client_timeout",
+            Self::ClientGone => "client_gone",
+        }
+    }
+
+    /// The status of the answer; for what can no longer be answered, the one that is logged.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::BadTransferEncoding
+            | Self::NoHost
+            | Self::AmbiguousHost
+            | Self::BadHost
+            | Self::BadTarget
+            | Self::BadConnectionOption
+            | Self::BadBody => StatusCode::BAD_REQUEST,
+            Self::UnknownTransferCoding => StatusCode::NOT_IMPLEMENTED,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Self::MethodRefused => StatusCode::METHOD_NOT_ALLOWED,
+            Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Self::HttpsRedirect => StatusCode::PERMANENT_REDIRECT,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::NoBackend | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ConnectFailed | Self::BackendClosed | Self::BadResponse | Self::Truncated => {
+                StatusCode::BAD_GATEWAY
+            }
+            Self::ConnectTimeout | Self::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::ClientGone => client_closed_request(),
+        }
+    }
+
+    /// Whether nothing more can be believed of what the client sends on this connection.
+    fn closes(self) -> bool {
+        matches!(
+            self,
+            Self::BadTransferEncoding
+                | Self::UnknownTransferCoding
+                | Self::NoHost
+                | Self::AmbiguousHost
+                | Self::BadHost
+                | Self::BadTarget
+                | Self::TargetTooLong
+                | Self::MethodRefused
+                | Self::BadConnectionOption
+                | Self::BadBody
+                | Self::ClientTimeout
+        )
+    }
+
+    /// The answer. `Connection` is meant for HTTP/1 only.
+    pub fn answer(self, protocol: http::Version) -> Response<Full<Bytes>> {
+        let status = self.status();
+        let text = status.canonical_reason().unwrap_or_default();
+        let body = format!("{} {text}: {}\n", status.as_u16(), self.name());
+        let mut response = Response::new(Full::from(body));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+        );
+        if self.closes() && protocol < http::Version::HTTP_2 {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        match self {
+            Self::MethodRefused => {
+                let methods = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
+                headers.insert(ALLOW, HeaderValue::from_static(methods));
+            }
+            Self::NoBackend | Self::NoEndpoint => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+/// The redirect to the same target over HTTPS, at its default port.
+pub fn https_redirect(host: &str, target: &str, protocol: http::Version) -> Response<Full<Bytes>> {
+    let mut response = Reason::HttpsRedirect.answer(protocol);
+    if let Ok(location) = HeaderValue::try_from(format!("https://{host}{target}")) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    response
+}
+
+/// nginx's 499, which no standard knows.
+fn client_closed_request() -> StatusCode {
+    StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST)
+}

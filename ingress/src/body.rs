@@ -1,0 +1,370 @@
+//! Bodies on their way through: from client to backend and back, as a stream, with a limit on every pause.
+//!
+//! A body that breaks off is passed on as an error, never as an end: the other side then sees a broken message too.
+//! Trailers are not passed on.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::{Instant, Sleep};
+
+use crate::answer::Reason;
+use crate::pool::Connection;
+use crate::record::Record;
+use crate::worker::Worker;
+
+/// Why a body broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// Its sender broke the protocol or went away.
+    #[error("the body broke off")]
+    Broken(#[source] hyper::Error),
+    /// Its sender paused for too long.
+    #[error("the sender of the body paused for too long")]
+    Paused,
+}
+
+/// The body of a request on its way to a backend.
+#[derive(Debug)]
+pub struct RequestBody {
+    /// Nothing where there is no body.
+    client: Option<ClientBody>,
+}
+
+#[derive(Debug)]
+struct ClientBody {
+    incoming: Incoming,
+    pause: Pause,
+    progress: Rc<Progress>,
+}
+
+/// How far the body of a request has come, seen from outside.
+#[derive(Debug)]
+pub struct Progress {
+    state: Cell<State>,
+    moved: Cell<Instant>,
+}
+
+/// Where the body of a request stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Sending,
+    Complete,
+    Failed(Reason),
+}
+
+/// The body of a response on its way to a client. Dropping it ends the request's record.
+#[derive(Debug)]
+pub struct ResponseBody {
+    source: Source,
+    /// Nothing where somebody else keeps it.
+    record: Option<Box<Record>>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Own(Full<Bytes>),
+    Backend(Box<BackendBody>),
+}
+
+/// What comes from a backend, with the connection it comes on.
+#[derive(Debug)]
+pub struct BackendBody {
+    incoming: Incoming,
+    pause: Pause,
+    /// Taken when the response is complete.
+    connection: Option<Connection>,
+    progress: Rc<Progress>,
+    worker: Rc<Worker>,
+}
+
+/// A limit on the time between two steps. The timer runs on while there is progress and looks at the last step only when
+/// it fires, so a body that moves costs no timer operations.
+#[derive(Debug)]
+struct Pause {
+    limit: Duration,
+    last: Instant,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+// Requests.
+
+impl RequestBody {
+    /// The body of a request, as the client sends it.
+    pub fn new(incoming: Incoming, limit: Duration) -> (Self, Rc<Progress>) {
+        let is_empty = incoming.is_end_stream();
+        let state = if is_empty {
+            State::Complete
+        } else {
+            State::Sending
+        };
+        let progress = Rc::new(Progress {
+            state: Cell::new(state),
+            moved: Cell::new(Instant::now()),
+        });
+        let client = (!is_empty).then(|| ClientBody {
+            incoming,
+            pause: Pause::new(limit),
+            progress: progress.clone(),
+        });
+        (Self { client }, progress)
+    }
+
+    /// No body.
+    pub fn empty() -> Self {
+        Self { client: None }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.client {
+            Some(client) => client.poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let incoming = self.client.as_ref().map(|client| &client.incoming);
+        incoming.is_none_or(Incoming::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let incoming = self.client.as_ref().map(|client| &client.incoming);
+        incoming.map_or(SizeHint::with_exact(0), Incoming::size_hint)
+    }
+}
+
+impl ClientBody {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = ready!(poll_data(&mut self.incoming, &mut self.pause, cx));
+        self.progress.moved.set(Instant::now());
+        match &frame {
+            Some(Err(BodyError::Broken(_))) => self.progress.fail(Reason::BadBody),
+            Some(Err(BodyError::Paused)) => self.progress.fail(Reason::ClientTimeout),
+            Some(Ok(_)) if !self.incoming.is_end_stream() => {}
+            _ => self.progress.state.set(State::Complete),
+        }
+        Poll::Ready(frame)
+    }
+}
+
+impl Progress {
+    /// When the body last moved.
+    pub fn moved(&self) -> Instant {
+        self.moved.get()
+    }
+
+    /// What went wrong with the body, if anything.
+    pub fn failure(&self) -> Option<Reason> {
+        match self.state.get() {
+            State::Failed(reason) => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// Whether the body has been read to its end.
+    pub fn is_complete(&self) -> bool {
+        self.state.get() == State::Complete
+    }
+
+    fn fail(&self, reason: Reason) {
+        self.state.set(State::Failed(reason));
+    }
+}
+
+// Responses.
+
+impl BackendBody {
+    /// The body that comes on `connection`, which is given back once it is complete.
+    pub fn new(
+        incoming: Incoming,
+        connection: Connection,
+        progress: Rc<Progress>,
+        worker: Rc<Worker>,
+    ) -> Self {
+        let pause = Pause::new(worker.settings().backend_timeout);
+        let connection = Some(connection);
+        let mut body = Self {
+            incoming,
+            pause,
+            connection,
+            progress,
+            worker,
+        };
+        if body.incoming.is_end_stream() {
+            body.complete();
+        }
+        body
+    }
+
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = ready!(poll_data(&mut self.incoming, &mut self.pause, cx));
+        match &frame {
+            Some(Err(_)) => drop(self.connection.take()),
+            Some(Ok(_)) if !self.incoming.is_end_stream() => {}
+            _ => self.complete(),
+        }
+        Poll::Ready(frame)
+    }
+
+    /// The connection is good for another request, unless the backend answered before it had read this one's body.
+    fn complete(&mut self) {
+        if let Some(connection) = self.connection.take()
+            && self.progress.is_complete()
+        {
+            self.worker.pool().put(connection);
+        }
+    }
+}
+
+impl ResponseBody {
+    /// A body of our own.
+    pub fn own(body: Full<Bytes>, record: Box<Record>) -> Self {
+        Self {
+            source: Source::Own(body),
+            record: Some(record),
+        }
+    }
+
+    /// A body of our own whose record is kept elsewhere.
+    pub fn unrecorded(body: Full<Bytes>) -> Self {
+        Self {
+            source: Source::Own(body),
+            record: None,
+        }
+    }
+
+    /// The body that a backend sends.
+    pub fn backend(body: BackendBody, record: Box<Record>) -> Self {
+        Self {
+            source: Source::Backend(Box::new(body)),
+            record: Some(record),
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let frame = match &mut this.source {
+            Source::Own(body) => {
+                let frame = ready!(Pin::new(body).poll_frame(cx));
+                frame.map(|frame| frame.map_err(|never| match never {}))
+            }
+            Source::Backend(body) => ready!(body.poll_frame(cx)),
+        };
+        let is_end = this.is_end_stream();
+        if let Some(record) = &mut this.record {
+            take_down(record, frame.as_ref(), is_end);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Own(body) => body.is_end_stream(),
+            Source::Backend(body) => body.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Own(body) => body.size_hint(),
+            Source::Backend(body) => body.incoming.size_hint(),
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    /// A body may be at its end without ever having been polled: that of an answer to HEAD, or an empty one.
+    fn drop(&mut self) {
+        if self.is_end_stream()
+            && let Some(record) = &mut self.record
+        {
+            record.complete();
+        }
+    }
+}
+
+/// Takes down what a step of a response's body means for its record.
+fn take_down(record: &mut Record, frame: Option<&Result<Frame<Bytes>, BodyError>>, is_end: bool) {
+    match frame {
+        Some(Ok(data)) => record.sent(data.data_ref().map_or(0, Bytes::len)),
+        Some(Err(BodyError::Paused)) => record.failed(Reason::BackendTimeout),
+        Some(Err(BodyError::Broken(_))) => record.failed(Reason::Truncated),
+        None => {}
+    }
+    if frame.is_none() || is_end {
+        record.complete();
+    }
+}
+
+// Both.
+
+/// The next piece of data. Trailers count as the end.
+fn poll_data(
+    incoming: &mut Incoming,
+    pause: &mut Pause,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    let Poll::Ready(frame) = Pin::new(incoming).poll_frame(cx) else {
+        ready!(pause.poll(cx));
+        return Poll::Ready(Some(Err(BodyError::Paused)));
+    };
+    pause.last = Instant::now();
+    Poll::Ready(match frame {
+        Some(Ok(frame)) if frame.is_data() => Some(Ok(frame)),
+        Some(Ok(_)) | None => None,
+        Some(Err(error)) => Some(Err(BodyError::Broken(error))),
+    })
+}
+
+impl Pause {
+    fn new(limit: Duration) -> Self {
+        Self {
+            limit,
+            last: Instant::now(),
+            timer: None,
+        }
+    }
+
+    /// Ready when the last step is too long ago.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let deadline = self.last + self.limit;
+            let timer = self
+                .timer
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+            ready!(timer.as_mut().poll(cx));
+            if timer.deadline() >= deadline {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(deadline);
+        }
+    }
+}

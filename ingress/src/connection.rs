@@ -1,0 +1,206 @@
+//! A client's connection: handshake, choice of protocol, limits, and a graceful end.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+
+use futures::future::LocalBoxFuture;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use crate::body::ResponseBody;
+use crate::forwarding::Via;
+use crate::host::lower_case;
+use crate::request;
+use crate::strict::{MAX_HEADER_BYTES, MAX_HEADERS};
+use crate::worker::{Peer, Worker};
+
+/// Requests that an HTTP/2 client may have open at a time.
+const MAX_STREAMS: u32 = 128;
+/// Streams that a client may open and reset before its connection is closed (CVE-2023-44487), and streams that may be
+/// reset because of its errors (CVE-2025-8671).
+const MAX_RESETS: usize = 64;
+/// What HTTP/2 may buffer of a response that the client does not take.
+const MAX_SEND_BUFFER: usize = 64 * 1024;
+/// How a client that knows the server speaks HTTP/2 begins.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Serves one connection to its end.
+pub async fn serve(worker: &Rc<Worker>, stream: TcpStream, address: SocketAddr, is_secure: bool) {
+    // Without it a response waits for the acknowledgement of the one before.
+    if let Err(error) = stream.set_nodelay(true) {
+        return tracing::debug!(%address, %error, "connection lost at once");
+    }
+    if is_secure {
+        serve_tls(worker, stream, address).await;
+    } else {
+        serve_plain(worker, stream, address).await;
+    }
+}
+
+async fn serve_tls(worker: &Rc<Worker>, stream: TcpStream, address: SocketAddr) {
+    let port = local_port(&stream);
+    let acceptor = TlsAcceptor::from(worker.shared().tls.clone());
+    let handshake = timeout(worker.settings().header_timeout, acceptor.accept(stream));
+    let stream = match handshake.await {
+        Ok(Ok(stream)) => stream,
+        failed => {
+            worker.metrics().failed_handshakes.count();
+            let error = failed.map(|handshake| handshake.err());
+            return tracing::debug!(%address, ?error, "TLS handshake failed");
+        }
+    };
+    let session = stream.get_ref().1;
+    let is_h2 = session.alpn_protocol() == Some(b"h2");
+    let server_name = session
+        .server_name()
+        .map(|name| Box::from(&*lower_case(name)));
+    let peer = peer(worker, address, port, true, server_name);
+    if is_h2 {
+        serve_h2(worker, peer, stream).await;
+    } else {
+        serve_h1(worker, peer, stream).await;
+    }
+}
+
+async fn serve_plain(worker: &Rc<Worker>, stream: TcpStream, address: SocketAddr) {
+    let peer = peer(worker, address, local_port(&stream), false, None);
+    match timeout(worker.settings().header_timeout, begins_http2(&stream)).await {
+        Ok(Ok(true)) => serve_h2(worker, peer, stream).await,
+        Ok(Ok(false)) => serve_h1(worker, peer, stream).await,
+        Ok(Err(error)) => tracing::debug!(%address, %error, "connection lost at once"),
+        Err(_) => tracing::debug!(%address, "nothing came"),
+    }
+}
+
+fn local_port(stream: &TcpStream) -> u16 {
+    stream.local_addr().map_or(0, |address| address.port())
+}
+
+fn peer(
+    worker: &Worker,
+    address: SocketAddr,
+    port: u16,
+    is_secure: bool,
+    server_name: Option<Box<str>>,
+) -> Rc<Peer> {
+    let via = Via::new(
+        address.ip(),
+        port,
+        is_secure,
+        &worker.settings().trusted_proxies,
+    );
+    Rc::new(Peer {
+        address,
+        is_secure,
+        server_name,
+        via,
+    })
+}
+
+/// Whether the client begins with HTTP/2's preface. What it sent stays in the socket.
+async fn begins_http2(stream: &TcpStream) -> std::io::Result<bool> {
+    let mut seen = [0; PREFACE.len()];
+    let mut before = 0;
+    loop {
+        let count = stream.peek(&mut seen).await?;
+        if count == PREFACE.len() || count == 0 || !PREFACE.starts_with(&seen[..count]) {
+            return Ok(seen == PREFACE);
+        }
+        // A beginning of the preface: the rest does not make the socket any more readable than it is.
+        if count == before {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        before = count;
+    }
+}
+
+async fn serve_h1<S>(worker: &Rc<Worker>, peer: Rc<Peer>, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(handler(worker, &peer));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(worker.settings().header_timeout)
+        .max_headers(MAX_HEADERS)
+        .max_header_size(MAX_HEADER_BYTES)
+        .pipeline_flush(true)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = worker.shutdown().cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    report(&peer, ended);
+}
+
+async fn serve_h2<S>(worker: &Rc<Worker>, peer: Rc<Peer>, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let service = service_fn(handler(worker, &peer));
+    let connection = http2::Builder::new(LocalExecutor)
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(MAX_RESETS)
+        .max_local_error_reset_streams(MAX_RESETS)
+        .max_send_buf_size(MAX_SEND_BUFFER)
+        .keep_alive_interval(worker.settings().header_timeout)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = worker.shutdown().cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    report(&peer, ended);
+}
+
+/// An answer on its way. It is boxed so that an idle connection has no room for one.
+type Answering = LocalBoxFuture<'static, Result<Response<ResponseBody>, Infallible>>;
+
+/// What answers the requests of a connection.
+fn handler(
+    worker: &Rc<Worker>,
+    peer: &Rc<Peer>,
+) -> impl Fn(Request<Incoming>) -> Answering + use<> {
+    let (worker, peer) = (worker.clone(), peer.clone());
+    move |request| {
+        let (worker, peer) = (worker.clone(), peer.clone());
+        Box::pin(async move { Ok(request::serve(worker, peer, request).await) })
+    }
+}
+
+/// Connections end in many ways, all of them the client's business.
+fn report(peer: &Peer, ended: hyper::Result<()>) {
+    if let Err(error) = ended {
+        tracing::debug!(peer = %peer.address, %error, "connection ended");
+    }
+}
+
+/// Runs the tasks of a connection on its own thread.
+#[derive(Clone)]
+struct LocalExecutor;
+
+impl<F: Future + 'static> Executor<F> for LocalExecutor {
+    fn execute(&self, task: F) {
+        tokio::task::spawn_local(async { drop(task.await) });
+    }
+}

@@ -1,0 +1,160 @@
+//! The data plane as a whole: what all its threads share, and its life from binding to draining.
+//!
+//! The threads read two immutable snapshots, routes and certificates, and whoever knows better swaps in new ones. No
+//! request waits for that, and none sees half of it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::Error;
+use crate::access_log::Sink;
+use crate::certificate::Certificate;
+use crate::config::GatewayArgs;
+use crate::listener::Listeners;
+use crate::metrics::{Metrics, Series};
+use crate::path::Slashes;
+use crate::routes::Table;
+use crate::strict::Rules;
+use crate::tls::{self, Certificates};
+use crate::upstream::Upstream;
+use crate::worker;
+
+/// What all threads share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The settings.
+    pub settings: GatewayArgs,
+    /// The rules for request heads that follow from them.
+    pub rules: Rules,
+    /// The routes in effect.
+    pub live: Arc<ArcSwap<Live>>,
+    /// The certificates in effect.
+    pub certificates: Arc<ArcSwap<Certificates>>,
+    /// TLS settings for all connections.
+    pub tls: Arc<ServerConfig>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    phase: watch::Sender<Phase>,
+}
+
+/// Where the gateway is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// It does not know all objects yet; nothing listens.
+    Starting,
+    /// It serves.
+    Serving,
+    /// It finishes what it has begun.
+    Draining,
+}
+
+/// The routes in effect, with what they name by number.
+#[derive(Debug, Default)]
+pub struct Live {
+    /// The routes.
+    pub table: Table,
+    /// The backends of [`Table::backends`], in its order.
+    pub upstreams: Vec<Arc<Upstream>>,
+    /// The series of [`Table::routes`], in its order.
+    pub series: Vec<Arc<Series>>,
+}
+
+/// Serving threads.
+#[derive(Debug)]
+pub struct Serving {
+    http: Vec<SocketAddr>,
+    https: Vec<SocketAddr>,
+    finished: Vec<oneshot::Receiver<()>>,
+}
+
+impl Shared {
+    /// A gateway without routes, and with nothing but its own certificate.
+    pub fn new(settings: GatewayArgs) -> Result<Arc<Self>, Error> {
+        let default = Certificate::self_signed().map_err(Error::Certificate)?;
+        let certificates = Arc::new(ArcSwap::from_pointee(Certificates::new(default)));
+        let tls = tls::server_config(certificates.clone()).map_err(Error::Tls)?;
+        let slashes = if settings.keep_slashes {
+            Slashes::Keep
+        } else {
+            Slashes::Merge
+        };
+        let keep_underscores = settings.keep_underscore_headers;
+        Ok(Arc::new(Self {
+            settings,
+            rules: Rules {
+                slashes,
+                keep_underscores,
+            },
+            live: Arc::default(),
+            certificates,
+            tls: Arc::new(tls),
+            metrics: Arc::new(Metrics::new()),
+            phase: watch::Sender::new(Phase::Starting),
+        }))
+    }
+
+    /// Where the gateway is in its life.
+    pub fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    /// Binds all addresses and starts the threads that serve them until `shutdown`.
+    pub fn serve(
+        self: &Arc<Self>,
+        log: &Sink,
+        shutdown: &CancellationToken,
+    ) -> Result<Serving, Error> {
+        let workers = self.workers();
+        let mut listeners = Listeners::bind(&self.settings, workers)?;
+        let (http, https) = (listeners.http.clone(), listeners.https.clone());
+        let mut finished = Vec::with_capacity(workers);
+        for number in 0..workers {
+            let sockets = listeners.sockets.pop().unwrap_or_default();
+            let started =
+                worker::start(number, self.clone(), log.clone(), sockets, shutdown.clone());
+            finished.push(started.map_err(Error::Thread)?);
+        }
+        self.phase.send_replace(Phase::Serving);
+        Ok(Serving {
+            http,
+            https,
+            finished,
+        })
+    }
+
+    /// Announces the end, so that readiness says so while requests are being finished.
+    pub fn drain(&self) {
+        self.phase.send_replace(Phase::Draining);
+    }
+
+    /// The number of threads.
+    pub fn workers(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.settings.workers.unwrap_or_else(cores).max(1)
+    }
+}
+
+impl Serving {
+    /// Where HTTP is served.
+    pub fn http(&self) -> &[SocketAddr] {
+        &self.http
+    }
+
+    /// Where HTTPS is served.
+    pub fn https(&self) -> &[SocketAddr] {
+        &self.https
+    }
+
+    /// Waits until all threads have finished.
+    pub async fn finished(self) -> Result<(), Error> {
+        for thread in self.finished {
+            thread.await.map_err(|_| Error::WorkerDied)?;
+        }
+        Ok(())
+    }
+}

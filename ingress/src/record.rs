@@ -1,0 +1,218 @@
+//! What became of a request: its line in the access log and its share in the metrics.
+//!
+//! A record begins with the request and ends when the response is through, has failed or was abandoned. It is written
+//! when it is dropped, so no way out of a request can forget it.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::header::{HeaderMap, HeaderValue, REFERER, USER_AGENT};
+use http::request::Parts;
+use http::{Method, StatusCode, Uri, Version};
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::answer::Reason;
+use crate::forwarding::REQUEST_ID;
+use crate::metrics::Series;
+use crate::routes::Route;
+use crate::worker::{Peer, Worker};
+
+/// What is known about a request so far.
+pub struct Record {
+    worker: Rc<Worker>,
+    peer: Rc<Peer>,
+    started: Instant,
+    method: Method,
+    target: Uri,
+    version: Version,
+    host: Option<HeaderValue>,
+    agent: Option<HeaderValue>,
+    referer: Option<HeaderValue>,
+    id: Option<HeaderValue>,
+    route: Option<(Arc<Route>, Arc<Series>)>,
+    backend: Option<SocketAddr>,
+    attempts: u32,
+    status: Option<StatusCode>,
+    reason: Option<Reason>,
+    sent: u64,
+    is_complete: bool,
+}
+
+/// A line of the access log.
+#[derive(Serialize)]
+struct Line<'r> {
+    time: jiff::Timestamp,
+    remote_addr: std::net::IpAddr,
+    remote_port: u16,
+    scheme: &'static str,
+    protocol: &'static str,
+    method: &'r str,
+    host: Option<Text<'r>>,
+    target: &'r str,
+    status: u16,
+    bytes_sent: u64,
+    /// In seconds.
+    duration: f64,
+    request_id: Option<Text<'r>>,
+    user_agent: Option<Text<'r>>,
+    referer: Option<Text<'r>>,
+    namespace: Option<&'r str>,
+    ingress: Option<&'r str>,
+    service: Option<&'r str>,
+    path: Option<&'r str>,
+    backend: Option<SocketAddr>,
+    attempts: u32,
+    /// Why the gateway answered itself, or why the response is incomplete.
+    reason: Option<&'static str>,
+}
+
+impl Record {
+    /// The record of the request with the head `parts`, as the client sent it.
+    pub fn new(worker: Rc<Worker>, peer: Rc<Peer>, parts: &Parts) -> Box<Self> {
+        let field = |name| parts.headers.get(name).cloned();
+        Box::new(Self {
+            worker,
+            peer,
+            started: Instant::now(),
+            method: parts.method.clone(),
+            target: parts.uri.clone(),
+            version: parts.version,
+            host: field(http::header::HOST).or_else(|| authority(&parts.uri)),
+            agent: field(USER_AGENT),
+            referer: field(REFERER),
+            id: None,
+            route: None,
+            backend: None,
+            attempts: 0,
+            status: None,
+            reason: None,
+            sent: 0,
+            is_complete: false,
+        })
+    }
+
+    /// The request takes `route`, and counts for `series`.
+    pub fn routed(&mut self, route: Arc<Route>, series: Arc<Series>) {
+        self.route = Some((route, series));
+    }
+
+    /// The request is called this.
+    pub fn named(&mut self, headers: &HeaderMap) {
+        self.id = headers.get(REQUEST_ID).cloned();
+    }
+
+    /// The request is sent to `backend`, perhaps not for the first time.
+    pub fn tried(&mut self, backend: SocketAddr) {
+        self.backend = Some(backend);
+        self.attempts += 1;
+    }
+
+    /// The client is answered with `status`.
+    pub fn answered(&mut self, status: StatusCode) {
+        self.status = Some(status);
+    }
+
+    /// Something went wrong, or the gateway answered itself.
+    pub fn failed(&mut self, reason: Reason) {
+        self.reason = Some(reason);
+    }
+
+    /// So much more of the body was handed on.
+    pub fn sent(&mut self, bytes: usize) {
+        self.sent = self.sent.saturating_add(bytes as u64);
+    }
+
+    /// The response is through.
+    pub fn complete(&mut self) {
+        self.is_complete = true;
+    }
+
+    fn write(&mut self) {
+        if !self.is_complete && self.reason.is_none() {
+            self.reason = Some(Reason::ClientGone);
+        }
+        let status = self.status.unwrap_or_else(|| Reason::ClientGone.status());
+        let elapsed = self.started.elapsed();
+        let metrics = self.worker.metrics();
+        if let Some(reason) = self.reason {
+            metrics.count_reason(reason);
+        }
+        if let Some((_, series)) = &self.route {
+            series.count(status, elapsed, self.sent);
+        }
+        if self.worker.log().is_on() {
+            self.worker.log().write(&self.line(status, elapsed));
+        }
+    }
+
+    fn line(&self, status: StatusCode, elapsed: std::time::Duration) -> Line<'_> {
+        let route = self.route.as_ref().map(|(route, _)| route);
+        let name = route.map(|route| &route.ingress.name);
+        Line {
+            time: jiff::Timestamp::now(),
+            remote_addr: self.peer.address.ip().to_canonical(),
+            remote_port: self.peer.address.port(),
+            scheme: if self.peer.is_secure { "https" } else { "http" },
+            protocol: protocol(self.version),
+            method: self.method.as_str(),
+            host: self.host.as_ref().map(Text),
+            target: self
+                .target
+                .path_and_query()
+                .map_or("", |target| target.as_str()),
+            status: status.as_u16(),
+            bytes_sent: self.sent,
+            duration: elapsed.as_secs_f64(),
+            request_id: self.id.as_ref().map(Text),
+            user_agent: self.agent.as_ref().map(Text),
+            referer: self.referer.as_ref().map(Text),
+            namespace: name.map(|name| &*name.namespace),
+            ingress: name.map(|name| &*name.name),
+            service: route.map(|route| &*route.service),
+            path: route.map(|route| &*route.path),
+            backend: self.backend,
+            attempts: self.attempts,
+            reason: self.reason.map(Reason::name),
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.write();
+    }
+}
+
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let target = (&self.method, &self.host, &self.target);
+        f.debug_tuple("Record")
+            .field(&target)
+            .finish_non_exhaustive()
+    }
+}
+
+fn authority(uri: &Uri) -> Option<HeaderValue> {
+    HeaderValue::from_str(uri.authority()?.as_str()).ok()
+}
+
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_11 => "HTTP/1.1",
+        Version::HTTP_2 => "HTTP/2.0",
+        _ => "unknown",
+    }
+}
+
+/// A header's value as text; bytes that are none are replaced.
+struct Text<'v>(&'v HeaderValue);
+
+impl Serialize for Text<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&String::from_utf8_lossy(self.0.as_bytes()))
+    }
+}

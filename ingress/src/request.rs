@@ -1,0 +1,130 @@
+//! A request's way through the gateway, step by step.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+
+use crate::answer::{self, Reason};
+use crate::body::{RequestBody, ResponseBody};
+use crate::forward::{self, Reply};
+use crate::gateway::Live;
+use crate::record::Record;
+use crate::routes::{Route, Target};
+use crate::strict::{self, Head};
+use crate::upgrade;
+use crate::upstream::Upstream;
+use crate::worker::{Peer, Worker};
+
+/// Where ACME servers look for the answers to their challenges, over plain HTTP.
+const ACME_CHALLENGES: &str = "/.well-known/acme-challenge/";
+
+/// What a request comes to.
+enum Outcome {
+    /// A backend's answer.
+    Reply(Reply),
+    /// A redirect of our own.
+    Redirect(Response<Full<Bytes>>),
+}
+
+/// Answers `request`.
+pub async fn serve(
+    worker: Rc<Worker>,
+    peer: Rc<Peer>,
+    request: Request<Incoming>,
+) -> Response<ResponseBody> {
+    let (parts, body) = request.into_parts();
+    let version = parts.version;
+    let mut record = Record::new(worker.clone(), peer.clone(), &parts);
+    let answer = match answer(&worker, &peer, parts, body, &mut record).await {
+        Ok(Outcome::Reply(reply)) => return deliver(&worker, reply, record),
+        Ok(Outcome::Redirect(redirect)) => {
+            record.failed(Reason::HttpsRedirect);
+            redirect
+        }
+        Err(reason) => {
+            record.failed(reason);
+            reason.answer(version)
+        }
+    };
+    record.answered(answer.status());
+    answer.map(|body| ResponseBody::own(body, record))
+}
+
+async fn answer(
+    worker: &Rc<Worker>,
+    peer: &Peer,
+    mut parts: Parts,
+    body: Incoming,
+    record: &mut Record,
+) -> Result<Outcome, Reason> {
+    let head = strict::check(&mut parts, worker.shared().rules)?;
+    check_direction(worker, peer, &head)?;
+    let live = worker.live();
+    let route = live
+        .table
+        .find(&head.host, parts.uri.path())
+        .ok_or(Reason::NoRoute)?;
+    record.routed(route.clone(), live.series[route.number].clone());
+    if is_redirected(peer, &live, route, &head, &parts) {
+        let target = parts
+            .uri
+            .path_and_query()
+            .map_or("/", |target| target.as_str());
+        return Ok(Outcome::Redirect(answer::https_redirect(
+            &head.host,
+            target,
+            parts.version,
+        )));
+    }
+    let upstream = upstream(&live, route)?;
+    peer.via.apply(&mut parts.headers);
+    record.named(&parts.headers);
+    let upgrade = head.upgrade.then(|| upgrade::prepare(&mut parts));
+    let (body, progress) = RequestBody::new(body, worker.settings().client_timeout);
+    let request = Request::from_parts(parts, body);
+    let reply = forward::forward(worker, upstream, request, progress, upgrade, record).await?;
+    Ok(Outcome::Reply(reply))
+}
+
+/// A connection that was opened for one host carries requests for another only if its certificate is good for both.
+fn check_direction(worker: &Worker, peer: &Peer, head: &Head) -> Result<(), Reason> {
+    let Some(server_name) = peer
+        .server_name
+        .as_deref()
+        .filter(|name| *name != &*head.host)
+    else {
+        return Ok(());
+    };
+    let certificates = worker.shared().certificates.load();
+    let is_fine = certificates.may_serve(server_name, &head.host);
+    is_fine.then_some(()).ok_or(Reason::Misdirected)
+}
+
+/// Whether a client that came in the clear is sent to HTTPS.
+fn is_redirected(peer: &Peer, live: &Live, route: &Route, head: &Head, parts: &Parts) -> bool {
+    route.ssl_redirect
+        && !peer.is_secure
+        && live.table.is_secure(&head.host)
+        && !peer.via.vouches_for_https(&parts.headers)
+        && !parts.uri.path().starts_with(ACME_CHALLENGES)
+}
+
+fn upstream<'l>(live: &'l Live, route: &Route) -> Result<&'l Upstream, Reason> {
+    match route.target {
+        Target::Backend(number) => Ok(&live.upstreams[number]),
+        Target::Nowhere => Err(Reason::NoBackend),
+    }
+}
+
+/// Hands a backend's answer to the client.
+fn deliver(worker: &Rc<Worker>, reply: Reply, mut record: Box<Record>) -> Response<ResponseBody> {
+    record.answered(reply.status());
+    match reply {
+        Reply::Response(response) => response.map(|body| ResponseBody::backend(body, record)),
+        Reply::Switch(switch) => upgrade::tunnel(worker, *switch, record),
+    }
+}

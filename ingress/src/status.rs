@@ -1,0 +1,117 @@
+//! Writing our addresses to the status of the Ingresses that we serve.
+//!
+//! Only an Ingress whose status differs is written, and only after its routes are in effect. There is no leader among
+//! several gateways yet: all of them write, which is harmless as long as they publish the same addresses.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::networking::v1::Ingress;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use model::ObjectName;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::controller::Report;
+
+/// How long to wait after a write that failed.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// The addresses in the status of `ingress`.
+pub fn addresses(ingress: &Ingress) -> Vec<String> {
+    let status = ingress.status.as_ref();
+    let balancer = status.and_then(|status| status.load_balancer.as_ref());
+    let points = balancer.and_then(|balancer| balancer.ingress.as_ref());
+    let points = points.into_iter().flatten();
+    points
+        .filter_map(|point| point.ip.clone().or_else(|| point.hostname.clone()))
+        .collect()
+}
+
+/// Keeps statuses at `wanted` until `shutdown`.
+pub async fn run(
+    client: Client,
+    wanted: Vec<String>,
+    mut reports: watch::Receiver<Option<Arc<Report>>>,
+    shutdown: CancellationToken,
+) {
+    loop {
+        let report = reports.borrow_and_update().clone().unwrap_or_default();
+        let is_done = write_all(&client, &report, &wanted).await;
+        let changed = reports.changed();
+        let retry = async {
+            match is_done {
+                true => std::future::pending().await,
+                false => tokio::time::sleep(RETRY).await,
+            }
+        };
+        tokio::select! {
+            changed = changed => if changed.is_err() { return },
+            () = retry => {}
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+/// Removes `ours` from all statuses of `report` that have exactly these.
+pub async fn clear(client: &Client, report: &Report, ours: &[String]) {
+    let has_ours = |addresses: &[String]| same(addresses, ours);
+    for (name, _) in report
+        .served
+        .iter()
+        .filter(|(_, addresses)| has_ours(addresses))
+    {
+        if let Err(error) = write(client, name, &[]).await {
+            tracing::warn!(ingress = %name, %error, "cannot clear the status");
+        }
+    }
+}
+
+/// Writes what differs. Says whether all went well.
+async fn write_all(client: &Client, report: &Report, wanted: &[String]) -> bool {
+    let mut is_done = true;
+    for (name, addresses) in &report.served {
+        if same(addresses, wanted) {
+            continue;
+        }
+        match write(client, name, wanted).await {
+            Ok(()) => tracing::info!(ingress = %name, "status written"),
+            Err(error) => {
+                tracing::warn!(ingress = %name, %error, "cannot write the status");
+                is_done = false;
+            }
+        }
+    }
+    is_done
+}
+
+fn same(one: &[String], other: &[String]) -> bool {
+    let set = |addresses: &[String]| addresses.iter().cloned().collect::<BTreeSet<_>>();
+    one.len() == other.len() && set(one) == set(other)
+}
+
+/// Writes one status. An Ingress that is gone meanwhile needs none.
+async fn write(client: &Client, name: &ObjectName, wanted: &[String]) -> kube::Result<()> {
+    let api = Api::<Ingress>::namespaced(client.clone(), &name.namespace);
+    let points: Vec<Value> = wanted.iter().map(|address| point(address)).collect();
+    let patch = json!({"status": {"loadBalancer": {"ingress": points}}});
+    let params = PatchParams::default();
+    match api
+        .patch_status(&name.name, &params, &Patch::Merge(patch))
+        .await
+    {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        result => result.map(drop),
+    }
+}
+
+fn point(address: &str) -> Value {
+    match address.parse::<IpAddr>() {
+        Ok(ip) => json!({"ip": ip}),
+        Err(_) => json!({"hostname": address}),
+    }
+}

@@ -1,0 +1,276 @@
+//! Which certificate a client is shown: by the host it asks for, from Secrets.
+//!
+//! [`Certificates`] is immutable and replaced whole; a handshake reads the current one, so an open connection never
+//! notices. A Secret that turns bad or vanishes does not take its certificate away: the last good one stays, and before
+//! there was one, the gateway's own self-signed certificate is served.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use model::ObjectName;
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+
+use crate::certificate::{BadCertificate, Certificate};
+use crate::host::{HostMap, lower_case};
+use crate::problem::{Fault, Instead, Problem};
+use crate::routes::TlsClaim;
+
+/// The certificates of Secrets, or why a Secret has none.
+pub type Secrets = BTreeMap<ObjectName, Result<Arc<Certificate>, BadCertificate>>;
+
+/// All certificates in use.
+#[derive(Debug)]
+pub struct Certificates {
+    hosts: HostMap<Arc<Certificate>>,
+    default: Arc<Certificate>,
+    /// The certificates of referenced Secrets, which stay in use if their Secret goes bad.
+    good: BTreeMap<ObjectName, Arc<Certificate>>,
+}
+
+impl Certificates {
+    /// Nothing but `default`.
+    pub fn new(default: Certificate) -> Self {
+        Self {
+            hosts: HostMap::default(),
+            default: Arc::new(default),
+            good: BTreeMap::new(),
+        }
+    }
+
+    /// The certificates for `claims`, given the ones in use so far, and what is wrong with them.
+    pub fn next(&self, claims: &[TlsClaim], secrets: &Secrets) -> (Self, Vec<Problem>) {
+        let mut problems = Vec::new();
+        let mut good = BTreeMap::new();
+        let mut hosts = HostMap::default();
+        for claim in claims {
+            let (certificate, faults) = self.choose(claim, secrets);
+            if let Some(name) = claim
+                .secret
+                .as_ref()
+                .filter(|_| !Arc::ptr_eq(&certificate, &self.default))
+            {
+                good.insert(name.clone(), certificate.clone());
+            }
+            hosts.insert(claim.host.clone(), certificate);
+            problems.extend(faults.into_iter().map(|fault| Problem {
+                ingress: claim.ingress.clone(),
+                field: claim.field.clone(),
+                fault,
+            }));
+        }
+        let default = self.default.clone();
+        (
+            Self {
+                hosts,
+                default,
+                good,
+            },
+            problems,
+        )
+    }
+
+    fn choose(&self, claim: &TlsClaim, secrets: &Secrets) -> (Arc<Certificate>, Option<Fault>) {
+        let Some(name) = &claim.secret else {
+            return (self.default.clone(), None);
+        };
+        let (instead, what) = match self.good.get(name) {
+            Some(last) => (last.clone(), Instead::LastGood),
+            None => (self.default.clone(), Instead::Default),
+        };
+        match secrets.get(name) {
+            Some(Ok(certificate)) => (certificate.clone(), not_covered(claim, name, certificate)),
+            Some(Err(error)) => {
+                let (secret, reason) = (name.clone(), error.to_string());
+                (
+                    instead,
+                    Some(Fault::BadCertificate {
+                        secret,
+                        reason,
+                        instead: what,
+                    }),
+                )
+            }
+            None => (instead, Some(Fault::SecretMissing(name.clone(), what))),
+        }
+    }
+
+    /// The certificate for a client that asks for `host`, or for none.
+    pub fn select(&self, host: Option<&str>) -> &Arc<Certificate> {
+        let claimed = host.map_or_else(|| self.hosts.get(""), |host| self.hosts.get(host));
+        claimed.unwrap_or(&self.default)
+    }
+
+    /// Whether a connection that was opened for `server_name` may carry requests for `host`. Browsers reuse connections
+    /// for every host that the certificate covers; beyond that, one host's client must not reach another's routes.
+    pub fn may_serve(&self, server_name: &str, host: &str) -> bool {
+        let shown = self.select(Some(server_name));
+        server_name == host || Arc::ptr_eq(shown, self.select(Some(host))) || shown.covers(host)
+    }
+
+    /// The certificates of Secrets that are in use.
+    pub fn in_use(&self) -> impl Iterator<Item = (&ObjectName, &Arc<Certificate>)> {
+        self.good.iter()
+    }
+}
+
+fn not_covered(claim: &TlsClaim, secret: &ObjectName, certificate: &Certificate) -> Option<Fault> {
+    let secret = secret.clone();
+    let host = claim.host.to_string();
+    (!certificate.covers_pattern(&claim.host)).then_some(Fault::HostNotCovered { secret, host })
+}
+
+/// Answers handshakes from the certificates in use at the time.
+#[derive(Debug)]
+struct Resolver(Arc<ArcSwap<Certificates>>);
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let host = hello.server_name().map(lower_case);
+        let certificates = self.0.load();
+        Some(certificates.select(host.as_deref()).key())
+    }
+}
+
+/// The TLS settings of a listener: TLS 1.2 and 1.3, HTTP/2 or HTTP/1.1, sessions resumed by tickets.
+pub fn server_config(
+    certificates: Arc<ArcSwap<Certificates>>,
+) -> Result<ServerConfig, rustls::Error> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(Resolver(certificates)));
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.ticketer = aws_lc_rs::Ticketer::new()?;
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+    use crate::certificate::test::{certificate, pem};
+    use crate::host::HostPattern;
+    use crate::problem::IngressRef;
+
+    fn claim(host: &str, secret: Option<&str>) -> TlsClaim {
+        TlsClaim {
+            ingress: Arc::new(IngressRef {
+                name: name("i"),
+                uid: "u".into(),
+            }),
+            field: "spec.tls[0]".to_owned(),
+            host: HostPattern::parse(host).unwrap(),
+            secret: secret.map(name),
+        }
+    }
+
+    fn name(name: &str) -> ObjectName {
+        ObjectName::new("ns", name)
+    }
+
+    fn secrets(entries: &[(&str, &Arc<Certificate>)]) -> Secrets {
+        let entry = |(secret, certificate): &(&str, &Arc<Certificate>)| {
+            (name(secret), Ok(Arc::clone(certificate)))
+        };
+        entries.iter().map(entry).collect()
+    }
+
+    fn empty() -> Certificates {
+        Certificates::new(Certificate::self_signed().unwrap())
+    }
+
+    #[test]
+    fn exact_beats_wildcard_beats_default() {
+        let (exact, wildcard) = (certificate(&["a.x.org"]), certificate(&["*.x.org"]));
+        let secrets = secrets(&[("exact", &exact), ("wildcard", &wildcard)]);
+        let claims = [
+            claim("a.x.org", Some("exact")),
+            claim("*.x.org", Some("wildcard")),
+        ];
+        let (table, problems) = empty().next(&claims, &secrets);
+        assert_eq!(problems, []);
+        for (host, expected) in [
+            (Some("a.x.org"), &exact),
+            (Some("b.x.org"), &wildcard),
+            (Some("x.org"), &table.default),
+            (Some("a.b.x.org"), &table.default),
+            (None, &table.default),
+        ] {
+            assert!(Arc::ptr_eq(table.select(host), expected), "{host:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_good_certificate_stays_when_its_secret_goes_bad_or_away() {
+        let good = certificate(&["a.org"]);
+        let claims = [claim("a.org", Some("s"))];
+        let (first, problems) = empty().next(&claims, &secrets(&[("s", &good)]));
+        assert_eq!(problems, []);
+        let bad = Secrets::from([(name("s"), Certificate::from_pem(b"", b"").map(Arc::new))]);
+        let (second, problems) = first.next(&claims, &bad);
+        assert!(Arc::ptr_eq(second.select(Some("a.org")), &good));
+        assert_eq!(problems[0].fault.reason(), "BadCertificate");
+        let (third, problems) = second.next(&claims, &Secrets::new());
+        assert!(Arc::ptr_eq(third.select(Some("a.org")), &good));
+        let missing = Fault::SecretMissing(name("s"), Instead::LastGood);
+        assert_eq!(problems[0].fault, missing);
+        let (unclaimed, _) = third.next(&[], &Secrets::new());
+        let (again, problems) = unclaimed.next(&claims, &Secrets::new());
+        assert!(Arc::ptr_eq(again.select(Some("a.org")), &again.default));
+        assert_eq!(
+            problems[0].fault,
+            Fault::SecretMissing(name("s"), Instead::Default)
+        );
+    }
+
+    #[test]
+    fn a_section_without_a_secret_means_the_default_certificate() {
+        let (table, problems) = empty().next(&[claim("a.org", None)], &Secrets::new());
+        assert!(Arc::ptr_eq(table.select(Some("a.org")), &table.default));
+        assert_eq!(problems, []);
+    }
+
+    #[test]
+    fn a_certificate_for_other_names_is_served_and_reported() {
+        let other = certificate(&["b.org"]);
+        let (table, problems) =
+            empty().next(&[claim("a.org", Some("s"))], &secrets(&[("s", &other)]));
+        assert!(Arc::ptr_eq(table.select(Some("a.org")), &other));
+        assert_eq!(problems[0].fault.reason(), "CertificateNameMismatch");
+    }
+
+    #[test]
+    fn a_connection_serves_the_hosts_that_its_certificate_covers() {
+        let (one, two) = (certificate(&["a.org", "*.a.org"]), certificate(&["b.org"]));
+        let secrets = secrets(&[("one", &one), ("two", &two)]);
+        let claims = [claim("a.org", Some("one")), claim("b.org", Some("two"))];
+        let (table, _) = empty().next(&claims, &secrets);
+        for (server_name, host, expected) in [
+            ("a.org", "a.org", true),
+            ("a.org", "w.a.org", true),
+            ("a.org", "b.org", false),
+            ("b.org", "a.org", false),
+            ("b.org", "unknown.org", false),
+            ("unknown.org", "b.org", false),
+            ("unknown.org", "other.org", true),
+        ] {
+            assert_eq!(
+                table.may_serve(server_name, host),
+                expected,
+                "{server_name} {host}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_key_of_another_certificate_is_refused() {
+        let ((cert, _), (_, key)) = (pem(&["a.org"]), pem(&["a.org"]));
+        let result = Certificate::from_pem(cert.as_bytes(), key.as_bytes());
+        assert_eq!(result.unwrap_err(), BadCertificate::KeyMismatch);
+    }
+}

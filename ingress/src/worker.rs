@@ -1,0 +1,234 @@
+//! A serving thread: its own runtime, sockets, connections to backends and block of the access log.
+//!
+//! Nothing here is shared with another thread except the snapshots and counters of [`Shared`], so a request takes no
+//! lock. A connection stays with the thread that accepted it.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use arc_swap::cache::Cache;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::task::LocalSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::access_log::{AccessLog, Sink};
+use crate::config::GatewayArgs;
+use crate::connection;
+use crate::forwarding::Via;
+use crate::gateway::{Live, Shared};
+use crate::listener::Sockets;
+use crate::metrics::Metrics;
+use crate::pool::{Limits, Pool};
+
+/// How often idle connections to backends are looked through.
+const SWEEP: Duration = Duration::from_secs(5);
+/// How long accepting rests when the process is out of file descriptors.
+const ACCEPT_REST: Duration = Duration::from_millis(50);
+
+/// What a thread's tasks share.
+#[derive(Debug)]
+pub struct Worker {
+    shared: Arc<Shared>,
+    live: RefCell<Cache<Arc<ArcSwap<Live>>, Arc<Live>>>,
+    pool: Pool,
+    log: AccessLog,
+    /// Connections and tunnels, which are waited for at the end.
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+/// The client's end of a connection.
+#[derive(Debug)]
+pub struct Peer {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Whether the connection is TLS.
+    pub is_secure: bool,
+    /// The host that was asked for when it was opened, in lower case.
+    pub server_name: Option<Box<str>>,
+    /// What backends are told about it.
+    pub via: Via,
+}
+
+/// Starts thread `number` and returns what says that it has finished.
+pub fn start(
+    number: usize,
+    shared: Arc<Shared>,
+    log: Sink,
+    sockets: Sockets,
+    shutdown: CancellationToken,
+) -> std::io::Result<oneshot::Receiver<()>> {
+    let (finished, receiver) = oneshot::channel();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let thread = std::thread::Builder::new().name(format!("worker-{number}"));
+    thread.spawn(move || {
+        let tasks = LocalSet::new();
+        tasks.block_on(&runtime, serve(shared, log, sockets, shutdown));
+        if finished.send(()).is_err() {
+            tracing::debug!("nobody waits for this thread");
+        }
+    })?;
+    Ok(receiver)
+}
+
+/// Serves `sockets` until `shutdown`, then waits for what is under way, up to the drain timeout.
+async fn serve(shared: Arc<Shared>, log: Sink, sockets: Sockets, shutdown: CancellationToken) {
+    let worker = Rc::new(Worker::new(shared, log, shutdown.clone()));
+    let room = Arc::new(Semaphore::new(worker.share_of_connections()));
+    for (sockets, is_secure) in [(sockets.http, false), (sockets.https, true)] {
+        for socket in sockets {
+            tokio::task::spawn_local(accept(worker.clone(), socket, is_secure, room.clone()));
+        }
+    }
+    let housekeeping = tokio::task::spawn_local(keep_house(worker.clone()));
+    shutdown.cancelled().await;
+    worker.tasks.close();
+    let drained = tokio::time::timeout(worker.settings().drain_timeout, worker.tasks.wait()).await;
+    if drained.is_err() {
+        tracing::warn!(
+            connections = worker.tasks.len(),
+            "drain timeout, closing connections"
+        );
+    }
+    housekeeping.abort();
+    worker.log.flush();
+}
+
+/// Accepts connections on `socket` while there is room, until shutdown.
+async fn accept(
+    worker: Rc<Worker>,
+    socket: std::net::TcpListener,
+    is_secure: bool,
+    room: Arc<Semaphore>,
+) {
+    let socket = match TcpListener::from_std(socket) {
+        Ok(socket) => socket,
+        Err(error) => return tracing::error!(%error, "cannot listen"),
+    };
+    loop {
+        let accepted = tokio::select! {
+            accepted = accept_one(&socket, &room) => accepted,
+            () = worker.shutdown.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, address, place)) => worker.open(stream, address, is_secure, place),
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_REST).await;
+            }
+        }
+    }
+}
+
+/// Accepts a connection once there is room for it.
+async fn accept_one(
+    socket: &TcpListener,
+    room: &Arc<Semaphore>,
+) -> std::io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let place = room.clone().acquire_owned().await;
+    let place = place.map_err(std::io::Error::other)?;
+    let (stream, address) = socket.accept().await?;
+    Ok((stream, address, place))
+}
+
+/// Hands over lines of the access log and closes connections to backends that nobody needs. Never returns.
+async fn keep_house(worker: Rc<Worker>) {
+    let sweep = async {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            worker.pool.sweep();
+        }
+    };
+    tokio::join!(sweep, worker.log.run());
+}
+
+impl Worker {
+    fn new(shared: Arc<Shared>, log: Sink, shutdown: CancellationToken) -> Self {
+        let settings = &shared.settings;
+        let limits = Limits {
+            connect: settings.connect_timeout,
+            keep: settings.backend_keep_alive,
+            idle: settings.backend_idle_connections,
+        };
+        Self {
+            live: RefCell::new(Cache::new(shared.live.clone())),
+            pool: Pool::new(limits),
+            log: AccessLog::new(log, shared.metrics.clone()),
+            tasks: TaskTracker::new(),
+            shutdown,
+            shared,
+        }
+    }
+
+    fn open(
+        self: &Rc<Self>,
+        stream: TcpStream,
+        address: SocketAddr,
+        is_secure: bool,
+        place: OwnedSemaphorePermit,
+    ) {
+        let worker = self.clone();
+        self.tasks.spawn_local(async move {
+            worker.metrics().accepted.count();
+            connection::serve(&worker, stream, address, is_secure).await;
+            worker.metrics().closed.count();
+            drop(place);
+        });
+    }
+
+    fn share_of_connections(&self) -> usize {
+        let workers = self.shared.workers();
+        self.settings()
+            .max_connections
+            .div_ceil(workers)
+            .clamp(1, Semaphore::MAX_PERMITS)
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> &GatewayArgs {
+        &self.shared.settings
+    }
+
+    /// What all threads share.
+    pub fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// The routes in effect.
+    pub fn live(&self) -> Arc<Live> {
+        self.live.borrow_mut().load().clone()
+    }
+
+    /// Counters.
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    /// This thread's connections to backends.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// This thread's access log.
+    pub fn log(&self) -> &AccessLog {
+        &self.log
+    }
+
+    /// What says that the gateway is to end.
+    pub fn shutdown(&self) -> &CancellationToken {
+        &self.shutdown
+    }
+
+    /// Runs `task` beside the connections; the end waits for it as for them.
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.tasks.spawn_local(task);
+    }
+}
