@@ -29,8 +29,16 @@ pub struct Key {
 
 impl Key {
     /// A key of its three parts.
-    pub fn new(table: impl Into<Arc<str>>, scope: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
-        Self { table: table.into(), scope: scope.into(), name: name.into() }
+    pub fn new(
+        table: impl Into<Arc<str>>,
+        scope: impl Into<Arc<str>>,
+        name: impl Into<Arc<str>>,
+    ) -> Self {
+        Self {
+            table: table.into(),
+            scope: scope.into(),
+            name: name.into(),
+        }
     }
 }
 
@@ -59,12 +67,17 @@ impl Draft {
     /// A value whose revision is written before the byte at `gap`, which is at most the length.
     pub fn with_gap(bytes: Vec<u8>, gap: usize) -> Self {
         assert!(gap <= bytes.len(), "the gap lies within the value");
-        Self { bytes, gap: Some(gap) }
+        Self {
+            bytes,
+            gap: Some(gap),
+        }
     }
 
     /// The finished value.
     pub fn finish(&self, revision: Revision) -> Bytes {
-        let Some(gap) = self.gap else { return Bytes::copy_from_slice(&self.bytes) };
+        let Some(gap) = self.gap else {
+            return Bytes::copy_from_slice(&self.bytes);
+        };
         let number = revision.to_string();
         let mut out = Vec::with_capacity(self.bytes.len() + number.len());
         out.extend_from_slice(&self.bytes[..gap]);
@@ -103,7 +116,13 @@ pub struct Event {
 
 impl Event {
     pub(crate) fn new(entry: Arc<Entry>, before: Option<Arc<Entry>>, deleted: bool) -> Self {
-        Self { entry, before, deleted, at: Instant::now(), rendered: Default::default() }
+        Self {
+            entry,
+            before,
+            deleted,
+            at: Instant::now(),
+            rendered: Default::default(),
+        }
     }
 
     /// The revision of the change.
@@ -113,6 +132,8 @@ impl Event {
 
     /// The form `slot` (0 to 2) of this event on the wire, made once by the first watcher that needs it.
     pub fn rendered(&self, slot: usize, render: impl FnOnce(&Entry) -> Bytes) -> Bytes {
-        self.rendered[slot].get_or_init(|| render(&self.entry)).clone()
+        self.rendered[slot]
+            .get_or_init(|| render(&self.entry))
+            .clone()
     }
 }

@@ -26,52 +26,75 @@ pub struct Redb {
 impl Redb {
     /// Opens the file, creating it if it is missing and repairing it after a crash.
     pub fn open(path: &Path) -> Result<Self, EngineError> {
-        let database =
-            Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(failed("opening the database"))?;
+        let database = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create(path)
+            .map_err(failed("opening the database"))?;
         Ok(Self { database })
     }
 }
 
 impl Engine for Redb {
     fn load(&mut self, each: &mut dyn FnMut(Record)) -> Result<Revision, EngineError> {
-        let make = self.database.begin_write().map_err(failed("beginning a write"))?;
-        make.open_table(VALUES).map_err(failed("creating a table"))?;
+        let make = self
+            .database
+            .begin_write()
+            .map_err(failed("beginning a write"))?;
+        make.open_table(VALUES)
+            .map_err(failed("creating a table"))?;
         make.open_table(STATE).map_err(failed("creating a table"))?;
         make.commit().map_err(failed("committing the tables"))?;
 
-        let read = self.database.begin_read().map_err(failed("beginning a read"))?;
+        let read = self
+            .database
+            .begin_read()
+            .map_err(failed("beginning a read"))?;
         let values = read.open_table(VALUES).map_err(failed("opening a table"))?;
         for row in values.iter().map_err(failed("reading values"))? {
             let (key, value) = row.map_err(failed("reading a value"))?;
             each(decode(key.value(), value.value())?);
         }
         let state = read.open_table(STATE).map_err(failed("opening a table"))?;
-        let revision = state.get(REVISION).map_err(failed("reading the revision"))?;
+        let revision = state
+            .get(REVISION)
+            .map_err(failed("reading the revision"))?;
         Ok(Revision(revision.map_or(0, |guard| guard.value())))
     }
 
     fn commit(&mut self, revision: Revision, changes: &[Change]) -> Result<(), EngineError> {
-        let write = self.database.begin_write().map_err(failed("beginning a write"))?;
+        let write = self
+            .database
+            .begin_write()
+            .map_err(failed("beginning a write"))?;
         {
-            let mut values = write.open_table(VALUES).map_err(failed("opening a table"))?;
+            let mut values = write
+                .open_table(VALUES)
+                .map_err(failed("opening a table"))?;
             for change in changes {
                 match change {
-                    Change::Put(record) => {
-                        values.insert(&*encode_key(&record.key), &*encode_value(record)).map(drop)
-                    }
+                    Change::Put(record) => values
+                        .insert(&*encode_key(&record.key), &*encode_value(record))
+                        .map(drop),
                     Change::Remove(key) => values.remove(&*encode_key(key)).map(drop),
                 }
                 .map_err(failed("writing a value"))?;
             }
             let mut state = write.open_table(STATE).map_err(failed("opening a table"))?;
-            state.insert(REVISION, revision.0).map_err(failed("writing the revision"))?;
+            state
+                .insert(REVISION, revision.0)
+                .map_err(failed("writing the revision"))?;
         }
         write.commit().map_err(failed("committing a batch"))
     }
 }
 
 fn encode_key(key: &Key) -> Vec<u8> {
-    [key.table.as_bytes(), key.scope.as_bytes(), key.name.as_bytes()].join(&0)
+    [
+        key.table.as_bytes(),
+        key.scope.as_bytes(),
+        key.name.as_bytes(),
+    ]
+    .join(&0)
 }
 
 fn encode_value(record: &Record) -> Vec<u8> {
@@ -89,10 +112,17 @@ fn decode(key: &[u8], value: &[u8]) -> Result<Record, EngineError> {
             revision: Revision(u64::from_be_bytes(*revision)),
             value: Bytes::copy_from_slice(bytes),
         }),
-        _ => Err(failed("decoding a record")("the key or value has an unknown form")),
+        _ => Err(failed("decoding a record")(
+            "the key or value has an unknown form",
+        )),
     }
 }
 
-fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(action: &'static str) -> impl FnOnce(E) -> EngineError {
-    move |source| EngineError { action, source: source.into() }
+fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+    action: &'static str,
+) -> impl FnOnce(E) -> EngineError {
+    move |source| EngineError {
+        action,
+        source: source.into(),
+    }
 }

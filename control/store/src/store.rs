@@ -28,7 +28,10 @@ pub struct History {
 
 impl Default for History {
     fn default() -> Self {
-        Self { age: Duration::from_secs(300), events: 100_000 }
+        Self {
+            age: Duration::from_secs(300),
+            events: 100_000,
+        }
     }
 }
 
@@ -83,16 +86,33 @@ impl Store {
     }
 
     /// Opens a store over any engine, and starts its writer thread.
-    pub fn over(mut engine: impl Engine, indexer: &Indexer, history: History) -> Result<Self, EngineError> {
+    pub fn over(
+        mut engine: impl Engine,
+        indexer: &Indexer,
+        history: History,
+    ) -> Result<Self, EngineError> {
         let mut entries = Vec::new();
-        let revision = engine.load(&mut |Record { key, revision, value }| {
+        let revision = engine.load(&mut |Record {
+                                              key,
+                                              revision,
+                                              value,
+                                          }| {
             let index = indexer(&key, &value);
-            entries.push(Entry { key, revision, value, index });
+            entries.push(Entry {
+                key,
+                revision,
+                value,
+                index,
+            });
         })?;
         let view = Arc::new(View::load(revision, entries));
         let (queue, commands) = mpsc::channel(QUEUE);
         Writer::new(Box::new(engine), Arc::clone(&view), history).spawn(commands)?;
-        Ok(Self { view, queue, history })
+        Ok(Self {
+            view,
+            queue,
+            history,
+        })
     }
 
     /// The newest revision.
@@ -118,7 +138,10 @@ impl Store {
     /// Writes, and returns once the change is durable and visible. Cancelling does not undo the write.
     pub async fn write(&self, write: Write) -> Result<Arc<Entry>, WriteError> {
         let (reply, answer) = oneshot::channel();
-        self.queue.send(Command::Write(write, reply)).await.map_err(|_| WriteError::Closed)?;
+        self.queue
+            .send(Command::Write(write, reply))
+            .await
+            .map_err(|_| WriteError::Closed)?;
         answer.await.map_err(|_| WriteError::Closed)?
     }
 

@@ -83,7 +83,12 @@ struct Table {
 
 impl Table {
     fn new(compacted: Revision) -> Self {
-        Self { rows: BTreeMap::new(), ring: VecDeque::new(), compacted, progress: watch::Sender::new(compacted) }
+        Self {
+            rows: BTreeMap::new(),
+            ring: VecDeque::new(),
+            compacted,
+            progress: watch::Sender::new(compacted),
+        }
     }
 
     fn apply(&mut self, event: Arc<Event>, history: &History) {
@@ -111,7 +116,10 @@ impl Table {
 
     fn check(&self, requested: Revision) -> Result<(), ReadError> {
         if requested < self.compacted {
-            return Err(ReadError::Compacted { requested, oldest: self.compacted });
+            return Err(ReadError::Compacted {
+                requested,
+                oldest: self.compacted,
+            });
         }
         Ok(())
     }
@@ -131,10 +139,17 @@ impl Table {
     }
 
     fn list_at(&self, query: &Query<'_>, at: Revision) -> Vec<Arc<Entry>> {
-        let mut rows: BTreeMap<Row, Arc<Entry>> =
-            self.list(query).into_iter().map(|entry| (row_of(&entry.key), entry)).collect();
+        let mut rows: BTreeMap<Row, Arc<Entry>> = self
+            .list(query)
+            .into_iter()
+            .map(|entry| (row_of(&entry.key), entry))
+            .collect();
         let newer: Vec<_> = self.since(at).collect();
-        for event in newer.into_iter().rev().filter(|event| selects(query, &event.entry.key)) {
+        for event in newer
+            .into_iter()
+            .rev()
+            .filter(|event| selects(query, &event.entry.key))
+        {
             match &event.before {
                 Some(before) => rows.insert(row_of(&before.key), Arc::clone(before)),
                 None => rows.remove(&row_of(&event.entry.key)),
@@ -146,12 +161,21 @@ impl Table {
 
 impl View {
     pub(crate) fn load(revision: Revision, entries: impl IntoIterator<Item = Entry>) -> Self {
-        let mut state = State { revision, loaded: revision, tables: HashMap::new() };
+        let mut state = State {
+            revision,
+            loaded: revision,
+            tables: HashMap::new(),
+        };
         for entry in entries {
             let row = row_of(&entry.key);
-            state.table(&entry.key.table.clone()).rows.insert(row, Arc::new(entry));
+            state
+                .table(&entry.key.table.clone())
+                .rows
+                .insert(row, Arc::new(entry));
         }
-        Self { state: RwLock::new(state) }
+        Self {
+            state: RwLock::new(state),
+        }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {
@@ -167,7 +191,12 @@ impl View {
     }
 
     pub(crate) fn get(&self, key: &Key) -> Option<Arc<Entry>> {
-        self.read().tables.get(&key.table)?.rows.get(&row_of(key)).cloned()
+        self.read()
+            .tables
+            .get(&key.table)?
+            .rows
+            .get(&row_of(key))
+            .cloned()
     }
 
     pub(crate) fn list(&self, query: &Query<'_>) -> Result<Page, ReadError> {
@@ -175,25 +204,48 @@ impl View {
         let newest = state.revision;
         let at = query.at.unwrap_or(newest);
         if at > newest {
-            return Err(ReadError::Future { requested: at, newest });
+            return Err(ReadError::Future {
+                requested: at,
+                newest,
+            });
         }
         let Some(table) = state.tables.get(query.table) else {
             return match at < state.loaded {
-                true => Err(ReadError::Compacted { requested: at, oldest: state.loaded }),
-                false => Ok(Page { entries: Vec::new(), revision: at }),
+                true => Err(ReadError::Compacted {
+                    requested: at,
+                    oldest: state.loaded,
+                }),
+                false => Ok(Page {
+                    entries: Vec::new(),
+                    revision: at,
+                }),
             };
         };
         table.check(at)?;
-        let entries = if at == newest { table.list(query) } else { table.list_at(query, at) };
-        Ok(Page { entries, revision: at })
+        let entries = if at == newest {
+            table.list(query)
+        } else {
+            table.list_at(query, at)
+        };
+        Ok(Page {
+            entries,
+            revision: at,
+        })
     }
 
     /// Subscribes to a table's progress, creating the table if nothing was ever written to it.
-    pub(crate) fn subscribe(&self, table: &str, after: Revision) -> Result<watch::Receiver<Revision>, ReadError> {
+    pub(crate) fn subscribe(
+        &self,
+        table: &str,
+        after: Revision,
+    ) -> Result<watch::Receiver<Revision>, ReadError> {
         let mut state = self.write();
         let newest = state.revision;
         if after > newest {
-            return Err(ReadError::Future { requested: after, newest });
+            return Err(ReadError::Future {
+                requested: after,
+                newest,
+            });
         }
         let table = state.table(&Arc::from(table));
         table.check(after)?;
@@ -208,7 +260,9 @@ impl View {
         limit: usize,
     ) -> Result<(Vec<Arc<Event>>, Revision), ReadError> {
         let state = self.read();
-        let Some(found) = state.tables.get(table) else { return Ok((Vec::new(), state.revision)) };
+        let Some(found) = state.tables.get(table) else {
+            return Ok((Vec::new(), state.revision));
+        };
         found.check(after)?;
         let events: Vec<_> = found.since(after).take(limit).cloned().collect();
         let reached = match events.last() {
@@ -226,7 +280,9 @@ impl View {
             let name = Arc::clone(&event.entry.key.table);
             let table = state.table(&name);
             table.apply(event, history);
-            touched.entry(name).or_insert_with(|| table.progress.clone());
+            touched
+                .entry(name)
+                .or_insert_with(|| table.progress.clone());
         }
         state.revision = revision;
         drop(state);
@@ -238,14 +294,19 @@ impl View {
     /// Forgets history that has outlived its age in tables that nobody writes to.
     pub(crate) fn trim(&self, history: &History) {
         let now = Instant::now();
-        self.write().tables.values_mut().for_each(|table| table.trim(now, history));
+        self.write()
+            .tables
+            .values_mut()
+            .for_each(|table| table.trim(now, history));
     }
 }
 
 impl State {
     fn table(&mut self, name: &Arc<str>) -> &mut Table {
         let loaded = self.loaded;
-        self.tables.entry(Arc::clone(name)).or_insert_with(|| Table::new(loaded))
+        self.tables
+            .entry(Arc::clone(name))
+            .or_insert_with(|| Table::new(loaded))
     }
 }
 
@@ -263,5 +324,7 @@ fn lower_bound(query: &Query<'_>) -> Bound<Row> {
 
 fn selects(query: &Query<'_>, key: &Key) -> bool {
     query.scope.is_none_or(|scope| &*key.scope == scope)
-        && query.after.is_none_or(|after| (&*key.scope, &*key.name) > after)
+        && query
+            .after
+            .is_none_or(|after| (&*key.scope, &*key.name) > after)
 }

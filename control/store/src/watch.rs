@@ -23,7 +23,12 @@ pub struct Watch {
 impl Watch {
     pub(crate) fn open(view: Arc<View>, table: &str, after: Revision) -> Result<Self, ReadError> {
         let progress = view.subscribe(table, after)?;
-        Ok(Self { view, table: table.into(), cursor: after, progress })
+        Ok(Self {
+            view,
+            table: table.into(),
+            cursor: after,
+            progress,
+        })
     }
 
     /// The next changes, at least one. Cancelling loses nothing: the cursor moves only with the answer.

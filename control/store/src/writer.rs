@@ -42,7 +42,12 @@ struct Batch {
 
 impl Writer {
     pub(crate) fn new(engine: Box<dyn Engine>, view: Arc<View>, history: History) -> Self {
-        Self { engine, view, history, broken: None }
+        Self {
+            engine,
+            view,
+            history,
+            broken: None,
+        }
     }
 
     pub(crate) fn spawn(self, commands: mpsc::Receiver<Command>) -> Result<(), EngineError> {
@@ -50,7 +55,10 @@ impl Writer {
             .name("store-writer".into())
             .spawn(move || self.run(commands))
             .map(drop)
-            .map_err(|source| EngineError { action: "starting the writer thread", source: source.into() })
+            .map_err(|source| EngineError {
+                action: "starting the writer thread",
+                source: source.into(),
+            })
     }
 
     fn run(mut self, mut commands: mpsc::Receiver<Command>) {
@@ -75,7 +83,10 @@ impl Writer {
     }
 
     fn commit(&mut self, writes: Vec<(Write, Reply)>) {
-        let mut batch = Batch { revision: self.view.revision(), ..Batch::default() };
+        let mut batch = Batch {
+            revision: self.view.revision(),
+            ..Batch::default()
+        };
         for (write, reply) in writes {
             match &self.broken {
                 Some(reason) => answer(reply, Err(WriteError::Engine(reason.clone()))),
@@ -87,8 +98,12 @@ impl Writer {
         }
         match self.engine.commit(batch.revision, &batch.changes) {
             Ok(()) => {
-                self.view.publish(batch.revision, batch.events, &self.history);
-                batch.accepted.into_iter().for_each(|(reply, entry)| answer(reply, Ok(entry)));
+                self.view
+                    .publish(batch.revision, batch.events, &self.history);
+                batch
+                    .accepted
+                    .into_iter()
+                    .for_each(|(reply, entry)| answer(reply, Ok(entry)));
             }
             Err(error) => {
                 let reason = format!("{error}: {}", error.source);
@@ -122,19 +137,33 @@ impl Batch {
     }
 
     fn change(&mut self, write: Write, before: Option<Arc<Entry>>) -> Arc<Entry> {
-        let Write { key, draft, index, .. } = write;
+        let Write {
+            key, draft, index, ..
+        } = write;
         let deleted = index.is_none();
-        let index = index.or_else(|| before.as_ref().map(|entry| entry.index.clone())).unwrap_or_default();
+        let index = index
+            .or_else(|| before.as_ref().map(|entry| entry.index.clone()))
+            .unwrap_or_default();
         let value = draft.finish(self.revision);
-        let entry = Arc::new(Entry { key: key.clone(), revision: self.revision, value: value.clone(), index });
+        let entry = Arc::new(Entry {
+            key: key.clone(),
+            revision: self.revision,
+            value: value.clone(),
+            index,
+        });
         if deleted {
             self.changes.push(Change::Remove(key.clone()));
             self.latest.insert(key, None);
         } else {
-            self.changes.push(Change::Put(Record { key: key.clone(), revision: self.revision, value }));
+            self.changes.push(Change::Put(Record {
+                key: key.clone(),
+                revision: self.revision,
+                value,
+            }));
             self.latest.insert(key, Some(Arc::clone(&entry)));
         }
-        self.events.push(Arc::new(Event::new(Arc::clone(&entry), before, deleted)));
+        self.events
+            .push(Arc::new(Event::new(Arc::clone(&entry), before, deleted)));
         entry
     }
 }
