@@ -14,7 +14,9 @@ struct Args {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .init();
     let installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
     anyhow::ensure!(installed.is_ok(), "another TLS provider is installed");
     let (ready, _is_ready) = oneshot::channel();
@@ -25,5 +27,7 @@ async fn main() -> anyhow::Result<()> {
             stop.cancel();
         }
     });
-    control_api::run(Args::parse().server, ready, shutdown).await.context("running the API server")
+    control_api::run(Args::parse().server, ready, shutdown)
+        .await
+        .context("running the API server")
 }

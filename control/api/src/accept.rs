@@ -37,13 +37,26 @@ pub(crate) struct Accept {
 
 impl Accept {
     /// JSON of the thing itself.
-    pub(crate) const JSON: Self = Self { encoding: Encoding::Json, shape: Shape::Plain };
+    pub(crate) const JSON: Self = Self {
+        encoding: Encoding::Json,
+        shape: Shape::Plain,
+    };
 
     /// The first form in the `Accept` header that `offered` allows; without a header, JSON.
-    pub(crate) fn negotiate(headers: &HeaderMap, offered: fn(Shape) -> bool) -> Result<Self, ApiError> {
-        let values: Vec<&str> = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
-        let mut clauses: Vec<Clause<'_>> =
-            values.iter().flat_map(|value| value.split(',')).filter_map(Clause::parse).collect();
+    pub(crate) fn negotiate(
+        headers: &HeaderMap,
+        offered: fn(Shape) -> bool,
+    ) -> Result<Self, ApiError> {
+        let values: Vec<&str> = headers
+            .get_all(ACCEPT)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .collect();
+        let mut clauses: Vec<Clause<'_>> = values
+            .iter()
+            .flat_map(|value| value.split(','))
+            .filter_map(Clause::parse)
+            .collect();
         if clauses.is_empty() {
             return Ok(Self::JSON);
         }
@@ -92,12 +105,23 @@ impl<'a> Clause<'a> {
         let mut parts = text.split(';').map(str::trim);
         let media = parts.next().filter(|media| !media.is_empty())?;
         let params: Vec<_> = parts.filter_map(|part| part.split_once('=')).collect();
-        let quality = params.iter().find(|(key, _)| *key == "q").and_then(|(_, q)| q.parse().ok()).unwrap_or(1.0);
-        Some(Self { media, quality, params })
+        let quality = params
+            .iter()
+            .find(|(key, _)| *key == "q")
+            .and_then(|(_, q)| q.parse().ok())
+            .unwrap_or(1.0);
+        Some(Self {
+            media,
+            quality,
+            params,
+        })
     }
 
     fn param(&self, name: &str) -> &'a str {
-        self.params.iter().find(|(key, _)| *key == name).map_or("", |(_, value)| value)
+        self.params
+            .iter()
+            .find(|(key, _)| *key == name)
+            .map_or("", |(_, value)| value)
     }
 
     /// The form it asks for, if this server can write it.
@@ -111,12 +135,16 @@ impl<'a> Clause<'a> {
             ("", _, _) => Shape::Plain,
             ("Table", "meta.k8s.io", "v1") => Shape::Table("v1"),
             ("Table", "meta.k8s.io", "v1beta1") => Shape::Table("v1beta1"),
-            ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", "v1") => Shape::Metadata("v1"),
+            ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", "v1") => {
+                Shape::Metadata("v1")
+            }
             ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", "v1beta1") => {
                 Shape::Metadata("v1beta1")
             }
             ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") => Shape::Discovery("v2"),
-            ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2beta1") => Shape::Discovery("v2beta1"),
+            ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2beta1") => {
+                Shape::Discovery("v2beta1")
+            }
             _ => return None,
         };
         Some(Accept { encoding, shape })

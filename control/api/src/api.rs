@@ -1,7 +1,7 @@
 //! What all requests share.
 
-use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use control_store::Store;
 use tokio::sync::Semaphore;

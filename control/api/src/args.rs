@@ -28,7 +28,11 @@ pub struct ServerArgs {
 
     /// Ranges that cluster addresses of Services are taken from, at most one of each family; the first one's family is
     /// the default.
-    #[arg(long = "service-cidr", value_delimiter = ',', default_value = "10.96.0.0/16,fd00:10:96::/112")]
+    #[arg(
+        long = "service-cidr",
+        value_delimiter = ',',
+        default_value = "10.96.0.0/16,fd00:10:96::/112"
+    )]
     pub service_cidrs: Vec<IpNetwork>,
 
     /// Range of ports that node ports of Services are taken from, first and last.
@@ -45,8 +49,13 @@ pub struct ServerArgs {
 }
 
 fn parse_port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
-    let (first, last) = text.split_once('-').ok_or("expected two ports joined by a dash")?;
-    let port = |text: &str| text.parse::<u16>().map_err(|error| format!("port {text:?}: {error}"));
+    let (first, last) = text
+        .split_once('-')
+        .ok_or("expected two ports joined by a dash")?;
+    let port = |text: &str| {
+        text.parse::<u16>()
+            .map_err(|error| format!("port {text:?}: {error}"))
+    };
     let (first, last) = (port(first)?, port(last)?);
     if first == 0 || first > last {
         return Err("the first port is above the last, or zero".into());

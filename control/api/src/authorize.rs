@@ -42,24 +42,51 @@ const READ: &[&str] = &["get", "list", "watch"];
 const WRITE: &[&str] = &["create", "update", "patch", "delete"];
 const ALL: &[&str] = &["*"];
 
-const EVENTS: Rule = Rule { verbs: &["create", "update", "patch"], resources: &["events"] };
+const EVENTS: Rule = Rule {
+    verbs: &["create", "update", "patch"],
+    resources: &["events"],
+};
 
 const NODE: &[Rule] = &[
     Rule {
         verbs: READ,
         resources: &[
-            "nodes", "pods", "services", "endpoints", "endpointslices", "configmaps", "secrets", "serviceaccounts",
-            "namespaces", "leases",
+            "nodes",
+            "pods",
+            "services",
+            "endpoints",
+            "endpointslices",
+            "configmaps",
+            "secrets",
+            "serviceaccounts",
+            "namespaces",
+            "leases",
         ],
     },
-    Rule { verbs: WRITE, resources: &["nodes", "pods", "leases"] },
-    Rule { verbs: &["update", "patch"], resources: &["nodes/status", "pods/status"] },
-    Rule { verbs: &["create"], resources: &["serviceaccounts/token", "tokenreviews", "subjectaccessreviews"] },
+    Rule {
+        verbs: WRITE,
+        resources: &["nodes", "pods", "leases"],
+    },
+    Rule {
+        verbs: &["update", "patch"],
+        resources: &["nodes/status", "pods/status"],
+    },
+    Rule {
+        verbs: &["create"],
+        resources: &[
+            "serviceaccounts/token",
+            "tokenreviews",
+            "subjectaccessreviews",
+        ],
+    },
     EVENTS,
 ];
 
 const PROXY: &[Rule] = &[
-    Rule { verbs: READ, resources: &["nodes", "services", "endpoints", "endpointslices"] },
+    Rule {
+        verbs: READ,
+        resources: &["nodes", "services", "endpoints", "endpointslices"],
+    },
     EVENTS,
 ];
 
@@ -67,20 +94,41 @@ const INGRESS: &[Rule] = &[
     Rule {
         verbs: READ,
         resources: &[
-            "ingresses", "ingressclasses", "services", "endpoints", "endpointslices", "secrets", "configmaps",
-            "namespaces", "nodes", "pods",
+            "ingresses",
+            "ingressclasses",
+            "services",
+            "endpoints",
+            "endpointslices",
+            "secrets",
+            "configmaps",
+            "namespaces",
+            "nodes",
+            "pods",
         ],
     },
-    Rule { verbs: &["get", "update", "patch"], resources: &["ingresses/status"] },
-    Rule { verbs: ALL, resources: &["leases"] },
+    Rule {
+        verbs: &["get", "update", "patch"],
+        resources: &["ingresses/status"],
+    },
+    Rule {
+        verbs: ALL,
+        resources: &["leases"],
+    },
     EVENTS,
 ];
 
-const CONTROLLERS: &[Rule] = &[Rule { verbs: ALL, resources: ALL }];
+const CONTROLLERS: &[Rule] = &[Rule {
+    verbs: ALL,
+    resources: ALL,
+}];
 
 const SELF_REVIEW: &[Rule] = &[Rule {
     verbs: &["create"],
-    resources: &["selfsubjectreviews", "selfsubjectaccessreviews", "selfsubjectrulesreviews"],
+    resources: &[
+        "selfsubjectreviews",
+        "selfsubjectaccessreviews",
+        "selfsubjectrulesreviews",
+    ],
 }];
 
 /// Paths anybody may read.
@@ -101,9 +149,13 @@ pub(crate) fn allows(user: &User, request: &Request<'_>) -> bool {
 
 fn may_read(user: &User, path: &str) -> bool {
     let below = |prefixes: &[&str]| {
-        prefixes.iter().any(|prefix| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+        prefixes.iter().any(|prefix| {
+            path.strip_prefix(prefix)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        })
     };
-    below(PUBLIC) || (user.is_in(AUTHENTICATED) && (below(DISCOVERY) || path == "/"))
+    below(PUBLIC)
+        || (user.is_in(AUTHENTICATED) && (below(DISCOVERY) || path == "/"))
         || (user.name == "system:kube-controller-manager" && path == "/metrics")
 }
 
@@ -115,13 +167,19 @@ fn rules(user: &User) -> impl Iterator<Item = &'static Rule> {
         name if name.starts_with("system:node:") && user.is_in("system:nodes") => NODE,
         _ => &[],
     };
-    let shared = if user.is_in(AUTHENTICATED) { SELF_REVIEW } else { &[] };
+    let shared = if user.is_in(AUTHENTICATED) {
+        SELF_REVIEW
+    } else {
+        &[]
+    };
     own.iter().chain(shared)
 }
 
 impl Rule {
     fn covers(&self, attributes: &Attributes<'_>) -> bool {
-        let has = |list: &[&str], wanted: &dyn Fn(&str) -> bool| list.iter().any(|item| *item == "*" || wanted(item));
+        let has = |list: &[&str], wanted: &dyn Fn(&str) -> bool| {
+            list.iter().any(|item| *item == "*" || wanted(item))
+        };
         has(self.verbs, &|verb| verb == attributes.verb)
             && has(self.resources, &|resource| match resource.split_once('/') {
                 Some((plural, sub)) => plural == attributes.plural && sub == attributes.sub,
@@ -133,22 +191,45 @@ impl Rule {
 /// The refusal, in upstream's words.
 pub(crate) fn refusal(user: &User, request: &Request<'_>, res: Option<&Resource>) -> ApiError {
     match (request, res) {
-        (Request::Resource(attributes), Some(res)) => ApiError::forbidden(res, attributes.name, denial(user, attributes)),
-        (Request::Resource(attributes), None) => {
-            ApiError::new(403, "Forbidden", format!("forbidden: {}", denial(user, attributes)))
+        (Request::Resource(attributes), Some(res)) => {
+            ApiError::forbidden(res, attributes.name, denial(user, attributes))
         }
-        (Request::Path { verb, path }, _) => {
-            ApiError::new(403, "Forbidden", format!("forbidden: User {:?} cannot {verb} path {path:?}", user.name))
-        }
+        (Request::Resource(attributes), None) => ApiError::new(
+            403,
+            "Forbidden",
+            format!("forbidden: {}", denial(user, attributes)),
+        ),
+        (Request::Path { verb, path }, _) => ApiError::new(
+            403,
+            "Forbidden",
+            format!(
+                "forbidden: User {:?} cannot {verb} path {path:?}",
+                user.name
+            ),
+        ),
     }
 }
 
 fn denial(user: &User, attributes: &Attributes<'_>) -> String {
-    let Attributes { verb, group, plural, sub, namespace, .. } = attributes;
-    let resource = if sub.is_empty() { (*plural).to_owned() } else { format!("{plural}/{sub}") };
+    let Attributes {
+        verb,
+        group,
+        plural,
+        sub,
+        namespace,
+        ..
+    } = attributes;
+    let resource = if sub.is_empty() {
+        (*plural).to_owned()
+    } else {
+        format!("{plural}/{sub}")
+    };
     let place = match *namespace {
         "" => "at the cluster scope".to_owned(),
         namespace => format!("in the namespace {namespace:?}"),
     };
-    format!("User {:?} cannot {verb} resource {resource:?} in API group {group:?} {place}", user.name)
+    format!(
+        "User {:?} cannot {verb} resource {resource:?} in API group {group:?} {place}",
+        user.name
+    )
 }

@@ -25,7 +25,8 @@ pub(crate) async fn read(mut body: Incoming) -> Result<Bytes, ApiError> {
     }
     let mut out = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| ApiError::bad_request(format!("error reading the body: {error}")))?;
+        let frame = frame
+            .map_err(|error| ApiError::bad_request(format!("error reading the body: {error}")))?;
         if let Ok(data) = frame.into_data() {
             if out.len() + data.len() > LIMIT {
                 return Err(ApiError::too_large(LIMIT));
@@ -46,13 +47,21 @@ pub(crate) struct Decoded {
 /// Decodes an object. No content type means JSON.
 pub(crate) fn object(headers: &HeaderMap, body: &[u8]) -> Result<Decoded, ApiError> {
     match media_type(headers) {
-        "" | "application/json" => {
-            Ok(Decoded { object: json(body)?, duplicates: strict::duplicate_fields(body) })
-        }
-        "application/yaml" => Ok(Decoded { object: yaml(body)?, duplicates: Vec::new() }),
+        "" | "application/json" => Ok(Decoded {
+            object: json(body)?,
+            duplicates: strict::duplicate_fields(body),
+        }),
+        "application/yaml" => Ok(Decoded {
+            object: yaml(body)?,
+            duplicates: Vec::new(),
+        }),
         "application/vnd.kubernetes.protobuf" => {
-            let object = protobuf::decode(body).map_err(|error| ApiError::bad_request(error.to_string()))?;
-            Ok(Decoded { object, duplicates: Vec::new() })
+            let object =
+                protobuf::decode(body).map_err(|error| ApiError::bad_request(error.to_string()))?;
+            Ok(Decoded {
+                object,
+                duplicates: Vec::new(),
+            })
         }
         _ => Err(ApiError::unsupported_media_type(OBJECTS)),
     }
@@ -77,30 +86,40 @@ pub(crate) enum PatchType {
 
 /// Decodes a patch.
 pub(crate) fn patch(headers: &HeaderMap, body: &[u8]) -> Result<(PatchType, Decoded), ApiError> {
-    let decoded = |object| Decoded { object, duplicates: Vec::new() };
+    let decoded = |object| Decoded {
+        object,
+        duplicates: Vec::new(),
+    };
     match media_type(headers) {
         "application/json-patch+json" => Ok((PatchType::Json, decoded(json(body)?))),
         "application/merge-patch+json" => Ok((PatchType::Merge, decoded(json(body)?))),
-        "application/strategic-merge-patch+json" => Ok((PatchType::Strategic, decoded(json(body)?))),
+        "application/strategic-merge-patch+json" => {
+            Ok((PatchType::Strategic, decoded(json(body)?)))
+        }
         "application/apply-patch+yaml" => Ok((PatchType::Apply, decoded(yaml(body)?))),
         _ => Err(ApiError::unsupported_media_type(PATCHES)),
     }
 }
 
 fn media_type(headers: &HeaderMap) -> &str {
-    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let value = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     value.split(';').next().unwrap_or_default().trim()
 }
 
 fn json(body: &[u8]) -> Result<Value, ApiError> {
     serde_json::from_slice(body).map_err(|error| {
-        ApiError::bad_request(format!("the object provided is unrecognized (must be of type json): {error}"))
+        ApiError::bad_request(format!(
+            "the object provided is unrecognized (must be of type json): {error}"
+        ))
     })
 }
 
 /// YAML, of which JSON is a part; the common case takes the fast way.
 fn yaml(body: &[u8]) -> Result<Value, ApiError> {
-    serde_json::from_slice(body).or_else(|_| serde_norway::from_slice(body)).map_err(|error| {
-        ApiError::bad_request(format!("error decoding YAML: {error}"))
-    })
+    serde_json::from_slice(body)
+        .or_else(|_| serde_norway::from_slice(body))
+        .map_err(|error| ApiError::bad_request(format!("error decoding YAML: {error}")))
 }

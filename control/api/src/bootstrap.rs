@@ -26,9 +26,18 @@ const SWEEP_ROUNDS: u32 = 6;
 
 /// Takes what stored objects hold from the pools.
 pub(crate) fn recover(api: &Api) {
-    for res in control_schema::resources().iter().filter(|res| res.is_stored()) {
+    for res in control_schema::resources()
+        .iter()
+        .filter(|res| res.is_stored())
+    {
         let table = object::table(res);
-        let entries = api.store.list(&Query { table: &table, ..Query::default() }).map(|page| page.entries);
+        let entries = api
+            .store
+            .list(&Query {
+                table: &table,
+                ..Query::default()
+            })
+            .map(|page| page.entries);
         for entry in entries.unwrap_or_default() {
             if hooks::is_core(res, "services") {
                 hooks::recover(api, res, &object::decode(&entry.value));
@@ -40,10 +49,13 @@ pub(crate) fn recover(api: &Api) {
 /// Makes what is missing.
 pub(crate) async fn furnish(api: &Api, advertised: SocketAddr) -> Result<(), ApiError> {
     for namespace in NAMESPACES {
-        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
+        let object =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
         ensure(api, core("namespaces"), "", namespace, object).await?;
     }
-    let Some(address) = api.allocators.addresses().first() else { return Ok(()) };
+    let Some(address) = api.allocators.addresses().first() else {
+        return Ok(());
+    };
     let service = json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"name": "kubernetes", "namespace": "default",
@@ -106,7 +118,12 @@ async fn ensure(
         return Ok(());
     }
     let (user, options) = (own_user(), own_options());
-    let creation = Creation { api, user: &user, res, options: &options };
+    let creation = Creation {
+        api,
+        user: &user,
+        res,
+        options: &options,
+    };
     match creation.run(object, namespace).await {
         Err(error) if error.reason != "AlreadyExists" => Err(error),
         _ => Ok(()),
@@ -123,11 +140,24 @@ async fn keep(
 ) -> Result<(), ApiError> {
     ensure(api, res, namespace, name, wanted.clone()).await?;
     let options = own_options();
-    let update = Update { api, res, namespace, name, sub: None, options: &options, tracked: false };
+    let update = Update {
+        api,
+        res,
+        namespace,
+        name,
+        sub: None,
+        options: &options,
+        tracked: false,
+    };
     let kept: Result<Bytes, ApiError> = update
         .run(|old| {
             let mut new = old.clone();
-            for (key, value) in wanted.as_object().into_iter().flatten().filter(|(key, _)| *key != "metadata") {
+            for (key, value) in wanted
+                .as_object()
+                .into_iter()
+                .flatten()
+                .filter(|(key, _)| *key != "metadata")
+            {
                 object::members(&mut new).insert(key.clone(), value.clone());
             }
             Ok(new)
@@ -153,14 +183,20 @@ async fn tend_endpoints(api: &Api, advertised: SocketAddr) -> Result<(), ApiErro
         "endpoints": [{"addresses": [ip], "conditions": {"ready": true}}],
         "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
     });
-    let slices = by_plural("discovery.k8s.io", "v1", "endpointslices").expect("the schema has endpoint slices");
+    let slices = by_plural("discovery.k8s.io", "v1", "endpointslices")
+        .expect("the schema has endpoint slices");
     keep(api, slices, "default", "kubernetes", slice).await
 }
 
 async fn sweep_events(api: &Api, ttl: Duration) {
     let events = core("events");
     let table = object::table(events);
-    let Ok(page) = api.store.list(&Query { table: &table, ..Query::default() }) else { return };
+    let Ok(page) = api.store.list(&Query {
+        table: &table,
+        ..Query::default()
+    }) else {
+        return;
+    };
     let ttl = SignedDuration::try_from(ttl).unwrap_or(SignedDuration::MAX);
     let now = Timestamp::now();
     let old = page.entries.iter().filter(|entry| {
@@ -169,7 +205,9 @@ async fn sweep_events(api: &Api, ttl: Duration) {
     });
     for entry in old {
         let (namespace, name) = (&entry.key.scope, &entry.key.name);
-        if let Err(error) = rest::remove(api, events, namespace, name, &DeleteOptions::default()).await {
+        if let Err(error) =
+            rest::remove(api, events, namespace, name, &DeleteOptions::default()).await
+        {
             tracing::debug!(%error, %name, "an old event was not removed");
         }
     }
@@ -177,8 +215,13 @@ async fn sweep_events(api: &Api, ttl: Duration) {
 
 /// The newest of the times in an Event.
 fn last_seen(event: &Value) -> Option<Timestamp> {
-    ["/metadata/creationTimestamp", "/lastTimestamp", "/eventTime", "/series/lastObservedTime"]
-        .iter()
-        .filter_map(|pointer| text(event, pointer).parse().ok())
-        .max()
+    [
+        "/metadata/creationTimestamp",
+        "/lastTimestamp",
+        "/eventTime",
+        "/series/lastObservedTime",
+    ]
+    .iter()
+    .filter_map(|pointer| text(event, pointer).parse().ok())
+    .max()
 }

@@ -19,7 +19,13 @@ pub(crate) struct ApiError {
 
 impl ApiError {
     pub(crate) fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: Map::new(), resume: None }
+        Self {
+            code,
+            reason,
+            message: message.into(),
+            details: Map::new(),
+            resume: None,
+        }
     }
 
     fn of(mut self, res: &Resource, name: &str) -> Self {
@@ -45,23 +51,44 @@ impl ApiError {
     }
 
     pub(crate) fn not_found(res: &Resource, name: &str) -> Self {
-        Self::new(404, "NotFound", format!("{} {name:?} not found", res.qualified_plural())).of(res, name)
+        Self::new(
+            404,
+            "NotFound",
+            format!("{} {name:?} not found", res.qualified_plural()),
+        )
+        .of(res, name)
     }
 
     pub(crate) fn method_not_allowed() -> Self {
-        Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+        Self::new(
+            405,
+            "MethodNotAllowed",
+            "the server does not allow this method on the requested resource",
+        )
     }
 
     pub(crate) fn not_acceptable(accepted: &str) -> Self {
-        Self::new(406, "NotAcceptable", format!("only the following media types are accepted: {accepted}"))
+        Self::new(
+            406,
+            "NotAcceptable",
+            format!("only the following media types are accepted: {accepted}"),
+        )
     }
 
     pub(crate) fn already_exists(res: &Resource, name: &str) -> Self {
-        Self::new(409, "AlreadyExists", format!("{} {name:?} already exists", res.qualified_plural())).of(res, name)
+        Self::new(
+            409,
+            "AlreadyExists",
+            format!("{} {name:?} already exists", res.qualified_plural()),
+        )
+        .of(res, name)
     }
 
     pub(crate) fn conflict(res: &Resource, name: &str, what: impl std::fmt::Display) -> Self {
-        let message = format!("Operation cannot be fulfilled on {} {name:?}: {what}", res.qualified_plural());
+        let message = format!(
+            "Operation cannot be fulfilled on {} {name:?}: {what}",
+            res.qualified_plural()
+        );
         Self::new(409, "Conflict", message).of(res, name)
     }
 
@@ -70,7 +97,10 @@ impl ApiError {
         Self::conflict(res, name, what)
     }
 
-    pub(crate) fn apply_conflicts(conflicts: &[control_schema::apply::Conflict], message: String) -> Self {
+    pub(crate) fn apply_conflicts(
+        conflicts: &[control_schema::apply::Conflict],
+        message: String,
+    ) -> Self {
         let causes: Vec<Value> = conflicts
             .iter()
             .map(|conflict| {
@@ -88,12 +118,17 @@ impl ApiError {
     }
 
     pub(crate) fn too_large(limit: usize) -> Self {
-        Self::new(413, "RequestEntityTooLarge", format!("Request entity too large: limit is {limit}"))
+        Self::new(
+            413,
+            "RequestEntityTooLarge",
+            format!("Request entity too large: limit is {limit}"),
+        )
     }
 
     pub(crate) fn unsupported_media_type(accepted: &str) -> Self {
-        let message =
-            format!("the body of the request was in an unknown format - accepted media types include: {accepted}");
+        let message = format!(
+            "the body of the request was in an unknown format - accepted media types include: {accepted}"
+        );
         Self::new(415, "UnsupportedMediaType", message)
     }
 
@@ -109,27 +144,51 @@ impl ApiError {
     }
 
     /// An object refused for one field.
-    pub(crate) fn invalid_field(res: &Resource, name: &str, reason: &'static str, field: &str, message: String) -> Self {
-        Self::invalid(res, name, &[Cause { reason, message, field: field.to_owned() }])
+    pub(crate) fn invalid_field(
+        res: &Resource,
+        name: &str,
+        reason: &'static str,
+        field: &str,
+        message: String,
+    ) -> Self {
+        Self::invalid(
+            res,
+            name,
+            &[Cause {
+                reason,
+                message,
+                field: field.to_owned(),
+            }],
+        )
     }
 
     pub(crate) fn too_many_requests(message: impl Into<String>, retry_after: u32) -> Self {
         let mut error = Self::new(429, "TooManyRequests", message);
-        error.details.insert("retryAfterSeconds".into(), retry_after.into());
+        error
+            .details
+            .insert("retryAfterSeconds".into(), retry_after.into());
         error
     }
 
     pub(crate) fn internal(message: impl std::fmt::Display) -> Self {
-        let mut error = Self::new(500, "InternalError", format!("Internal error occurred: {message}"));
-        error.details.insert("causes".into(), json!([{"message": message.to_string()}]));
+        let mut error = Self::new(
+            500,
+            "InternalError",
+            format!("Internal error occurred: {message}"),
+        );
+        error
+            .details
+            .insert("causes".into(), json!([{"message": message.to_string()}]));
         error
     }
 
     /// A resource version that has not happened yet.
     pub(crate) fn future_revision(requested: u64, current: u64) -> Self {
-        let message = format!("Timeout: Too large resource version: {requested}, current: {current}");
+        let message =
+            format!("Timeout: Too large resource version: {requested}, current: {current}");
         let mut error = Self::new(504, "Timeout", message);
-        let causes = json!([{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]);
+        let causes =
+            json!([{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]);
         error.details.insert("causes".into(), causes);
         error.details.insert("retryAfterSeconds".into(), 1.into());
         error

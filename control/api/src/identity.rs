@@ -29,12 +29,22 @@ impl User {
     /// A user of a name in groups, besides the group of all who are known.
     pub(crate) fn known(name: impl Into<String>, mut groups: Vec<String>) -> Self {
         groups.push(AUTHENTICATED.into());
-        Self { name: name.into(), uid: String::new(), groups, extra: Vec::new() }
+        Self {
+            name: name.into(),
+            uid: String::new(),
+            groups,
+            extra: Vec::new(),
+        }
     }
 
     pub(crate) fn anonymous() -> Self {
         let groups = vec!["system:unauthenticated".into()];
-        Self { name: "system:anonymous".into(), uid: String::new(), groups, extra: Vec::new() }
+        Self {
+            name: "system:anonymous".into(),
+            uid: String::new(),
+            groups,
+            extra: Vec::new(),
+        }
     }
 
     pub(crate) fn is_in(&self, group: &str) -> bool {
@@ -46,7 +56,9 @@ impl User {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
         let subject = certificate.subject();
         let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
-        let groups = subject.iter_organization().filter_map(|group| group.as_str().ok().map(str::to_owned));
+        let groups = subject
+            .iter_organization()
+            .filter_map(|group| group.as_str().ok().map(str::to_owned));
         let groups = groups.collect();
         Some(Self::known(name, groups))
     }
@@ -73,11 +85,19 @@ pub(crate) struct Authenticator {
 
 impl Authenticator {
     /// The user of a request. A token that is not valid is an error, none is not.
-    pub(crate) fn user(&self, certificate: Option<&User>, headers: &HeaderMap) -> Result<User, ApiError> {
+    pub(crate) fn user(
+        &self,
+        certificate: Option<&User>,
+        headers: &HeaderMap,
+    ) -> Result<User, ApiError> {
         if let Some(user) = certificate {
             return Ok(user.clone());
         }
-        match headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(bearer) {
+        match headers
+            .get(AUTHORIZATION)
+            .and_then(|value| value.to_str().ok())
+            .and_then(bearer)
+        {
             Some(token) => self.token_user(token).ok_or_else(ApiError::unauthorized),
             None if headers.contains_key(AUTHORIZATION) => Err(ApiError::unauthorized()),
             None => Ok(User::anonymous()),
@@ -86,7 +106,10 @@ impl Authenticator {
 
     /// The user a token stands for.
     pub(crate) fn token_user(&self, token: &str) -> Option<User> {
-        self.fixed.get(token).cloned().or_else(|| self.tokens.verify(token))
+        self.fixed
+            .get(token)
+            .cloned()
+            .or_else(|| self.tokens.verify(token))
     }
 }
 
@@ -97,7 +120,10 @@ fn bearer(header: &str) -> Option<&str> {
 
 /// Reads a static token file: lines of `token,user,uid,"group1,group2"`.
 pub(crate) fn parse_token_file(text: &str) -> HashMap<String, User> {
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let lines = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines.filter_map(parse_token_line).collect()
 }
 
@@ -106,7 +132,12 @@ fn parse_token_line(line: &str) -> Option<(String, User)> {
     let (token, name) = (columns.next()?, columns.next()?);
     let uid = columns.next().unwrap_or_default();
     let groups = columns.next().unwrap_or_default().trim_matches('"');
-    let groups = groups.split(',').map(str::trim).filter(|group| !group.is_empty()).map(str::to_owned).collect();
+    let groups = groups
+        .split(',')
+        .map(str::trim)
+        .filter(|group| !group.is_empty())
+        .map(str::to_owned)
+        .collect();
     let mut user = User::known(name, groups);
     user.uid = uid.to_owned();
     Some((token.to_owned(), user))

@@ -47,20 +47,32 @@ pub(crate) async fn serve(api: Arc<Api>, listener: TcpListener, tls: Arc<ServerC
         });
     }
     drop(listener);
-    if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
+    if tokio::time::timeout(DRAIN, graceful.shutdown())
+        .await
+        .is_err()
+    {
         tracing::info!("some requests were cut off");
     }
 }
 
-async fn handshake(acceptor: TlsAcceptor, stream: TcpStream) -> Option<(TlsStream<TcpStream>, Option<Arc<User>>)> {
+async fn handshake(
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+) -> Option<(TlsStream<TcpStream>, Option<Arc<User>>)> {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection went away at once");
         return None;
     }
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => {
-            let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-            let user = certificate.and_then(|der| User::from_certificate(der)).map(Arc::new);
+            let certificate = stream
+                .get_ref()
+                .1
+                .peer_certificates()
+                .and_then(<[_]>::first);
+            let user = certificate
+                .and_then(|der| User::from_certificate(der))
+                .map(Arc::new);
             Some((stream, user))
         }
         Ok(Err(error)) => {
@@ -83,8 +95,13 @@ async fn connection(
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new());
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(1000);
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(1000);
+    let connection = builder
+        .serve_connection_with_upgrades(TokioIo::new(stream), service)
+        .into_owned();
     if let Err(error) = watcher.watch(connection).await {
         tracing::debug!(%error, "a connection ended");
     }

@@ -20,14 +20,20 @@ use crate::route::Discovery;
 const MINOR: &str = "36";
 
 /// Answers a discovery document.
-pub(crate) fn discovery(api: &Api, asked: &Discovery, request: &Request<Incoming>) -> Result<Answer, ApiError> {
+pub(crate) fn discovery(
+    api: &Api,
+    asked: &Discovery,
+    request: &Request<Incoming>,
+) -> Result<Answer, ApiError> {
     match asked {
-        Discovery::Core => {
-            aggregated(request, discovery::Scope::Core, || discovery::versions(&api.address))
-        }
+        Discovery::Core => aggregated(request, discovery::Scope::Core, || {
+            discovery::versions(&api.address)
+        }),
         Discovery::Named => aggregated(request, discovery::Scope::Named, discovery::groups),
         Discovery::Group(group) => classic(request, discovery::group(group)),
-        Discovery::Resources(group, version) => classic(request, discovery::resource_list(group, version)),
+        Discovery::Resources(group, version) => {
+            classic(request, discovery::resource_list(group, version))
+        }
     }
 }
 
@@ -37,14 +43,18 @@ fn aggregated(
     scope: discovery::Scope,
     plain: impl FnOnce() -> Value,
 ) -> Result<Answer, ApiError> {
-    let accept = Accept::negotiate(request.headers(), |shape| matches!(shape, Shape::Discovery(_) | Shape::Plain))?;
+    let accept = Accept::negotiate(request.headers(), |shape| {
+        matches!(shape, Shape::Discovery(_) | Shape::Plain)
+    })?;
     let document = match accept.shape {
         Shape::Discovery("v2") => discovery::api_v2(scope),
         Shape::Discovery(_) => discovery::api_v2beta1(scope),
         _ => plain(),
     };
     let mut answer = respond::value(StatusCode::OK, accept, &document);
-    answer.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+    answer
+        .headers_mut()
+        .insert(VARY, HeaderValue::from_static("Accept"));
     Ok(tagged(request, answer, &document))
 }
 
@@ -69,7 +79,9 @@ fn tagged(request: &Request<Incoming>, mut answer: Answer, document: &Value) -> 
 
 /// FNV-1a: documents change only with the program, so nobody gains from a collision.
 fn fingerprint(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// Answers any other path.
@@ -80,7 +92,10 @@ pub(crate) fn other(api: &Api, path: &str, request: &Request<Incoming>) -> Answe
         "/readyz" if api.ready.load(Ordering::Relaxed) && !api.shutdown.is_cancelled() => {
             respond::text(StatusCode::OK, "ok")
         }
-        "/readyz" => respond::text(StatusCode::INTERNAL_SERVER_ERROR, "[-]poststarthook failed: starting or stopping\n"),
+        "/readyz" => respond::text(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "[-]poststarthook failed: starting or stopping\n",
+        ),
         "/metrics" => respond::text(StatusCode::OK, api.metrics.text(api.store.revision().0)),
         "/" => respond::value(StatusCode::OK, Accept::JSON, &paths()),
         "/openapi/v3" => respond::value(StatusCode::OK, Accept::JSON, &openapi::index()),
@@ -93,11 +108,15 @@ pub(crate) fn other(api: &Api, path: &str, request: &Request<Incoming>) -> Answe
 
 /// A document asked for by its hash never changes, and clients keep it on disk.
 fn openapi_document(path: &str, request: &Request<Incoming>) -> Answer {
-    let Some(document) = openapi::document(path) else { return not_found() };
+    let Some(document) = openapi::document(path) else {
+        return not_found();
+    };
     let mut answer = respond::value(StatusCode::OK, Accept::JSON, &document);
     let hash = openapi::hash(path).unwrap_or_default();
     if Params::parse(request.uri().query().unwrap_or_default()).text("hash") == hash {
-        answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
+        answer
+            .headers_mut()
+            .insert(CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
     }
     if let Ok(tag) = HeaderValue::from_str(&format!("\"{hash}\"")) {
         answer.headers_mut().insert(ETAG, tag);
@@ -131,13 +150,29 @@ fn platform() -> &'static str {
 
 fn paths() -> Value {
     let mut paths = vec!["/api".to_owned(), "/api/v1".into(), "/apis".into()];
-    for resource in control_schema::resources().iter().filter(|resource| !resource.group.is_empty()) {
-        for path in [format!("/apis/{}", resource.group), format!("/apis/{}", resource.api_version())] {
+    for resource in control_schema::resources()
+        .iter()
+        .filter(|resource| !resource.group.is_empty())
+    {
+        for path in [
+            format!("/apis/{}", resource.group),
+            format!("/apis/{}", resource.api_version()),
+        ] {
             if !paths.contains(&path) {
                 paths.push(path);
             }
         }
     }
-    paths.extend(["/healthz", "/livez", "/metrics", "/openapi/v3", "/readyz", "/version"].map(str::to_owned));
+    paths.extend(
+        [
+            "/healthz",
+            "/livez",
+            "/metrics",
+            "/openapi/v3",
+            "/readyz",
+            "/version",
+        ]
+        .map(str::to_owned),
+    );
     json!({"paths": paths})
 }

@@ -31,21 +31,47 @@ impl Metrics {
     /// The text form; `revision` is the store's.
     pub(crate) fn text(&self, revision: u64) -> String {
         let mut out = String::from("# TYPE apiserver_request_total counter\n");
-        let counts: Vec<u64> = self.by_class.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+        let counts: Vec<u64> = self
+            .by_class
+            .iter()
+            .map(|count| count.load(Ordering::Relaxed))
+            .collect();
         let total: u64 = counts.iter().sum();
         for (class, count) in counts.iter().enumerate() {
-            line(&mut out, &format!("apiserver_request_total{{code=\"{}xx\"}} {count}", class + 1));
+            line(
+                &mut out,
+                &format!(
+                    "apiserver_request_total{{code=\"{}xx\"}} {count}",
+                    class + 1
+                ),
+            );
         }
-        line(&mut out, "# TYPE apiserver_request_duration_seconds histogram");
+        line(
+            &mut out,
+            "# TYPE apiserver_request_duration_seconds histogram",
+        );
         let mut below = 0;
         for (bound, bucket) in BUCKETS.iter().zip(&self.buckets) {
             below += bucket.load(Ordering::Relaxed);
-            line(&mut out, &format!("apiserver_request_duration_seconds_bucket{{le=\"{bound}\"}} {below}"));
+            line(
+                &mut out,
+                &format!("apiserver_request_duration_seconds_bucket{{le=\"{bound}\"}} {below}"),
+            );
         }
-        line(&mut out, &format!("apiserver_request_duration_seconds_bucket{{le=\"+Inf\"}} {total}"));
-        let seconds = Duration::from_micros(self.microseconds.load(Ordering::Relaxed)).as_secs_f64();
-        line(&mut out, &format!("apiserver_request_duration_seconds_sum {seconds}"));
-        line(&mut out, &format!("apiserver_request_duration_seconds_count {total}"));
+        line(
+            &mut out,
+            &format!("apiserver_request_duration_seconds_bucket{{le=\"+Inf\"}} {total}"),
+        );
+        let seconds =
+            Duration::from_micros(self.microseconds.load(Ordering::Relaxed)).as_secs_f64();
+        line(
+            &mut out,
+            &format!("apiserver_request_duration_seconds_sum {seconds}"),
+        );
+        line(
+            &mut out,
+            &format!("apiserver_request_duration_seconds_count {total}"),
+        );
         line(&mut out, "# TYPE portolan_store_revision gauge");
         line(&mut out, &format!("portolan_store_revision {revision}"));
         out

@@ -10,12 +10,18 @@ use serde_json::{Map, Value};
 
 /// The text at a JSON pointer, empty if there is none.
 pub(crate) fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
-    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+    object
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 /// The elements of the array at a JSON pointer, none if there is none.
 pub(crate) fn items<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
-    object.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    object
+        .pointer(pointer)
+        .and_then(Value::as_array)
+        .map_or(&[], Vec::as_slice)
 }
 
 /// `metadata.name`.
@@ -43,7 +49,9 @@ pub(crate) fn members(object: &mut Value) -> &mut Map<String, Value> {
 
 /// A member that is an object, made so if it is missing or something else.
 pub(crate) fn child<'a>(object: &'a mut Value, key: &str) -> &'a mut Map<String, Value> {
-    let value = members(object).entry(key).or_insert_with(|| Value::Object(Map::new()));
+    let value = members(object)
+        .entry(key)
+        .or_insert_with(|| Value::Object(Map::new()));
     members(value)
 }
 
@@ -88,7 +96,11 @@ const REVISION_HEAD: &[u8] = br#""metadata":{"resourceVersion":""#;
 
 /// What every stored object of a kind begins with.
 pub(crate) fn type_prefix(res: &Resource) -> String {
-    format!(r#"{{"apiVersion":"{}","kind":"{}","#, res.api_version(), res.kind)
+    format!(
+        r#"{{"apiVersion":"{}","kind":"{}","#,
+        res.api_version(),
+        res.kind
+    )
 }
 
 /// An object's stored form, waiting for its revision.
@@ -98,16 +110,26 @@ pub(crate) fn draft(res: &Resource, object: &Value) -> Draft {
     let gap = out.len();
     out.push(b'"');
     let none = Map::new();
-    let metadata = object.get("metadata").and_then(Value::as_object).unwrap_or(&none);
+    let metadata = object
+        .get("metadata")
+        .and_then(Value::as_object)
+        .unwrap_or(&none);
     write_members(&mut out, metadata, &["resourceVersion"]);
     out.push(b'}');
-    write_members(&mut out, object.as_object().unwrap_or(&none), &["apiVersion", "kind", "metadata"]);
+    write_members(
+        &mut out,
+        object.as_object().unwrap_or(&none),
+        &["apiVersion", "kind", "metadata"],
+    );
     out.push(b'}');
     Draft::with_gap(out, gap)
 }
 
 fn write_members(out: &mut Vec<u8>, members: &Map<String, Value>, except: &[&str]) {
-    for (key, value) in members.iter().filter(|(key, _)| !except.contains(&key.as_str())) {
+    for (key, value) in members
+        .iter()
+        .filter(|(key, _)| !except.contains(&key.as_str()))
+    {
         out.push(b',');
         serde_json::to_writer(&mut *out, key).expect("a string is serialised into memory");
         out.push(b':');
@@ -117,14 +139,25 @@ fn write_members(out: &mut Vec<u8>, members: &Map<String, Value>, except: &[&str
 
 /// The form of an object that is answered but not stored.
 pub(crate) fn encode_unstored(object: &Value) -> Bytes {
-    serde_json::to_vec(object).expect("a value is serialised into memory").into()
+    serde_json::to_vec(object)
+        .expect("a value is serialised into memory")
+        .into()
 }
 
 /// Stored bytes with another revision written in.
 pub(crate) fn restamp(res: &Resource, value: &[u8], revision: Revision) -> Bytes {
     let start = type_prefix(res).len() + REVISION_HEAD.len();
-    let end = value[start..].iter().position(|byte| *byte == b'"').map_or(start, |length| start + length);
-    [&value[..start], revision.to_string().as_bytes(), &value[end..]].concat().into()
+    let end = value[start..]
+        .iter()
+        .position(|byte| *byte == b'"')
+        .map_or(start, |length| start + length);
+    [
+        &value[..start],
+        revision.to_string().as_bytes(),
+        &value[end..],
+    ]
+    .concat()
+    .into()
 }
 
 /// Reads a stored object back.
@@ -134,11 +167,17 @@ pub(crate) fn decode(value: &[u8]) -> Value {
 
 /// What selectors see of an object.
 pub(crate) fn index(res: &Resource, object: &Value) -> Index {
-    let labels = object.pointer("/metadata/labels").and_then(Value::as_object);
-    let labels = labels.into_iter().flatten().filter_map(|(key, value)| {
-        Some((key.as_str().into(), value.as_str()?.into()))
-    });
-    Index { labels: labels.collect(), fields: fields(res, object) }
+    let labels = object
+        .pointer("/metadata/labels")
+        .and_then(Value::as_object);
+    let labels = labels
+        .into_iter()
+        .flatten()
+        .filter_map(|(key, value)| Some((key.as_str().into(), value.as_str()?.into())));
+    Index {
+        labels: labels.collect(),
+        fields: fields(res, object),
+    }
 }
 
 fn fields(res: &Resource, object: &Value) -> Box<[(&'static str, Box<str>)]> {

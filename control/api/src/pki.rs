@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
 
 /// How long the authority is valid.
@@ -51,7 +51,11 @@ impl Pki {
     /// Opens the authority below a data directory, making it if there is none.
     pub fn open(data_dir: &Path) -> Result<Self, PkiError> {
         let directory = data_dir.join("pki");
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(at(&directory))?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory)
+            .map_err(at(&directory))?;
         let (ca_file, key_file) = (directory.join("ca.crt"), directory.join("ca.key"));
         if !ca_file.exists() || !key_file.exists() {
             let key = new_key()?;
@@ -63,7 +67,12 @@ impl Pki {
         let key = KeyPair::from_pem(&read(&key_file)?)?;
         let issuer = Issuer::from_ca_cert_pem(&ca_pem, key)?;
         let account_key = Self::account_key(&directory)?;
-        Ok(Self { directory, ca_pem, issuer, account_key })
+        Ok(Self {
+            directory,
+            ca_pem,
+            issuer,
+            account_key,
+        })
     }
 
     fn account_key(directory: &Path) -> Result<String, PkiError> {
@@ -90,16 +99,31 @@ impl Pki {
     }
 
     /// A certificate to serve with under the given addresses and DNS names, and its key, both as PEM.
-    pub fn serving_cert(&self, common_name: &str, names: &[impl AsRef<str>]) -> Result<(String, String), PkiError> {
+    pub fn serving_cert(
+        &self,
+        common_name: &str,
+        names: &[impl AsRef<str>],
+    ) -> Result<(String, String), PkiError> {
         let mut params = leaf_params(common_name, &[], ExtendedKeyUsagePurpose::ServerAuth);
-        params.subject_alt_names = names.iter().map(|name| alternative_name(name.as_ref())).collect::<Result<_, _>>()?;
+        params.subject_alt_names = names
+            .iter()
+            .map(|name| alternative_name(name.as_ref()))
+            .collect::<Result<_, _>>()?;
         self.sign(params)
     }
 
     /// A certificate of a user in groups, and its key, both as PEM.
-    pub fn client_cert(&self, user: &str, groups: &[impl AsRef<str>]) -> Result<(String, String), PkiError> {
+    pub fn client_cert(
+        &self,
+        user: &str,
+        groups: &[impl AsRef<str>],
+    ) -> Result<(String, String), PkiError> {
         let groups: Vec<&str> = groups.iter().map(AsRef::as_ref).collect();
-        self.sign(leaf_params(user, &groups, ExtendedKeyUsagePurpose::ClientAuth))
+        self.sign(leaf_params(
+            user,
+            &groups,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ))
     }
 
     /// A complete kubeconfig for a user: server, authority, certificate and key within.
@@ -110,8 +134,11 @@ impl Pki {
         groups: &[impl AsRef<str>],
     ) -> Result<String, PkiError> {
         let (certificate, key) = self.client_cert(user, groups)?;
-        let (ca, certificate, key) =
-            (BASE64.encode(&self.ca_pem), BASE64.encode(certificate), BASE64.encode(key));
+        let (ca, certificate, key) = (
+            BASE64.encode(&self.ca_pem),
+            BASE64.encode(certificate),
+            BASE64.encode(key),
+        );
         Ok(format!(
             "apiVersion: v1\nkind: Config\nclusters:\n- name: portolan\n  cluster:\n    server: {server_url}\n    \
              certificate-authority-data: {ca}\nusers:\n- name: {user:?}\n  user:\n    \
@@ -131,8 +158,12 @@ impl Pki {
 pub fn write_private(path: &Path, content: &str) -> Result<(), PkiError> {
     let draft = path.with_extension("new");
     let write = || {
-        let mut file =
-            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&draft)?;
         file.write_all(content.as_bytes())?;
         file.sync_all()?;
         fs::rename(&draft, path)
@@ -145,7 +176,10 @@ fn read(path: &Path) -> Result<String, PkiError> {
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> PkiError {
-    move |source| PkiError::File { path: path.to_owned(), source }
+    move |source| PkiError::File {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 fn new_key() -> Result<KeyPair, PkiError> {
@@ -155,12 +189,20 @@ fn new_key() -> Result<KeyPair, PkiError> {
 fn authority_params() -> CertificateParams {
     let mut params = named_params("portolan-ca", &[]);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    params.key_usages = vec![
+        KeyUsagePurpose::KeyCertSign,
+        KeyUsagePurpose::CrlSign,
+        KeyUsagePurpose::DigitalSignature,
+    ];
     set_validity(&mut params, CA_DAYS);
     params
 }
 
-fn leaf_params(common_name: &str, groups: &[&str], purpose: ExtendedKeyUsagePurpose) -> CertificateParams {
+fn leaf_params(
+    common_name: &str,
+    groups: &[&str],
+    purpose: ExtendedKeyUsagePurpose,
+) -> CertificateParams {
     let mut params = named_params(common_name, groups);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![purpose];
@@ -173,9 +215,13 @@ fn named_params(common_name: &str, groups: &[&str]) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     for group in groups {
-        params.distinguished_name.push(DnType::OrganizationName, *group);
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, *group);
     }
-    params.distinguished_name.push(DnType::CommonName, common_name);
+    params
+        .distinguished_name
+        .push(DnType::CommonName, common_name);
     params
 }
 
@@ -191,5 +237,7 @@ fn alternative_name(name: &str) -> Result<SanType, PkiError> {
     if let Ok(address) = name.parse::<IpAddr>() {
         return Ok(SanType::IpAddress(address));
     }
-    name.try_into().map(SanType::DnsName).map_err(|_| PkiError::Name(name.to_owned()))
+    name.try_into()
+        .map(SanType::DnsName)
+        .map_err(|_| PkiError::Name(name.to_owned()))
 }

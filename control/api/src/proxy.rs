@@ -30,9 +30,17 @@ pub(crate) struct Agent {
 impl Agent {
     /// The agent of a Node: its first internal address and the port it states.
     pub(crate) fn of(node: &Value) -> Option<Self> {
-        let internal = items(node, "/status/addresses").iter().find(|address| text(address, "/type") == "InternalIP")?;
-        let port = node.pointer("/status/daemonEndpoints/kubeletEndpoint/Port").and_then(Value::as_u64).unwrap_or(10250);
-        Some(Self { address: text(internal, "/address").parse().ok()?, port: u16::try_from(port).ok()? })
+        let internal = items(node, "/status/addresses")
+            .iter()
+            .find(|address| text(address, "/type") == "InternalIP")?;
+        let port = node
+            .pointer("/status/daemonEndpoints/kubeletEndpoint/Port")
+            .and_then(Value::as_u64)
+            .unwrap_or(10250);
+        Some(Self {
+            address: text(internal, "/address").parse().ok()?,
+            port: u16::try_from(port).ok()?,
+        })
     }
 
     /// `host:port`, an IPv6 host in brackets.
@@ -45,7 +53,10 @@ impl Agent {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AgentError {
     #[error("dial tcp {authority}: {source}")]
-    Connect { authority: String, source: std::io::Error },
+    Connect {
+        authority: String,
+        source: std::io::Error,
+    },
     #[error("dial tcp {0}: i/o timeout")]
     Timeout(String),
     #[error("{0}")]
@@ -66,7 +77,9 @@ impl std::fmt::Debug for Agents {
 
 impl Agents {
     pub(crate) fn new(config: ClientConfig) -> Self {
-        Self { tls: TlsConnector::from(Arc::new(config)) }
+        Self {
+            tls: TlsConnector::from(Arc::new(config)),
+        }
     }
 
     /// Sends a request to an agent; dropping the answer ends it.
@@ -77,7 +90,8 @@ impl Agents {
     ) -> Result<Response<Incoming>, AgentError> {
         let connecting = tokio::time::timeout(CONNECT_TIMEOUT, self.connect(agent)).await;
         let stream = connecting.map_err(|_| AgentError::Timeout(agent.authority()))??;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "connection to a node agent ended");
@@ -86,10 +100,21 @@ impl Agents {
         Ok(sender.send_request(request).await?)
     }
 
-    async fn connect(&self, agent: Agent) -> Result<tokio_rustls::client::TlsStream<TcpStream>, AgentError> {
-        let failed = |source| AgentError::Connect { authority: agent.authority(), source };
-        let stream = TcpStream::connect((agent.address, agent.port)).await.map_err(failed)?;
+    async fn connect(
+        &self,
+        agent: Agent,
+    ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, AgentError> {
+        let failed = |source| AgentError::Connect {
+            authority: agent.authority(),
+            source,
+        };
+        let stream = TcpStream::connect((agent.address, agent.port))
+            .await
+            .map_err(failed)?;
         stream.set_nodelay(true).map_err(failed)?;
-        self.tls.connect(ServerName::from(agent.address), stream).await.map_err(failed)
+        self.tls
+            .connect(ServerName::from(agent.address), stream)
+            .await
+            .map_err(failed)
     }
 }

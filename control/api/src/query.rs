@@ -8,12 +8,19 @@ pub(crate) struct Params(Vec<(String, String)>);
 
 impl Params {
     pub(crate) fn parse(query: &str) -> Self {
-        Self(form_urlencoded::parse(query.as_bytes()).into_owned().collect())
+        Self(
+            form_urlencoded::parse(query.as_bytes())
+                .into_owned()
+                .collect(),
+        )
     }
 
     /// The first value of a parameter.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// The first value of a parameter, empty if there is none.
@@ -23,19 +30,28 @@ impl Params {
 
     /// All values of a parameter.
     pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .filter(move |(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// A boolean in Go's spellings; anything else, also nothing after the `=`, is true as in upstream.
     pub(crate) fn flag(&self, name: &str) -> bool {
-        self.get(name).is_some_and(|value| !matches!(value.to_ascii_lowercase().as_str(), "false" | "0" | "f"))
+        self.get(name).is_some_and(|value| {
+            !matches!(value.to_ascii_lowercase().as_str(), "false" | "0" | "f")
+        })
     }
 
     /// A number; 400 if it is none.
     pub(crate) fn number(&self, name: &str) -> Result<Option<i64>, ApiError> {
-        let Some(value) = self.get(name).filter(|value| !value.is_empty()) else { return Ok(None) };
+        let Some(value) = self.get(name).filter(|value| !value.is_empty()) else {
+            return Ok(None);
+        };
         let invalid = |_| {
-            ApiError::bad_request(format!("strconv.ParseInt: parsing {value:?}: invalid syntax"))
+            ApiError::bad_request(format!(
+                "strconv.ParseInt: parsing {value:?}: invalid syntax"
+            ))
         };
         value.parse().map(Some).map_err(invalid)
     }
@@ -62,7 +78,11 @@ impl WriteOptions {
     /// Reads the options; without `fieldManager` the manager is the client's name in its User-Agent.
     pub(crate) fn parse(params: &Params, user_agent: &str) -> Result<Self, ApiError> {
         let manager = match params.text("fieldManager") {
-            "" => user_agent.split('/').next().filter(|name| !name.is_empty()).unwrap_or("unknown"),
+            "" => user_agent
+                .split('/')
+                .next()
+                .filter(|name| !name.is_empty())
+                .unwrap_or("unknown"),
             manager => manager,
         };
         check_manager(manager)?;
@@ -83,7 +103,9 @@ pub(crate) fn dry_run(params: &Params) -> Result<bool, ApiError> {
             return Err(ApiError::new(
                 422,
                 "Invalid",
-                format!(" \"\" is invalid: dryRun: Unsupported value: [{value:?}]: supported values: \"All\""),
+                format!(
+                    " \"\" is invalid: dryRun: Unsupported value: [{value:?}]: supported values: \"All\""
+                ),
             ));
         }
         found = true;
@@ -108,7 +130,8 @@ fn field_validation(params: &Params) -> Result<FieldValidation, ApiError> {
 
 fn check_manager(manager: &str) -> Result<(), ApiError> {
     if manager.chars().count() > 128 {
-        let text = format!(" \"\" is invalid: fieldManager: Too long: may not be more than 128 bytes");
+        let text =
+            format!(" \"\" is invalid: fieldManager: Too long: may not be more than 128 bytes");
         return Err(ApiError::new(422, "Invalid", text));
     }
     Ok(())

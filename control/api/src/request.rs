@@ -20,7 +20,11 @@ use crate::route::{Route, Target};
 use crate::{meta_paths, reviews, sub};
 
 /// Answers a request; `certificate` is the user of the connection's client certificate.
-pub(crate) async fn handle(api: Arc<Api>, certificate: Option<Arc<User>>, request: Request<Incoming>) -> Answer {
+pub(crate) async fn handle(
+    api: Arc<Api>,
+    certificate: Option<Arc<User>>,
+    request: Request<Incoming>,
+) -> Answer {
     let began = Instant::now();
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
@@ -34,7 +38,11 @@ pub(crate) async fn handle(api: Arc<Api>, certificate: Option<Arc<User>>, reques
     answer
 }
 
-async fn answer(api: &Arc<Api>, certificate: Option<&User>, request: Request<Incoming>) -> Result<Answer, ApiError> {
+async fn answer(
+    api: &Arc<Api>,
+    certificate: Option<&User>,
+    request: Request<Incoming>,
+) -> Result<Answer, ApiError> {
     let user = api.authenticator.user(certificate, request.headers())?;
     let Some(route) = Route::parse(request.uri().path()) else {
         return Ok(respond::text(StatusCode::NOT_FOUND, "404 page not found\n"));
@@ -54,8 +62,15 @@ async fn answer(api: &Arc<Api>, certificate: Option<&User>, request: Request<Inc
 
 fn authorize_path(user: &User, request: &Request<Incoming>) -> Result<(), ApiError> {
     let verb = request.method().as_str().to_ascii_lowercase();
-    let asked = authorize::Request::Path { verb: &verb, path: request.uri().path() };
-    if authorize::allows(user, &asked) { Ok(()) } else { Err(authorize::refusal(user, &asked, None)) }
+    let asked = authorize::Request::Path {
+        verb: &verb,
+        path: request.uri().path(),
+    };
+    if authorize::allows(user, &asked) {
+        Ok(())
+    } else {
+        Err(authorize::refusal(user, &asked, None))
+    }
 }
 
 async fn resource(
@@ -74,7 +89,15 @@ async fn resource(
     let (parts, incoming) = request.into_parts();
     let body = body::read(incoming).await?;
     let accept = Accept::for_objects(&parts.headers)?;
-    let call = Call { api, user: &user, target: &target, params: &params, headers: &parts.headers, accept, body };
+    let call = Call {
+        api,
+        user: &user,
+        target: &target,
+        params: &params,
+        headers: &parts.headers,
+        accept,
+        body,
+    };
     let answer = dispatch(&call, verb).await;
     drop(permit);
     answer
@@ -111,7 +134,11 @@ fn authorize_resource(user: &User, verb: &str, target: &Target) -> Result<(), Ap
         name: &target.name,
     };
     let asked = authorize::Request::Resource(attributes);
-    if authorize::allows(user, &asked) { Ok(()) } else { Err(authorize::refusal(user, &asked, Some(target.res))) }
+    if authorize::allows(user, &asked) {
+        Ok(())
+    } else {
+        Err(authorize::refusal(user, &asked, Some(target.res)))
+    }
 }
 
 /// A place among the requests under way; watches, which last, take none.
@@ -122,7 +149,10 @@ fn admit(api: &Api, verb: &str, method: &Method) -> Result<Option<OwnedSemaphore
     let reads = matches!(*method, Method::GET | Method::HEAD);
     let places = if reads { &api.readers } else { &api.writers };
     let busy = |_| ApiError::too_many_requests("too many requests, please try again later", 1);
-    Arc::clone(places).try_acquire_owned().map(Some).map_err(busy)
+    Arc::clone(places)
+        .try_acquire_owned()
+        .map(Some)
+        .map_err(busy)
 }
 
 /// Whether the client asked to switch protocols.

@@ -21,19 +21,26 @@ pub(crate) async fn create(call: &Call<'_>) -> Result<Answer, ApiError> {
         "selfsubjectreviews" => json!({"userInfo": call.user.info()}),
         "selfsubjectaccessreviews" => access(call.user, &review),
         "subjectaccessreviews" | "localsubjectaccessreviews" => access(&subject(&review), &review),
-        "selfsubjectrulesreviews" => json!({"resourceRules": [], "nonResourceRules": [], "incomplete": true,
-            "evaluationError": "the authorization table does not support listing rules"}),
+        "selfsubjectrulesreviews" => {
+            json!({"resourceRules": [], "nonResourceRules": [], "incomplete": true,
+            "evaluationError": "the authorization table does not support listing rules"})
+        }
         "tokenreviews" => token(call, text(&review, "/spec/token")),
         _ => return Err(ApiError::method_not_allowed()),
     };
     object::set_type(&mut review, &res.api_version(), res.kind);
-    object::metadata(&mut review).entry("creationTimestamp").or_insert(Value::Null);
+    object::metadata(&mut review)
+        .entry("creationTimestamp")
+        .or_insert(Value::Null);
     members(&mut review).insert("status".into(), status);
     Ok(respond::value(StatusCode::CREATED, call.accept, &review))
 }
 
 fn access(user: &User, review: &Value) -> Value {
-    let asked = match review.pointer("/spec/resourceAttributes").filter(|attributes| attributes.is_object()) {
+    let asked = match review
+        .pointer("/spec/resourceAttributes")
+        .filter(|attributes| attributes.is_object())
+    {
         Some(attributes) => Request::Resource(Attributes {
             verb: text(attributes, "/verb"),
             group: text(attributes, "/group"),
@@ -52,13 +59,23 @@ fn access(user: &User, review: &Value) -> Value {
 
 /// The user a review is about.
 fn subject(review: &Value) -> User {
-    let groups = items(review, "/spec/groups").iter().filter_map(|group| group.as_str().map(str::to_owned)).collect();
-    User { name: text(review, "/spec/user").into(), uid: text(review, "/spec/uid").into(), groups, extra: Vec::new() }
+    let groups = items(review, "/spec/groups")
+        .iter()
+        .filter_map(|group| group.as_str().map(str::to_owned))
+        .collect();
+    User {
+        name: text(review, "/spec/user").into(),
+        uid: text(review, "/spec/uid").into(),
+        groups,
+        extra: Vec::new(),
+    }
 }
 
 fn token(call: &Call<'_>, token: &str) -> Value {
     match call.api.authenticator.token_user(token) {
-        Some(user) => json!({"authenticated": true, "user": user.info(), "audiences": [crate::token::ISSUER]}),
+        Some(user) => {
+            json!({"authenticated": true, "user": user.info(), "audiences": [crate::token::ISSUER]})
+        }
         None => json!({"authenticated": false, "user": {}, "error": "invalid bearer token"}),
     }
 }

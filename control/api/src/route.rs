@@ -44,19 +44,28 @@ pub(crate) struct Target {
 impl Route {
     /// Reads a path. None: no such path.
     pub(crate) fn parse(path: &str) -> Option<Self> {
-        let segments: Vec<String> =
-            path.split('/').filter(|segment| !segment.is_empty()).map(percent_decoded).collect::<Option<_>>()?;
+        let segments: Vec<String> = path
+            .split('/')
+            .filter(|segment| !segment.is_empty())
+            .map(percent_decoded)
+            .collect::<Option<_>>()?;
         let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
         match segments.as_slice() {
             ["api"] => Some(Self::Discovery(Discovery::Core)),
             ["apis"] => Some(Self::Discovery(Discovery::Named)),
             ["apis", group] => Some(Self::Discovery(Discovery::Group((*group).into()))),
-            ["api", version] => Some(Self::Discovery(Discovery::Resources(String::new(), (*version).into()))),
-            ["apis", group, version] => {
-                Some(Self::Discovery(Discovery::Resources((*group).into(), (*version).into())))
-            }
+            ["api", version] => Some(Self::Discovery(Discovery::Resources(
+                String::new(),
+                (*version).into(),
+            ))),
+            ["apis", group, version] => Some(Self::Discovery(Discovery::Resources(
+                (*group).into(),
+                (*version).into(),
+            ))),
             ["api", version, rest @ ..] => Target::parse("", version, rest).map(Self::Resource),
-            ["apis", group, version, rest @ ..] => Target::parse(group, version, rest).map(Self::Resource),
+            ["apis", group, version, rest @ ..] => {
+                Target::parse(group, version, rest).map(Self::Resource)
+            }
             _ => Some(Self::Other(format!("/{}", segments.join("/")))),
         }
     }
@@ -66,7 +75,9 @@ impl Target {
     fn parse(group: &str, version: &str, rest: &[&str]) -> Option<Self> {
         let (namespace, rest) = match rest {
             // Below a namespace, unless it is a subresource of the namespace itself.
-            ["namespaces", namespace, plural, more @ ..] if by_plural(group, version, plural).is_some() => {
+            ["namespaces", namespace, plural, more @ ..]
+                if by_plural(group, version, plural).is_some() =>
+            {
                 (*namespace, [&[*plural], more].concat())
             }
             _ => ("", rest.to_vec()),
@@ -87,7 +98,12 @@ impl Target {
             (false, below_cluster, _) => below_cluster,
             _ => true,
         };
-        fits.then(|| Self { res, namespace: namespace.to_owned(), name: name.to_owned(), sub })
+        fits.then(|| Self {
+            res,
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            sub,
+        })
     }
 
     /// The verb of a request, as authorization and discovery name it.
@@ -108,7 +124,9 @@ impl Target {
             Some(sub) => sub.verbs.contains(&verb),
             None => self.res.serves(verb),
         };
-        served.then_some(verb).ok_or_else(ApiError::method_not_allowed)
+        served
+            .then_some(verb)
+            .ok_or_else(ApiError::method_not_allowed)
     }
 }
 

@@ -70,16 +70,33 @@ pub enum Error {
 }
 
 /// Runs the API server until `shutdown`; says on `ready` when it serves.
-pub async fn run(args: ServerArgs, ready: oneshot::Sender<()>, shutdown: CancellationToken) -> Result<(), Error> {
+pub async fn run(
+    args: ServerArgs,
+    ready: oneshot::Sender<()>,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
     let pki = Pki::open(&args.data_dir)?;
-    let listener =
-        TcpListener::bind(args.bind).await.map_err(|source| Error::Listen { address: args.bind, source })?;
-    let bound = listener.local_addr().map_err(|source| Error::Listen { address: args.bind, source })?;
-    let advertised = SocketAddr::new(args.advertise_address.unwrap_or_else(|| own_address(bound.ip())), bound.port());
+    let listener = TcpListener::bind(args.bind)
+        .await
+        .map_err(|source| Error::Listen {
+            address: args.bind,
+            source,
+        })?;
+    let bound = listener.local_addr().map_err(|source| Error::Listen {
+        address: args.bind,
+        source,
+    })?;
+    let advertised = SocketAddr::new(
+        args.advertise_address
+            .unwrap_or_else(|| own_address(bound.ip())),
+        bound.port(),
+    );
 
     let api = Arc::new(open(&args, &pki, advertised, shutdown)?);
     bootstrap::recover(&api);
-    bootstrap::furnish(&api, advertised).await.map_err(|error: ApiError| Error::Furnish(error.message))?;
+    bootstrap::furnish(&api, advertised)
+        .await
+        .map_err(|error: ApiError| Error::Furnish(error.message))?;
     write_admin_kubeconfig(&args.data_dir, &pki, advertised)?;
     let tls = server_tls(&pki, &serving_names(&args, &api, bound, advertised))?;
 
@@ -102,7 +119,11 @@ fn open(
     advertised: SocketAddr,
     shutdown: CancellationToken,
 ) -> Result<Api, Error> {
-    let store = Store::open(&args.data_dir.join("store.redb"), &index_stored, History::default())?;
+    let store = Store::open(
+        &args.data_dir.join("store.redb"),
+        &index_stored,
+        History::default(),
+    )?;
     let tokens = Tokens::new(store.clone(), pki.service_account_key())?;
     let fixed = match &args.token_auth_file {
         Some(path) => read_tokens(path)?,
@@ -125,15 +146,20 @@ fn open(
 /// The index of a value loaded from the disk.
 fn index_stored(key: &Key, value: &[u8]) -> Index {
     let resources = control_schema::resources();
-    match resources.iter().find(|res| res.is_stored() && object::table(res) == *key.table) {
+    match resources
+        .iter()
+        .find(|res| res.is_stored() && object::table(res) == *key.table)
+    {
         Some(res) => object::index(res, &object::decode(value)),
         None => Index::default(),
     }
 }
 
 fn read_tokens(path: &Path) -> Result<HashMap<String, User>, Error> {
-    let text =
-        std::fs::read_to_string(path).map_err(|source| Error::TokenFile { path: path.to_owned(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| Error::TokenFile {
+        path: path.to_owned(),
+        source,
+    })?;
     Ok(parse_token_file(&text))
 }
 
@@ -151,17 +177,32 @@ fn own_address(bound: IpAddr) -> IpAddr {
     towards_the_world().map_or(IpAddr::from([127, 0, 0, 1]), |address| address.ip())
 }
 
-fn serving_names(args: &ServerArgs, api: &Api, bound: SocketAddr, advertised: SocketAddr) -> Vec<String> {
+fn serving_names(
+    args: &ServerArgs,
+    api: &Api,
+    bound: SocketAddr,
+    advertised: SocketAddr,
+) -> Vec<String> {
     let fixed = [
-        "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
-        "kubernetes.default.svc.cluster.local", "127.0.0.1", "::1",
+        "localhost",
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+        "127.0.0.1",
+        "::1",
     ];
     let mut names: Vec<String> = fixed.map(str::to_owned).to_vec();
     names.push(advertised.ip().to_string());
     if !bound.ip().is_unspecified() {
         names.push(bound.ip().to_string());
     }
-    names.extend(api.allocators.addresses().first().map(|address| address.to_string()));
+    names.extend(
+        api.allocators
+            .addresses()
+            .first()
+            .map(|address| address.to_string()),
+    );
     names.extend(args.tls_sans.iter().cloned());
     names.sort();
     names.dedup();
@@ -169,8 +210,12 @@ fn serving_names(args: &ServerArgs, api: &Api, bound: SocketAddr, advertised: So
 }
 
 fn write_admin_kubeconfig(data_dir: &Path, pki: &Pki, advertised: SocketAddr) -> Result<(), Error> {
-    let kubeconfig = pki.client_kubeconfig(&format!("https://{advertised}"), "admin", &[MASTERS])?;
-    Ok(pki::write_private(&data_dir.join("admin.kubeconfig"), &kubeconfig)?)
+    let kubeconfig =
+        pki.client_kubeconfig(&format!("https://{advertised}"), "admin", &[MASTERS])?;
+    Ok(pki::write_private(
+        &data_dir.join("admin.kubeconfig"),
+        &kubeconfig,
+    )?)
 }
 
 fn roots(pki: &Pki) -> Result<Arc<RootCertStore>, Error> {
@@ -183,10 +228,14 @@ fn server_tls(pki: &Pki, names: &[String]) -> Result<Arc<ServerConfig>, Error> {
     let (certificate, key) = pki.serving_cert("kube-apiserver", names)?;
     pki::write_private(&pki.directory().join("apiserver.crt"), &certificate)?;
     pki::write_private(&pki.directory().join("apiserver.key"), &key)?;
-    let verifier = WebPkiClientVerifier::builder(roots(pki)?).allow_unauthenticated().build()?;
+    let verifier = WebPkiClientVerifier::builder(roots(pki)?)
+        .allow_unauthenticated()
+        .build()?;
     let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes())?];
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes())?;
-    let mut config = ServerConfig::builder().with_client_cert_verifier(verifier).with_single_cert(chain, key)?;
+    let mut config = ServerConfig::builder()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
@@ -195,5 +244,7 @@ fn agent_tls(pki: &Pki) -> Result<ClientConfig, Error> {
     let (certificate, key) = pki.client_cert(AGENT_CLIENT, &[MASTERS])?;
     let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes())?];
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes())?;
-    Ok(ClientConfig::builder().with_root_certificates(roots(pki)?).with_client_auth_cert(chain, key)?)
+    Ok(ClientConfig::builder()
+        .with_root_certificates(roots(pki)?)
+        .with_client_auth_cert(chain, key)?)
 }

@@ -66,8 +66,13 @@ impl Tokens {
         let key = rcgen::KeyPair::from_pem(key_pem)?;
         let invalid = |_| PkiError::Certificate(rcgen::Error::CouldNotParseKeyPair);
         let signing = EncodingKey::from_ec_pem(key_pem.as_bytes()).map_err(invalid)?;
-        let verifying = DecodingKey::from_ec_pem(key.public_key_pem().as_bytes()).map_err(invalid)?;
-        Ok(Self { store, signing, verifying })
+        let verifying =
+            DecodingKey::from_ec_pem(key.public_key_pem().as_bytes()).map_err(invalid)?;
+        Ok(Self {
+            store,
+            signing,
+            verifying,
+        })
     }
 
     /// The signed token.
@@ -81,7 +86,9 @@ impl Tokens {
         validation.set_issuer(&[ISSUER]);
         validation.set_audience(&[ISSUER]);
         validation.validate_nbf = true;
-        let claims = decode::<Claims>(token, &self.verifying, &validation).ok()?.claims;
+        let claims = decode::<Claims>(token, &self.verifying, &validation)
+            .ok()?
+            .claims;
         let bound = &claims.bound;
         self.still_there("serviceaccounts", &bound.namespace, &bound.serviceaccount)?;
         if let Some(pod) = &bound.pod {
@@ -92,21 +99,35 @@ impl Tokens {
 
     fn still_there(&self, plural: &str, namespace: &str, reference: &Reference) -> Option<()> {
         let res = by_plural("", "v1", plural)?;
-        let entry = self.store.get(&object::key(res, namespace, &reference.name))?;
+        let entry = self
+            .store
+            .get(&object::key(res, namespace, &reference.name))?;
         (object::uid(&object::decode(&entry.value)) == reference.uid).then_some(())
     }
 }
 
 fn account_user(claims: &Claims) -> User {
     let namespace = &claims.bound.namespace;
-    let groups = vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}")];
+    let groups = vec![
+        "system:serviceaccounts".into(),
+        format!("system:serviceaccounts:{namespace}"),
+    ];
     let mut user = User::known(&claims.sub, groups);
     user.uid = claims.bound.serviceaccount.uid.clone();
-    user.extra.push(("authentication.kubernetes.io/credential-id".into(), format!("JTI={}", claims.jti)));
+    user.extra.push((
+        "authentication.kubernetes.io/credential-id".into(),
+        format!("JTI={}", claims.jti),
+    ));
     for (what, reference) in [("node", &claims.bound.node), ("pod", &claims.bound.pod)] {
         if let Some(reference) = reference {
-            user.extra.push((format!("authentication.kubernetes.io/{what}-name"), reference.name.clone()));
-            user.extra.push((format!("authentication.kubernetes.io/{what}-uid"), reference.uid.clone()));
+            user.extra.push((
+                format!("authentication.kubernetes.io/{what}-name"),
+                reference.name.clone(),
+            ));
+            user.extra.push((
+                format!("authentication.kubernetes.io/{what}-uid"),
+                reference.uid.clone(),
+            ));
         }
     }
     user

@@ -21,7 +21,11 @@ pub(crate) enum Family {
 
 impl Family {
     pub(crate) fn of(address: IpAddr) -> Self {
-        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+        if address.is_ipv4() {
+            Self::V4
+        } else {
+            Self::V6
+        }
     }
 
     pub(crate) fn parse(name: &str) -> Option<Self> {
@@ -71,7 +75,9 @@ struct Pool {
 
 impl Addresses {
     pub(crate) fn new(networks: &[IpNetwork]) -> Self {
-        Self { pools: networks.iter().map(|network| Pool::new(*network)).collect() }
+        Self {
+            pools: networks.iter().map(|network| Pool::new(*network)).collect(),
+        }
     }
 
     /// The families there are ranges for, the default first.
@@ -94,7 +100,8 @@ impl Addresses {
     pub(crate) fn take_this(&mut self, address: IpAddr) -> Result<(), AddressError> {
         let family = Family::of(address);
         let pool = self.pools.iter_mut().find(|pool| pool.family() == family);
-        pool.ok_or(AddressError::NoRange(family.name()))?.take_this(address)
+        pool.ok_or(AddressError::NoRange(family.name()))?
+            .take_this(address)
     }
 
     pub(crate) fn release(&mut self, address: IpAddr) {
@@ -112,12 +119,24 @@ impl Pool {
             IpNetwork::V4(network) => (network.prefix(), 32),
             IpNetwork::V6(network) => (network.prefix(), 128),
         };
-        let size = 1u64.checked_shl(u32::from(width - bits)).unwrap_or(MAX_SIZE).min(MAX_SIZE);
+        let size = 1u64
+            .checked_shl(u32::from(width - bits))
+            .unwrap_or(MAX_SIZE)
+            .min(MAX_SIZE);
         // The network's own address is never used, nor is the broadcast address of IPv4.
-        let last = if network.is_ipv4() { size.saturating_sub(2) } else { size.saturating_sub(1) };
+        let last = if network.is_ipv4() {
+            size.saturating_sub(2)
+        } else {
+            size.saturating_sub(1)
+        };
         let reserved = (last / 16).clamp(16, 256);
         let reserved = if reserved >= last { 0 } else { reserved };
-        Self { network, last, reserved, taken: HashSet::new() }
+        Self {
+            network,
+            last,
+            reserved,
+            taken: HashSet::new(),
+        }
     }
 
     fn family(&self) -> Family {
@@ -127,10 +146,13 @@ impl Pool {
     fn at(&self, offset: u64) -> IpAddr {
         match self.network.network() {
             IpAddr::V4(base) => {
-                let offset = u32::try_from(offset).expect("an offset is below the size of the range");
+                let offset =
+                    u32::try_from(offset).expect("an offset is below the size of the range");
                 IpAddr::V4(Ipv4Addr::from_bits(base.to_bits() + offset))
             }
-            IpAddr::V6(base) => IpAddr::V6(Ipv6Addr::from_bits(base.to_bits() + u128::from(offset))),
+            IpAddr::V6(base) => {
+                IpAddr::V6(Ipv6Addr::from_bits(base.to_bits() + u128::from(offset)))
+            }
         }
     }
 
@@ -139,8 +161,12 @@ impl Pool {
             return None;
         }
         let offset = match (address, self.network.network()) {
-            (IpAddr::V4(address), IpAddr::V4(base)) => u64::from(address.to_bits() - base.to_bits()),
-            (IpAddr::V6(address), IpAddr::V6(base)) => u64::try_from(address.to_bits() - base.to_bits()).ok()?,
+            (IpAddr::V4(address), IpAddr::V4(base)) => {
+                u64::from(address.to_bits() - base.to_bits())
+            }
+            (IpAddr::V6(address), IpAddr::V6(base)) => {
+                u64::try_from(address.to_bits() - base.to_bits()).ok()?
+            }
             _ => return None,
         };
         (1..=self.last).contains(&offset).then_some(offset)
@@ -148,18 +174,29 @@ impl Pool {
 
     fn take(&mut self) -> Result<IpAddr, AddressError> {
         let mut random = rand::rng();
-        let picks = (0..PICKS).map(|_| random.random_range(self.reserved + 1..=self.last.max(self.reserved + 1)));
+        let picks = (0..PICKS)
+            .map(|_| random.random_range(self.reserved + 1..=self.last.max(self.reserved + 1)));
         let upper = self.reserved + 1..=self.last;
-        let free = picks.chain(upper).chain(1..=self.reserved).find(|offset| !self.taken.contains(offset));
-        let offset = free.filter(|offset| *offset <= self.last).ok_or(AddressError::Full)?;
+        let free = picks
+            .chain(upper)
+            .chain(1..=self.reserved)
+            .find(|offset| !self.taken.contains(offset));
+        let offset = free
+            .filter(|offset| *offset <= self.last)
+            .ok_or(AddressError::Full)?;
         self.taken.insert(offset);
         Ok(self.at(offset))
     }
 
     fn take_this(&mut self, address: IpAddr) -> Result<(), AddressError> {
         let offset = self.offset(address);
-        let offset = offset.ok_or_else(|| AddressError::OutOfRange(address, self.network.to_string()))?;
-        if self.taken.insert(offset) { Ok(()) } else { Err(AddressError::Taken) }
+        let offset =
+            offset.ok_or_else(|| AddressError::OutOfRange(address, self.network.to_string()))?;
+        if self.taken.insert(offset) {
+            Ok(())
+        } else {
+            Err(AddressError::Taken)
+        }
     }
 }
 
@@ -195,6 +232,9 @@ mod tests {
     #[test]
     fn an_address_outside_of_the_range_is_refused() {
         let refused = pool("10.0.0.0/24").take_this("10.0.1.1".parse().expect("an address"));
-        assert!(matches!(refused, Err(AddressError::OutOfRange(..))), "{refused:?}");
+        assert!(
+            matches!(refused, Err(AddressError::OutOfRange(..))),
+            "{refused:?}"
+        );
     }
 }

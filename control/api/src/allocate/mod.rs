@@ -30,7 +30,10 @@ pub(crate) enum Item {
 
 impl Allocators {
     pub(crate) fn new(networks: &[IpNetwork], ports: RangeInclusive<u16>) -> Self {
-        Self { addresses: Mutex::new(Addresses::new(networks)), ports: Mutex::new(Ports::new(ports)) }
+        Self {
+            addresses: Mutex::new(Addresses::new(networks)),
+            ports: Mutex::new(Ports::new(ports)),
+        }
     }
 
     pub(crate) fn addresses(&self) -> MutexGuard<'_, Addresses> {
@@ -64,7 +67,11 @@ impl<'a> Claim<'a> {
     }
 
     pub(crate) fn on(pools: &'a Allocators) -> Self {
-        Self { pools: Some(pools), taken: Vec::new(), given_up: Vec::new() }
+        Self {
+            pools: Some(pools),
+            taken: Vec::new(),
+            given_up: Vec::new(),
+        }
     }
 
     /// Notes something that has been taken from its pool.

@@ -33,8 +33,16 @@ impl Ports {
     pub(crate) fn new(range: RangeInclusive<u16>) -> Self {
         let size = range.end() - range.start();
         let reserved = (size / 32).clamp(16, 128);
-        let dynamic = if reserved >= size { *range.start() } else { range.start() + reserved };
-        Self { range, dynamic, taken: HashSet::new() }
+        let dynamic = if reserved >= size {
+            *range.start()
+        } else {
+            range.start() + reserved
+        };
+        Self {
+            range,
+            dynamic,
+            taken: HashSet::new(),
+        }
     }
 
     /// Takes any free port.
@@ -42,7 +50,10 @@ impl Ports {
         let mut random = rand::rng();
         let (first, last) = (*self.range.start(), *self.range.end());
         let picks = (0..PICKS).map(|_| random.random_range(self.dynamic..=last));
-        let port = picks.chain(self.dynamic..=last).chain(first..self.dynamic).find(|port| !self.taken.contains(port));
+        let port = picks
+            .chain(self.dynamic..=last)
+            .chain(first..self.dynamic)
+            .find(|port| !self.taken.contains(port));
         let port = port.ok_or(PortError::Full)?;
         self.taken.insert(port);
         Ok(port)
@@ -51,9 +62,16 @@ impl Ports {
     /// Takes the port asked for.
     pub(crate) fn take_this(&mut self, port: u16) -> Result<(), PortError> {
         if !self.range.contains(&port) {
-            return Err(PortError::OutOfRange(*self.range.start(), *self.range.end()));
+            return Err(PortError::OutOfRange(
+                *self.range.start(),
+                *self.range.end(),
+            ));
         }
-        if self.taken.insert(port) { Ok(()) } else { Err(PortError::Taken) }
+        if self.taken.insert(port) {
+            Ok(())
+        } else {
+            Err(PortError::Taken)
+        }
     }
 
     pub(crate) fn release(&mut self, port: u16) {
@@ -81,6 +99,9 @@ mod tests {
         assert_eq!(ports.take_this(30080), Err(PortError::Taken));
         ports.release(30080);
         assert_eq!(ports.take_this(30080), Ok(()));
-        assert_eq!(ports.take_this(80), Err(PortError::OutOfRange(30000, 32767)));
+        assert_eq!(
+            ports.take_this(80),
+            Err(PortError::OutOfRange(30000, 32767))
+        );
     }
 }

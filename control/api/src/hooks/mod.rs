@@ -21,7 +21,11 @@ pub(crate) fn is_core(res: &Resource, plural: &str) -> bool {
 }
 
 /// Refuses objects in namespaces that are missing or going away.
-pub(crate) fn namespace_allows_creation(api: &Api, res: &Resource, object: &Value) -> Result<(), ApiError> {
+pub(crate) fn namespace_allows_creation(
+    api: &Api,
+    res: &Resource,
+    object: &Value,
+) -> Result<(), ApiError> {
     if !res.namespaced {
         return Ok(());
     }
@@ -29,7 +33,12 @@ pub(crate) fn namespace_allows_creation(api: &Api, res: &Resource, object: &Valu
 }
 
 /// Admission of a new object: refuses it, or completes it from what is in the cluster.
-pub(crate) fn admit(api: &Api, res: &Resource, object: &mut Value, user: &User) -> Result<(), ApiError> {
+pub(crate) fn admit(
+    api: &Api,
+    res: &Resource,
+    object: &mut Value,
+    user: &User,
+) -> Result<(), ApiError> {
     if is_core(res, "pods") {
         pod::admit(api, res, object, user)?;
     }
@@ -105,7 +114,11 @@ pub(crate) fn check_deletion(res: &Resource, name: &str) -> Result<(), ApiError>
 
 /// How many seconds an object is to be given before it is removed.
 pub(crate) fn grace_period(res: &Resource, object: &Value, asked: Option<i64>) -> i64 {
-    if is_core(res, "pods") { pod::grace_period(object, asked) } else { 0 }
+    if is_core(res, "pods") {
+        pod::grace_period(object, asked)
+    } else {
+        0
+    }
 }
 
 /// Notes in an object that its deletion has begun.
@@ -117,7 +130,11 @@ pub(crate) fn prepare_termination(res: &Resource, object: &mut Value) {
 
 /// Whether nothing keeps an object that is being deleted.
 pub(crate) fn may_vanish(res: &Resource, object: &Value) -> bool {
-    let waits = object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0) > 0;
+    let waits = object
+        .pointer("/metadata/deletionGracePeriodSeconds")
+        .and_then(Value::as_i64)
+        .unwrap_or(0)
+        > 0;
     object::is_terminating(object)
         && object::items(object, "/metadata/finalizers").is_empty()
         && !waits

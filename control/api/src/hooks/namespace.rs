@@ -16,10 +16,13 @@ pub(super) fn allows_creation(api: &Api, res: &Resource, object: &Value) -> Resu
     let entry = api.store.get(&object::key(namespaces, "", name));
     let entry = entry.ok_or_else(|| ApiError::not_found(namespaces, name))?;
     // Most requests meet a namespace that stays; look closer only at one that goes.
-    if !contains(&entry.value, b"\"deletionTimestamp\"") || !object::is_terminating(&object::decode(&entry.value)) {
+    if !contains(&entry.value, b"\"deletionTimestamp\"")
+        || !object::is_terminating(&object::decode(&entry.value))
+    {
         return Ok(());
     }
-    let what = format!("unable to create new content in namespace {name} because it is being terminated");
+    let what =
+        format!("unable to create new content in namespace {name} because it is being terminated");
     let mut error = ApiError::forbidden(res, object::name(object), what);
     let cause = json!([{"reason": "NamespaceTerminating", "field": "metadata.namespace",
         "message": format!("namespace {name} is being terminated")}]);
@@ -28,7 +31,9 @@ pub(super) fn allows_creation(api: &Api, res: &Resource, object: &Value) -> Resu
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len()).any(|window| window == needle)
+    haystack
+        .windows(needle.len())
+        .any(|window| window == needle)
 }
 
 pub(super) fn prepare_create(object: &mut Value) {
@@ -55,7 +60,11 @@ pub(super) fn prepare_termination(object: &mut Value) {
 
 pub(super) fn check_deletion(res: &Resource, name: &str) -> Result<(), ApiError> {
     if KEPT.contains(&name) {
-        return Err(ApiError::forbidden(res, name, "this namespace may not be deleted"));
+        return Err(ApiError::forbidden(
+            res,
+            name,
+            "this namespace may not be deleted",
+        ));
     }
     Ok(())
 }

@@ -15,7 +15,12 @@ const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// How long pods stay on a node that is gone, unless they say otherwise.
 const TOLERATION_SECONDS: i64 = 300;
 
-pub(super) fn admit(api: &Api, res: &Resource, pod: &mut Value, _user: &User) -> Result<(), ApiError> {
+pub(super) fn admit(
+    api: &Api,
+    res: &Resource,
+    pod: &mut Value,
+    _user: &User,
+) -> Result<(), ApiError> {
     admit_account(api, res, pod)?;
     tolerate_lost_nodes(pod);
     settle_priority(pod);
@@ -25,15 +30,23 @@ pub(super) fn admit(api: &Api, res: &Resource, pod: &mut Value, _user: &User) ->
 /// The default account, which must exist, and a volume with its token in every container.
 fn admit_account(api: &Api, res: &Resource, pod: &mut Value) -> Result<(), ApiError> {
     let spec = child(pod, "spec");
-    let named = spec.get("serviceAccountName").or_else(|| spec.get("serviceAccount")).and_then(Value::as_str);
-    let name = named.filter(|name| !name.is_empty()).unwrap_or("default").to_owned();
+    let named = spec
+        .get("serviceAccountName")
+        .or_else(|| spec.get("serviceAccount"))
+        .and_then(Value::as_str);
+    let name = named
+        .filter(|name| !name.is_empty())
+        .unwrap_or("default")
+        .to_owned();
     spec.insert("serviceAccountName".into(), name.clone().into());
     spec.insert("serviceAccount".into(), name.clone().into());
 
     let namespace = text(pod, "/metadata/namespace").to_owned();
     let accounts = by_plural("", "v1", "serviceaccounts").expect("the schema has service accounts");
     let Some(entry) = api.store.get(&object::key(accounts, &namespace, &name)) else {
-        let what = format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found");
+        let what = format!(
+            "error looking up service account {namespace}/{name}: serviceaccount {name:?} not found"
+        );
         return Err(ApiError::forbidden(res, object::name(pod), what));
     };
     let account = object::decode(&entry.value);
@@ -49,8 +62,14 @@ fn admit_account(api: &Api, res: &Resource, pod: &mut Value) -> Result<(), ApiEr
 }
 
 fn wants_token(pod: &Value, account: &Value) -> bool {
-    let stated = pod.pointer("/spec/automountServiceAccountToken").and_then(Value::as_bool);
-    let stated = stated.or_else(|| account.get("automountServiceAccountToken").and_then(Value::as_bool));
+    let stated = pod
+        .pointer("/spec/automountServiceAccountToken")
+        .and_then(Value::as_bool);
+    let stated = stated.or_else(|| {
+        account
+            .get("automountServiceAccountToken")
+            .and_then(Value::as_bool)
+    });
     stated.unwrap_or(true)
 }
 
@@ -60,11 +79,17 @@ fn mount_token(pod: &mut Value) {
         .filter_map(|volume| volume.get("name").and_then(Value::as_str))
         .find(|name| name.starts_with("kube-api-access-"))
         .map(str::to_owned);
-    let name = existing.clone().unwrap_or_else(|| format!("kube-api-access-{}", random_suffix()));
+    let name = existing
+        .clone()
+        .unwrap_or_else(|| format!("kube-api-access-{}", random_suffix()));
     let spec = child(pod, "spec");
     let mut mounted = false;
     for list in ["initContainers", "containers"] {
-        let containers = spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten();
+        let containers = spec
+            .get_mut(list)
+            .and_then(Value::as_array_mut)
+            .into_iter()
+            .flatten();
         for container in containers {
             mounted |= mount(container, &name);
         }
@@ -79,11 +104,18 @@ fn mount_token(pod: &mut Value) {
 
 /// Mounts the token, unless something else is mounted there.
 fn mount(container: &mut Value, volume: &str) -> bool {
-    if items(container, "/volumeMounts").iter().any(|mount| mount.get("mountPath") == Some(&TOKEN_PATH.into())) {
+    if items(container, "/volumeMounts")
+        .iter()
+        .any(|mount| mount.get("mountPath") == Some(&TOKEN_PATH.into()))
+    {
         return false;
     }
-    let mounts = members(container).entry("volumeMounts").or_insert_with(|| json!([]));
-    let Some(mounts) = mounts.as_array_mut() else { return false };
+    let mounts = members(container)
+        .entry("volumeMounts")
+        .or_insert_with(|| json!([]));
+    let Some(mounts) = mounts.as_array_mut() else {
+        return false;
+    };
     mounts.push(json!({"name": volume, "readOnly": true, "mountPath": TOKEN_PATH}));
     true
 }
@@ -99,10 +131,20 @@ fn token_volume(name: &str) -> Value {
 }
 
 fn tolerate_lost_nodes(pod: &mut Value) {
-    let tolerations = child(pod, "spec").entry("tolerations").or_insert_with(|| json!([]));
-    let Some(tolerations) = tolerations.as_array_mut() else { return };
-    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
-        if !tolerations.iter().any(|toleration| tolerates(toleration, key)) {
+    let tolerations = child(pod, "spec")
+        .entry("tolerations")
+        .or_insert_with(|| json!([]));
+    let Some(tolerations) = tolerations.as_array_mut() else {
+        return;
+    };
+    for key in [
+        "node.kubernetes.io/not-ready",
+        "node.kubernetes.io/unreachable",
+    ] {
+        if !tolerations
+            .iter()
+            .any(|toleration| tolerates(toleration, key))
+        {
             tolerations.push(json!({
                 "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": TOLERATION_SECONDS,
             }));
@@ -120,12 +162,16 @@ fn tolerates(toleration: &Value, key: &str) -> bool {
 fn settle_priority(pod: &mut Value) {
     let spec = child(pod, "spec");
     spec.entry("priority").or_insert_with(|| 0.into());
-    spec.entry("preemptionPolicy").or_insert_with(|| "PreemptLowerPriority".into());
+    spec.entry("preemptionPolicy")
+        .or_insert_with(|| "PreemptLowerPriority".into());
 }
 
 pub(super) fn prepare_create(pod: &mut Value) {
     let class = quality_of_service(pod);
-    members(pod).insert("status".into(), json!({"phase": "Pending", "qosClass": class}));
+    members(pod).insert(
+        "status".into(),
+        json!({"phase": "Pending", "qosClass": class}),
+    );
 }
 
 /// The class and phase stay known whatever a status writer leaves out.
@@ -138,15 +184,25 @@ pub(super) fn prepare_status(pod: &mut Value) {
 
 /// Guaranteed if every container limits cpu and memory and asks for no less, best effort if none says anything.
 fn quality_of_service(pod: &Value) -> &'static str {
-    let containers = || items(pod, "/spec/initContainers").iter().chain(items(pod, "/spec/containers"));
+    let containers = || {
+        items(pod, "/spec/initContainers")
+            .iter()
+            .chain(items(pod, "/spec/containers"))
+    };
     let quantity = |container: &Value, side: &str, what: &str| {
-        container.pointer(&format!("/resources/{side}/{what}")).filter(|quantity| !is_zero(quantity)).cloned()
+        container
+            .pointer(&format!("/resources/{side}/{what}"))
+            .filter(|quantity| !is_zero(quantity))
+            .cloned()
     };
     let mut any = false;
     let mut guaranteed = true;
     for container in containers() {
         for what in ["cpu", "memory"] {
-            let (request, limit) = (quantity(container, "requests", what), quantity(container, "limits", what));
+            let (request, limit) = (
+                quantity(container, "requests", what),
+                quantity(container, "limits", what),
+            );
             any |= request.is_some() || limit.is_some();
             guaranteed &= limit.is_some() && (request.is_none() || request == limit);
         }
@@ -170,7 +226,10 @@ pub(super) fn grace_period(pod: &Value, asked: Option<i64>) -> i64 {
     if unscheduled || done {
         return 0;
     }
-    let own = pod.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30);
+    let own = pod
+        .pointer("/spec/terminationGracePeriodSeconds")
+        .and_then(Value::as_i64)
+        .unwrap_or(30);
     match asked.unwrap_or(own) {
         negative if negative < 0 => 1,
         seconds => seconds,
@@ -182,18 +241,33 @@ mod tests {
     use super::*;
 
     fn check(containers: Value, class: &str) {
-        assert_eq!(quality_of_service(&json!({"spec": {"containers": containers}})), class);
+        assert_eq!(
+            quality_of_service(&json!({"spec": {"containers": containers}})),
+            class
+        );
     }
 
     #[test]
     fn quality_of_service_follows_requests_and_limits() {
         check(json!([{"name": "a"}]), "BestEffort");
-        check(json!([{"resources": {"requests": {"cpu": "0"}}}]), "BestEffort");
-        check(json!([{"resources": {"requests": {"cpu": "1"}}}]), "Burstable");
+        check(
+            json!([{"resources": {"requests": {"cpu": "0"}}}]),
+            "BestEffort",
+        );
+        check(
+            json!([{"resources": {"requests": {"cpu": "1"}}}]),
+            "Burstable",
+        );
         let both = json!({"cpu": "1", "memory": "1Gi"});
         check(json!([{"resources": {"limits": both}}]), "Guaranteed");
-        check(json!([{"resources": {"limits": both, "requests": both}}]), "Guaranteed");
-        check(json!([{"resources": {"limits": both}}, {"name": "b"}]), "Burstable");
+        check(
+            json!([{"resources": {"limits": both, "requests": both}}]),
+            "Guaranteed",
+        );
+        check(
+            json!([{"resources": {"limits": both}}, {"name": "b"}]),
+            "Burstable",
+        );
     }
 
     #[test]

@@ -28,8 +28,18 @@ pub(crate) async fn create(call: &Call<'_>) -> Result<Answer, ApiError> {
     let decoded = body::object(call.headers, &call.body)?;
     let mut object = decoded.object;
     meta::settle_type(&target.res.api_version(), target.res.kind, &mut object)?;
-    let checked = write::check_fields(target.res, object, decoded.duplicates, options.field_validation)?;
-    let made = Creation { api: call.api, user: call.user, res: target.res, options: &options };
+    let checked = write::check_fields(
+        target.res,
+        object,
+        decoded.duplicates,
+        options.field_validation,
+    )?;
+    let made = Creation {
+        api: call.api,
+        user: call.user,
+        res: target.res,
+        options: &options,
+    };
     let bytes = made.run(checked.object, &target.namespace).await?;
     let shaped = render::one(target.res, call.accept, call.params, bytes);
     let mut answer = respond::bytes(StatusCode::CREATED, call.accept, shaped);
@@ -54,7 +64,11 @@ impl Creation<'_> {
     }
 
     /// Creates an object that apply has made, its owners recorded already.
-    pub(crate) async fn run_applied(&self, mut object: Value, namespace: &str) -> Result<Bytes, ApiError> {
+    pub(crate) async fn run_applied(
+        &self,
+        mut object: Value,
+        namespace: &str,
+    ) -> Result<Bytes, ApiError> {
         let generated = self.prepare(&mut object, namespace)?;
         self.finish(object, generated).await
     }
@@ -63,7 +77,9 @@ impl Creation<'_> {
     fn prepare(&self, object: &mut Value, namespace: &str) -> Result<bool, ApiError> {
         let res = self.res;
         if !text(object, "/metadata/resourceVersion").is_empty() {
-            return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
+            return Err(ApiError::bad_request(
+                "resourceVersion should not be set on objects to be created",
+            ));
         }
         meta::settle_namespace(res, object, namespace)?;
         let generated = generate_name(object);
@@ -82,7 +98,9 @@ impl Creation<'_> {
         if self.options.dry_run {
             let free = self.api.store.get(&key_of(res, &object)).is_none();
             let taken = || ApiError::already_exists(res, object::name(&object));
-            return free.then(|| object::encode_unstored(&object)).ok_or_else(taken);
+            return free
+                .then(|| object::encode_unstored(&object))
+                .ok_or_else(taken);
         }
         let entry = self.store(&mut object, generated).await?;
         claim.keep();
@@ -116,5 +134,9 @@ fn generate_name(object: &mut Value) -> bool {
 }
 
 fn key_of(res: &Resource, object: &Value) -> control_store::Key {
-    object::key(res, text(object, "/metadata/namespace"), object::name(object))
+    object::key(
+        res,
+        text(object, "/metadata/namespace"),
+        object::name(object),
+    )
 }

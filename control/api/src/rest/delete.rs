@@ -44,9 +44,16 @@ pub(crate) enum Propagation {
 
 impl DeleteOptions {
     pub(crate) fn parse(params: &Params, body: &Value) -> Result<Self, ApiError> {
-        let stated = |field: &str| body.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let stated = |field: &str| {
+            body.get(field)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
         let precondition = |field: &str| {
-            let value = body.pointer(&format!("/preconditions/{field}")).and_then(Value::as_str);
+            let value = body
+                .pointer(&format!("/preconditions/{field}"))
+                .and_then(Value::as_str);
             value.filter(|value| !value.is_empty()).map(str::to_owned)
         };
         let policy = Some(stated("propagationPolicy")).filter(|policy| !policy.is_empty());
@@ -54,7 +61,10 @@ impl DeleteOptions {
         let orphan = body.get("orphanDependents").and_then(Value::as_bool);
         let grace = body.get("gracePeriodSeconds").and_then(Value::as_i64);
         Ok(Self {
-            grace: grace.map_or_else(|| params.number("gracePeriodSeconds"), |grace| Ok(Some(grace)))?,
+            grace: grace.map_or_else(
+                || params.number("gracePeriodSeconds"),
+                |grace| Ok(Some(grace)),
+            )?,
             propagation: propagation(&policy, orphan)?,
             uid: precondition("uid"),
             revision: precondition("resourceVersion"),
@@ -63,7 +73,10 @@ impl DeleteOptions {
     }
 }
 
-fn propagation(policy: &str, orphan_dependents: Option<bool>) -> Result<Option<Propagation>, ApiError> {
+fn propagation(
+    policy: &str,
+    orphan_dependents: Option<bool>,
+) -> Result<Option<Propagation>, ApiError> {
     match (policy, orphan_dependents) {
         ("", None) => Ok(None),
         ("", Some(true)) | ("Orphan", None) => Ok(Some(Propagation::Orphan)),
@@ -98,16 +111,25 @@ pub(crate) enum Outcome {
 /// Deletes one object.
 pub(crate) async fn delete(call: &Call<'_>) -> Result<Answer, ApiError> {
     let target = call.target;
-    let options = DeleteOptions::parse(call.params, &body::optional_object(call.headers, &call.body)?)?;
+    let options = DeleteOptions::parse(
+        call.params,
+        &body::optional_object(call.headers, &call.body)?,
+    )?;
     hooks::check_deletion(target.res, &target.name)?;
-    let outcome = remove(call.api, target.res, &target.namespace, &target.name, &options).await?;
+    let outcome = remove(
+        call.api,
+        target.res,
+        &target.namespace,
+        &target.name,
+        &options,
+    )
+    .await?;
     let bytes = match outcome {
         Outcome::Gone(last) if !answers_object(target.res) => {
             let last = object::decode(&last);
             let mut details = error::details(&target.name, target.res.group, target.res.plural);
             details.insert("uid".into(), object::uid(&last).into());
-            let status =
-                json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details});
+            let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details});
             return Ok(respond::value(StatusCode::OK, call.accept, &status));
         }
         Outcome::Gone(bytes) | Outcome::Marked(bytes) => bytes,
@@ -125,21 +147,41 @@ fn answers_object(res: &Resource) -> bool {
 pub(crate) async fn delete_collection(call: &Call<'_>) -> Result<Answer, ApiError> {
     let target = call.target;
     let res = target.res;
-    let options = DeleteOptions::parse(call.params, &body::optional_object(call.headers, &call.body)?)?;
+    let options = DeleteOptions::parse(
+        call.params,
+        &body::optional_object(call.headers, &call.body)?,
+    )?;
     let selection = Selection::parse(res, &target.namespace, call.params)?;
     let table = object::table(res);
-    let query = Query { table: &table, scope: selection.scope(), ..Query::default() };
+    let query = Query {
+        table: &table,
+        scope: selection.scope(),
+        ..Query::default()
+    };
     let page = call.api.store.list(&query).map_err(ApiError::internal)?;
-    let selected: Vec<Arc<Entry>> = page.entries.into_iter().filter(|entry| selection.matches(entry)).collect();
+    let selected: Vec<Arc<Entry>> = page
+        .entries
+        .into_iter()
+        .filter(|entry| selection.matches(entry))
+        .collect();
     for entry in &selected {
         match remove(call.api, res, &entry.key.scope, &entry.key.name, &options).await {
             Err(error) if error.code != 404 => return Err(error),
             _ => {}
         }
     }
-    let meta = ListMeta { revision: call.api.store.revision().0, ..ListMeta::default() };
+    let meta = ListMeta {
+        revision: call.api.store.revision().0,
+        ..ListMeta::default()
+    };
     let items = selected.iter().map(|entry| &entry.value);
-    let body = render::list(res, call.accept.shape, Include::parse(call.params), &meta, items);
+    let body = render::list(
+        res,
+        call.accept.shape,
+        Include::parse(call.params),
+        &meta,
+        items,
+    );
     Ok(respond::bytes(StatusCode::OK, call.accept, body))
 }
 
@@ -159,13 +201,19 @@ pub(crate) async fn remove(
         let vanishes = hooks::may_vanish(res, &new);
         if options.dry_run {
             let bytes = object::encode_unstored(&new);
-            return Ok(if vanishes { Outcome::Gone(bytes) } else { Outcome::Marked(bytes) });
+            return Ok(if vanishes {
+                Outcome::Gone(bytes)
+            } else {
+                Outcome::Marked(bytes)
+            });
         }
         if !vanishes && write::is_same(&old, &new) {
             return Ok(Outcome::Marked(entry.value.clone()));
         }
         let written = match vanishes {
-            true => write::remove(api, res, &new, &entry).await?.map(|entry| Outcome::Gone(entry.value.clone())),
+            true => write::remove(api, res, &new, &entry)
+                .await?
+                .map(|entry| Outcome::Gone(entry.value.clone())),
             false => write::store(api, res, &new, Expect::At(entry.revision))
                 .await?
                 .map(|entry| Outcome::Marked(entry.value.clone())),
@@ -177,14 +225,24 @@ pub(crate) async fn remove(
     Err(ApiError::modified(res, name))
 }
 
-fn check_preconditions(res: &Resource, old: &Value, options: &DeleteOptions) -> Result<(), ApiError> {
+fn check_preconditions(
+    res: &Resource,
+    old: &Value,
+    options: &DeleteOptions,
+) -> Result<(), ApiError> {
     let name = object::name(old);
     for (what, expected, actual) in [
         ("UID", &options.uid, object::uid(old)),
-        ("ResourceVersion", &options.revision, text(old, "/metadata/resourceVersion")),
+        (
+            "ResourceVersion",
+            &options.revision,
+            text(old, "/metadata/resourceVersion"),
+        ),
     ] {
         if let Some(expected) = expected.as_deref().filter(|expected| *expected != actual) {
-            let text = format!("Precondition failed: {what} in precondition: {expected}, {what} in object meta: {actual}");
+            let text = format!(
+                "Precondition failed: {what} in precondition: {expected}, {what} in object meta: {actual}"
+            );
             return Err(ApiError::conflict(res, name, text));
         }
     }
@@ -196,7 +254,9 @@ fn marked(res: &Resource, old: &Value, options: &DeleteOptions) -> Value {
     let mut new = old.clone();
     set_finalizers(&mut new, options.propagation);
     let grace = hooks::grace_period(res, old, options.grace);
-    let pending = old.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
+    let pending = old
+        .pointer("/metadata/deletionGracePeriodSeconds")
+        .and_then(Value::as_i64);
     // A second deletion may shorten the wait, never lengthen it.
     if is_terminating(old) && pending.is_none_or(|pending| grace >= pending) {
         return new;
@@ -205,7 +265,9 @@ fn marked(res: &Resource, old: &Value, options: &DeleteOptions) -> Value {
         Some(pending) => deletion_start(old, pending),
         None => Timestamp::now(),
     };
-    let at = start.saturating_add(SignedDuration::from_secs(grace)).unwrap_or(start);
+    let at = start
+        .saturating_add(SignedDuration::from_secs(grace))
+        .unwrap_or(start);
     let metadata = metadata(&mut new);
     metadata.insert("deletionTimestamp".into(), meta::at(at).into());
     metadata.insert("deletionGracePeriodSeconds".into(), grace.into());
@@ -218,12 +280,17 @@ fn marked(res: &Resource, old: &Value, options: &DeleteOptions) -> Value {
 
 /// When the deletion that is under way was asked for.
 fn deletion_start(old: &Value, pending: i64) -> Timestamp {
-    let at = text(old, "/metadata/deletionTimestamp").parse::<Timestamp>().unwrap_or_else(|_| Timestamp::now());
-    at.saturating_sub(SignedDuration::from_secs(pending)).unwrap_or(at)
+    let at = text(old, "/metadata/deletionTimestamp")
+        .parse::<Timestamp>()
+        .unwrap_or_else(|_| Timestamp::now());
+    at.saturating_sub(SignedDuration::from_secs(pending))
+        .unwrap_or(at)
 }
 
 fn set_finalizers(object: &mut Value, propagation: Option<Propagation>) {
-    let Some(propagation) = propagation else { return };
+    let Some(propagation) = propagation else {
+        return;
+    };
     let mut finalizers: Vec<Value> = object::items(object, "/metadata/finalizers").to_vec();
     finalizers.retain(|finalizer| finalizer != ORPHAN && finalizer != FOREGROUND);
     match propagation {

@@ -19,7 +19,11 @@ pub(super) struct Selection {
 }
 
 impl Selection {
-    pub(super) fn parse(res: &'static Resource, namespace: &str, params: &Params) -> Result<Self, ApiError> {
+    pub(super) fn parse(
+        res: &'static Resource,
+        namespace: &str,
+        params: &Params,
+    ) -> Result<Self, ApiError> {
         let refuse = |error: control_schema::selector::Error| ApiError::bad_request(error.0);
         Ok(Self {
             res,
@@ -46,7 +50,11 @@ impl Selection {
         if !self.is_selective() {
             return true;
         }
-        if self.fields.exact("metadata.name").is_some_and(|name| name != &*entry.key.name) {
+        if self
+            .fields
+            .exact("metadata.name")
+            .is_some_and(|name| name != &*entry.key.name)
+        {
             return false;
         }
         let object = object::decode(&entry.value);

@@ -25,18 +25,27 @@ pub(crate) fn at(time: jiff::Timestamp) -> String {
 /// Five random letters.
 pub(crate) fn random_suffix() -> String {
     let mut random = rand::rng();
-    (0..5).map(|_| char::from(ALPHABET[random.random_range(0..ALPHABET.len())])).collect()
+    (0..5)
+        .map(|_| char::from(ALPHABET[random.random_range(0..ALPHABET.len())]))
+        .collect()
 }
 
 /// A name from `metadata.generateName`.
 pub(crate) fn generated_name(prefix: &str) -> String {
     let kept = prefix.len().min(PREFIX_LENGTH);
-    let kept = (0..=kept).rev().find(|end| prefix.is_char_boundary(*end)).unwrap_or(0);
+    let kept = (0..=kept)
+        .rev()
+        .find(|end| prefix.is_char_boundary(*end))
+        .unwrap_or(0);
     format!("{}{}", &prefix[..kept], random_suffix())
 }
 
 /// Completes the namespace of a body, which may name none, or refuses another one.
-pub(crate) fn settle_namespace(res: &Resource, object: &mut Value, namespace: &str) -> Result<(), ApiError> {
+pub(crate) fn settle_namespace(
+    res: &Resource,
+    object: &mut Value,
+    namespace: &str,
+) -> Result<(), ApiError> {
     if !res.namespaced {
         metadata(object).remove("namespace");
         return Ok(());
@@ -52,9 +61,15 @@ pub(crate) fn settle_namespace(res: &Resource, object: &mut Value, namespace: &s
 }
 
 /// Completes the type of a body, which may state none, or refuses another one.
-pub(crate) fn settle_type(api_version: &str, kind: &str, object: &mut Value) -> Result<(), ApiError> {
+pub(crate) fn settle_type(
+    api_version: &str,
+    kind: &str,
+    object: &mut Value,
+) -> Result<(), ApiError> {
     if !object.is_object() {
-        return Err(ApiError::bad_request("couldn't get version/kind; json parse error: the body is not an object"));
+        return Err(ApiError::bad_request(
+            "couldn't get version/kind; json parse error: the body is not an object",
+        ));
     }
     let (given_version, given_kind) = object::type_of(object);
     if !given_kind.is_empty() && given_kind != kind {
@@ -89,7 +104,13 @@ pub(crate) fn settle_name(object: &mut Value, name: &str) -> Result<(), ApiError
 /// What a client may not choose about a new object.
 pub(crate) fn begin_life(object: &mut Value) {
     let metadata = metadata(object);
-    for key in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion", "generation"] {
+    for key in [
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+        "resourceVersion",
+        "generation",
+    ] {
         metadata.remove(key);
     }
     metadata.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
@@ -101,7 +122,13 @@ pub(crate) fn carry_over(new: &mut Value, old: &Value) {
     let kept = old.get("metadata");
     let metadata = metadata(new);
     for key in [
-        "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "namespace", "name",
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "namespace",
+        "name",
         "generateName",
     ] {
         object::copy_member(metadata, kept, key);
@@ -111,6 +138,10 @@ pub(crate) fn carry_over(new: &mut Value, old: &Value) {
 
 /// Adds one to `metadata.generation`.
 pub(crate) fn next_generation(object: &mut Value, old: &Value) {
-    let generation = old.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0) + 1;
+    let generation = old
+        .pointer("/metadata/generation")
+        .and_then(Value::as_i64)
+        .unwrap_or(0)
+        + 1;
     metadata(object).insert("generation".into(), generation.into());
 }

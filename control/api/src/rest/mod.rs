@@ -13,10 +13,10 @@ mod update;
 mod watch;
 mod write;
 
+pub(crate) use create::Creation;
 pub(crate) use create::create;
 pub(crate) use delete::{DeleteOptions, delete, delete_collection, remove};
 pub(crate) use list::list;
-pub(crate) use create::Creation;
 pub(crate) use meta::{at as time, now, random_suffix};
 pub(crate) use patch::patch;
 pub(crate) use read::{entry, get};
@@ -46,7 +46,10 @@ pub(crate) struct Call<'a> {
 
 impl Call<'_> {
     pub(crate) fn user_agent(&self) -> &str {
-        self.headers.get(http::header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default()
+        self.headers
+            .get(http::header::USER_AGENT)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
     }
 
     /// The name of the subresource, if the request is for one.

@@ -21,6 +21,13 @@ pub(crate) fn get(call: &Call<'_>) -> Result<Answer, ApiError> {
 }
 
 /// The stored object, or 404.
-pub(crate) fn entry(api: &Api, res: &Resource, namespace: &str, name: &str) -> Result<Arc<Entry>, ApiError> {
-    api.store.get(&object::key(res, namespace, name)).ok_or_else(|| ApiError::not_found(res, name))
+pub(crate) fn entry(
+    api: &Api,
+    res: &Resource,
+    namespace: &str,
+    name: &str,
+) -> Result<Arc<Entry>, ApiError> {
+    api.store
+        .get(&object::key(res, namespace, name))
+        .ok_or_else(|| ApiError::not_found(res, name))
 }

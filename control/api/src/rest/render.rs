@@ -61,7 +61,10 @@ pub(super) fn shaped(res: &Resource, shape: Shape, include: Include, bytes: Byte
         Shape::Table(version) => {
             let object = object::decode(&bytes);
             let revision = object::text(&object, "/metadata/resourceVersion");
-            let meta = ListMeta { revision: revision.parse().unwrap_or(0), ..ListMeta::default() };
+            let meta = ListMeta {
+                revision: revision.parse().unwrap_or(0),
+                ..ListMeta::default()
+            };
             let rows = vec![row(res, &object, version, include)];
             to_bytes(&table_of(res, version, &meta, rows))
         }
@@ -79,21 +82,29 @@ pub(super) fn list<'a>(
     match shape {
         Shape::Plain | Shape::Discovery(_) => plain_list(res, meta, items),
         Shape::Metadata(version) => {
-            let items: Vec<Value> = items.map(|item| partial(&object::decode(item), version)).collect();
+            let items: Vec<Value> = items
+                .map(|item| partial(&object::decode(item), version))
+                .collect();
             to_bytes(&json!({
                 "kind": "PartialObjectMetadataList", "apiVersion": format!("meta.k8s.io/{version}"),
                 "metadata": meta.value(), "items": items,
             }))
         }
         Shape::Table(version) => {
-            let rows = items.map(|item| row(res, &object::decode(item), version, include)).collect();
+            let rows = items
+                .map(|item| row(res, &object::decode(item), version, include))
+                .collect();
             to_bytes(&table_of(res, version, meta, rows))
         }
     }
 }
 
 /// Splices stored bytes, without the type each begins with.
-fn plain_list<'a>(res: &Resource, meta: &ListMeta, items: impl Iterator<Item = &'a Bytes>) -> Bytes {
+fn plain_list<'a>(
+    res: &Resource,
+    meta: &ListMeta,
+    items: impl Iterator<Item = &'a Bytes>,
+) -> Bytes {
     let skipped = object::type_prefix(res).len();
     let mut out = BytesMut::with_capacity(4096);
     let head = format!(
@@ -120,7 +131,10 @@ fn partial(object: &Value, version: &str) -> Value {
 
 fn row(res: &Resource, object: &Value, version: &str, include: Include) -> Value {
     let mut row = Map::new();
-    row.insert("cells".into(), table::cells(res, object, Timestamp::now()).into());
+    row.insert(
+        "cells".into(),
+        table::cells(res, object, Timestamp::now()).into(),
+    );
     match include {
         Include::Nothing => None,
         Include::Metadata => Some(partial(object, version)),
@@ -152,5 +166,7 @@ pub(super) fn bookmark(res: &Resource, shape: Shape, revision: u64, initial_end:
 }
 
 pub(super) fn to_bytes(value: &Value) -> Bytes {
-    serde_json::to_vec(value).expect("a value is serialised into memory").into()
+    serde_json::to_vec(value)
+        .expect("a value is serialised into memory")
+        .into()
 }

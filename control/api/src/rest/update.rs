@@ -31,19 +31,35 @@ pub(crate) async fn put(call: &Call<'_>) -> Result<Answer, ApiError> {
     meta::settle_type(&target.res.api_version(), target.res.kind, &mut object)?;
     meta::settle_name(&mut object, &target.name)?;
     meta::settle_namespace(target.res, &mut object, &target.namespace)?;
-    let checked = write::check_fields(target.res, object, decoded.duplicates, options.field_validation)?;
+    let checked = write::check_fields(
+        target.res,
+        object,
+        decoded.duplicates,
+        options.field_validation,
+    )?;
 
     let update = Update::of(call, &options);
     let exists = read::entry(call.api, target.res, &target.namespace, &target.name);
     let (code, bytes) = match exists {
         Err(_) if update.sub.is_none() && target.res.create_on_update => {
-            let creation = Creation { api: call.api, user: call.user, res: target.res, options: &options };
-            (StatusCode::CREATED, creation.run(checked.object, &target.namespace).await?)
+            let creation = Creation {
+                api: call.api,
+                user: call.user,
+                res: target.res,
+                options: &options,
+            };
+            (
+                StatusCode::CREATED,
+                creation.run(checked.object, &target.namespace).await?,
+            )
         }
         Err(missing) => return Err(missing),
         Ok(_) => {
             update.must_insist(&checked.object)?;
-            (StatusCode::OK, update.run(|_| Ok(checked.object.clone())).await?)
+            (
+                StatusCode::OK,
+                update.run(|_| Ok(checked.object.clone())).await?,
+            )
         }
     };
     let shaped = render::one(target.res, call.accept, call.params, bytes);
@@ -95,7 +111,10 @@ impl<'a> Update<'a> {
 
     /// Computes the new object from the old and stores it; again with the newer old one if another writer came first,
     /// unless the new object insists on a revision. Returns the stored form.
-    pub(crate) async fn run(&self, mut change: impl FnMut(&Value) -> Result<Value, ApiError>) -> Result<Bytes, ApiError> {
+    pub(crate) async fn run(
+        &self,
+        mut change: impl FnMut(&Value) -> Result<Value, ApiError>,
+    ) -> Result<Bytes, ApiError> {
         for _ in 0..ATTEMPTS {
             let entry = read::entry(self.api, self.res, self.namespace, self.name)?;
             let old = object::decode(&entry.value);
@@ -112,7 +131,12 @@ impl<'a> Update<'a> {
     }
 
     /// None: another writer came first.
-    async fn attempt(&self, entry: &Arc<Entry>, old: &Value, mut new: Value) -> Result<Option<Bytes>, ApiError> {
+    async fn attempt(
+        &self,
+        entry: &Arc<Entry>,
+        old: &Value,
+        mut new: Value,
+    ) -> Result<Option<Bytes>, ApiError> {
         self.settle(old, &mut new)?;
         if write::is_same(old, &new) {
             return Ok(Some(entry.value.clone()));
@@ -151,7 +175,10 @@ impl<'a> Update<'a> {
             write::track(self.res, Some(old), new, &self.options.manager, self.sub);
         }
         // So that comparing and answering a dry run see the revision the change is based on.
-        let revision = old.pointer("/metadata/resourceVersion").cloned().unwrap_or_default();
+        let revision = old
+            .pointer("/metadata/resourceVersion")
+            .cloned()
+            .unwrap_or_default();
         object::metadata(new).insert("resourceVersion".into(), revision);
         Ok(())
     }
@@ -159,7 +186,9 @@ impl<'a> Update<'a> {
     fn check_identity(&self, old: &Value, new: &Value) -> Result<(), ApiError> {
         let (expected, actual) = (object::uid(new), object::uid(old));
         if !expected.is_empty() && expected != actual {
-            let what = format!("Precondition failed: UID in precondition: {expected}, UID in object meta: {actual}");
+            let what = format!(
+                "Precondition failed: UID in precondition: {expected}, UID in object meta: {actual}"
+            );
             return Err(ApiError::conflict(self.res, self.name, what));
         }
         let name = object::name(new);
@@ -190,7 +219,9 @@ impl<'a> Update<'a> {
                     members.insert("metadata".into(), metadata);
                 }
             }
-            None if self.res.has_status => object::copy_member(object::members(new), Some(old), "status"),
+            None if self.res.has_status => {
+                object::copy_member(object::members(new), Some(old), "status")
+            }
             _ => {}
         }
     }
@@ -207,7 +238,11 @@ impl<'a> Update<'a> {
 fn differs_beyond_status(old: &Value, new: &Value) -> bool {
     fn rest(object: &Value) -> impl Iterator<Item = (&String, &Value)> {
         let skipped = ["metadata", "status", "apiVersion", "kind"];
-        object.as_object().into_iter().flatten().filter(move |(key, _)| !skipped.contains(&key.as_str()))
+        object
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter(move |(key, _)| !skipped.contains(&key.as_str()))
     }
     !rest(old).eq(rest(new))
 }

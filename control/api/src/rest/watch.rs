@@ -19,10 +19,10 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::Call;
 use super::filter::Selection;
 use super::list::{list_options, parse_revision};
 use super::render::{self, Include};
-use super::Call;
 use crate::accept::Shape;
 use crate::error::ApiError;
 use crate::object;
@@ -50,8 +50,12 @@ pub(crate) fn watch(call: &Call<'_>) -> Result<Answer, ApiError> {
     let feed = Feed::open(call, options, viewer)?;
     let mut answer = Response::new(respond::streamed(feed.stream()));
     *answer.status_mut() = StatusCode::OK;
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    answer
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     Ok(answer)
 }
 
@@ -74,7 +78,9 @@ impl Options {
         let given_zero_or_none = revision.is_none();
         let bookmarks = params.flag("allowWatchBookmarks");
         let rule = params.text("resourceVersionMatch");
-        let send_initial = params.get("sendInitialEvents").filter(|value| !value.is_empty());
+        let send_initial = params
+            .get("sendInitialEvents")
+            .filter(|value| !value.is_empty());
         if send_initial.is_some() && rule != "NotOlderThan" {
             return Err(list_options(
                 "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
@@ -87,8 +93,12 @@ impl Options {
             ));
         }
         let wants_initial = send_initial.map(|_| params.flag("sendInitialEvents"));
-        let seconds = params.number("timeoutSeconds")?.and_then(|seconds| u64::try_from(seconds).ok());
-        let lifetime = seconds.filter(|seconds| *seconds > 0).unwrap_or_else(|| rand::rng().random_range(1800..3600));
+        let seconds = params
+            .number("timeoutSeconds")?
+            .and_then(|seconds| u64::try_from(seconds).ok());
+        let lifetime = seconds
+            .filter(|seconds| *seconds > 0)
+            .unwrap_or_else(|| rand::rng().random_range(1800..3600));
         Ok(Self {
             from: revision,
             initial: wants_initial.unwrap_or(given_zero_or_none),
@@ -117,7 +127,10 @@ const DELETED: usize = 2;
 impl Viewer {
     /// The line for a change, none if the watcher does not see it.
     fn line(&self, event: &Event) -> Option<Bytes> {
-        let seen_before = event.before.as_deref().is_some_and(|before| self.selection.matches(before));
+        let seen_before = event
+            .before
+            .as_deref()
+            .is_some_and(|before| self.selection.matches(before));
         let seen_after = !event.deleted && self.selection.matches(&event.entry);
         let slot = match (seen_before, seen_after) {
             (false, false) => return None,
@@ -137,11 +150,22 @@ impl Viewer {
     }
 
     fn render(&self, slot: usize, value: Bytes) -> Bytes {
-        wrap(TYPES[slot], &render::shaped(self.res, self.shape, self.include, value))
+        wrap(
+            TYPES[slot],
+            &render::shaped(self.res, self.shape, self.include, value),
+        )
     }
 
     fn bookmark(&self, revision: Revision, initial_end: bool) -> Bytes {
-        wrap("BOOKMARK", &render::to_bytes(&render::bookmark(self.res, self.shape, revision.0, initial_end)))
+        wrap(
+            "BOOKMARK",
+            &render::to_bytes(&render::bookmark(
+                self.res,
+                self.shape,
+                revision.0,
+                initial_end,
+            )),
+        )
     }
 }
 
@@ -181,14 +205,27 @@ impl Feed {
         let mut initial = VecDeque::new();
         let mut from = options.from.unwrap_or(current);
         if options.initial {
-            let query = Query { table: &table, scope: viewer.selection.scope(), ..Query::default() };
+            let query = Query {
+                table: &table,
+                scope: viewer.selection.scope(),
+                ..Query::default()
+            };
             let page = store.list(&query).map_err(ApiError::internal)?;
-            initial = page.entries.into_iter().filter(|entry| viewer.selection.matches(entry)).collect();
+            initial = page
+                .entries
+                .into_iter()
+                .filter(|entry| viewer.selection.matches(entry))
+                .collect();
             from = page.revision;
         }
         let (watch, refusal) = match store.watch(&table, from) {
             Ok(watch) => (watch, None),
-            Err(refusal) => (store.watch(&table, store.revision()).map_err(ApiError::internal)?, Some(refusal)),
+            Err(refusal) => (
+                store
+                    .watch(&table, store.revision())
+                    .map_err(ApiError::internal)?,
+                Some(refusal),
+            ),
         };
         let deadline = Instant::now() + options.lifetime;
         let mut feed = Self {
@@ -208,7 +245,9 @@ impl Feed {
     }
 
     fn stream(self) -> impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static {
-        futures::stream::unfold(self, |mut feed| async move { feed.next().await.map(|chunk| (Ok(chunk), feed)) })
+        futures::stream::unfold(self, |mut feed| async move {
+            feed.next().await.map(|chunk| (Ok(chunk), feed))
+        })
     }
 
     /// The next chunk, none at the end. The initial objects come first, then changes as they happen.
@@ -262,7 +301,9 @@ impl Feed {
     fn lines(&self, events: &[Arc<Event>]) -> Option<Bytes> {
         let mut lines = events.iter().filter_map(|event| self.viewer.line(event));
         let first = lines.next()?;
-        let Some(second) = lines.next() else { return Some(first) };
+        let Some(second) = lines.next() else {
+            return Some(first);
+        };
         let mut chunk = BytesMut::from(&first[..]);
         chunk.put_slice(&second);
         lines.for_each(|line| chunk.put_slice(&line));
@@ -280,7 +321,10 @@ impl Feed {
 
     fn plan_bookmark(&mut self) {
         let now = Instant::now();
-        let last = self.deadline.checked_sub(BOOKMARK_BEFORE_END).filter(|last| *last > now);
+        let last = self
+            .deadline
+            .checked_sub(BOOKMARK_BEFORE_END)
+            .filter(|last| *last > now);
         // After the last one comes none: the deadline is first.
         let last = last.unwrap_or(self.deadline + BOOKMARK_EVERY);
         self.next_bookmark = last.min(now + BOOKMARK_EVERY);
@@ -290,9 +334,12 @@ impl Feed {
         self.failed = true;
         let status = match error {
             ReadError::Compacted { requested, oldest } => {
-                ApiError::expired(format!("too old resource version: {requested} ({oldest})")).status()
+                ApiError::expired(format!("too old resource version: {requested} ({oldest})"))
+                    .status()
             }
-            ReadError::Future { requested, newest } => ApiError::future_revision(requested.0, newest.0).status(),
+            ReadError::Future { requested, newest } => {
+                ApiError::future_revision(requested.0, newest.0).status()
+            }
         };
         let event: Value = json!({"type": "ERROR", "object": status});
         let mut line = serde_json::to_vec(&event).expect("a value is serialised into memory");

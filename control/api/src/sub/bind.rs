@@ -17,12 +17,24 @@ pub(crate) async fn bind(call: &Call<'_>) -> Result<Answer, ApiError> {
 }
 
 /// Binds a pod of the path's namespace as a Binding says.
-pub(crate) async fn bind_to(call: &Call<'_>, pod: &str, binding: &Value) -> Result<Answer, ApiError> {
+pub(crate) async fn bind_to(
+    call: &Call<'_>,
+    pod: &str,
+    binding: &Value,
+) -> Result<Answer, ApiError> {
     let node = text(binding, "/target/name").to_owned();
     let kind = text(binding, "/target/kind");
     if node.is_empty() || !matches!(kind, "" | "Node") {
-        let what = if node.is_empty() { "target.name: Required value" } else { "target.kind: Unsupported value" };
-        return Err(ApiError::new(422, "Invalid", format!("Binding {pod:?} is invalid: {what}")));
+        let what = if node.is_empty() {
+            "target.name: Required value"
+        } else {
+            "target.kind: Unsupported value"
+        };
+        return Err(ApiError::new(
+            422,
+            "Invalid",
+            format!("Binding {pod:?} is invalid: {what}"),
+        ));
     }
     let uid = object::uid(binding).to_owned();
     let options = WriteOptions::parse(call.params, call.user_agent())?;
@@ -32,8 +44,10 @@ pub(crate) async fn bind_to(call: &Call<'_>, pod: &str, binding: &Value) -> Resu
     update
         .run(|old| {
             if !uid.is_empty() && uid != object::uid(old) {
-                let what =
-                    format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", object::uid(old));
+                let what = format!(
+                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                    object::uid(old)
+                );
                 return Err(ApiError::conflict(pods, pod, what));
             }
             bound(old, binding, &node).map_err(|what| {
@@ -50,16 +64,25 @@ pub(crate) async fn bind_to(call: &Call<'_>, pod: &str, binding: &Value) -> Resu
 fn bound(old: &Value, binding: &Value, node: &str) -> Result<Value, String> {
     let name = object::name(old);
     if is_terminating(old) {
-        return Err(format!("pod {name} is being deleted, cannot be assigned to a host"));
+        return Err(format!(
+            "pod {name} is being deleted, cannot be assigned to a host"
+        ));
     }
     let assigned = text(old, "/spec/nodeName");
     if !assigned.is_empty() {
-        return Err(format!("pod {name} is already assigned to node {assigned:?}"));
+        return Err(format!(
+            "pod {name} is already assigned to node {assigned:?}"
+        ));
     }
     let mut new = old.clone();
     child(&mut new, "spec").insert("nodeName".into(), node.into());
-    if let Some(annotations) = binding.pointer("/metadata/annotations").and_then(Value::as_object) {
-        let own = object::metadata(&mut new).entry("annotations").or_insert_with(|| json!({}));
+    if let Some(annotations) = binding
+        .pointer("/metadata/annotations")
+        .and_then(Value::as_object)
+    {
+        let own = object::metadata(&mut new)
+            .entry("annotations")
+            .or_insert_with(|| json!({}));
         members(own).extend(annotations.clone());
     }
     set_scheduled(&mut new);
@@ -69,9 +92,16 @@ fn bound(old: &Value, binding: &Value, node: &str) -> Result<Value, String> {
 fn set_scheduled(pod: &mut Value) {
     let condition = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null,
         "lastTransitionTime": rest::now()});
-    let conditions = child(pod, "status").entry("conditions").or_insert_with(|| json!([]));
-    let Some(conditions) = conditions.as_array_mut() else { return };
-    match conditions.iter_mut().find(|condition| text(condition, "/type") == "PodScheduled") {
+    let conditions = child(pod, "status")
+        .entry("conditions")
+        .or_insert_with(|| json!([]));
+    let Some(conditions) = conditions.as_array_mut() else {
+        return;
+    };
+    match conditions
+        .iter_mut()
+        .find(|condition| text(condition, "/type") == "PodScheduled")
+    {
         Some(old) => *old = condition,
         None => conditions.push(condition),
     }

@@ -14,7 +14,14 @@ pub(crate) async fn evict(call: &Call<'_>) -> Result<Answer, ApiError> {
     let eviction = body::object(call.headers, &call.body)?.object;
     let options = eviction.get("deleteOptions").unwrap_or(&Value::Null);
     let options = DeleteOptions::parse(call.params, options)?;
-    rest::remove(call.api, target.res, &target.namespace, &target.name, &options).await?;
+    rest::remove(
+        call.api,
+        target.res,
+        &target.namespace,
+        &target.name,
+        &options,
+    )
+    .await?;
     let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Ok(respond::value(StatusCode::CREATED, call.accept, &done))
 }

@@ -16,7 +16,11 @@ pub(crate) async fn scale(call: &Call<'_>, verb: &str) -> Result<Answer, ApiErro
     let target = call.target;
     if verb == "get" {
         let entry = rest::entry(call.api, target.res, &target.namespace, &target.name)?;
-        return Ok(respond::value(StatusCode::OK, call.accept, &scale_of(&object::decode(&entry.value))));
+        return Ok(respond::value(
+            StatusCode::OK,
+            call.accept,
+            &scale_of(&object::decode(&entry.value)),
+        ));
     }
     let options = WriteOptions::parse(call.params, call.user_agent())?;
     let change: Box<dyn Fn(&Value) -> Result<Value, ApiError> + Send + Sync> = match verb {
@@ -31,14 +35,22 @@ pub(crate) async fn scale(call: &Call<'_>, verb: &str) -> Result<Answer, ApiErro
     };
     let mut update = Update::of(call, &options);
     update.sub = None;
-    let bytes = update.run(|object| scaled(object, &change(&scale_of(object))?)).await?;
-    Ok(respond::value(StatusCode::OK, call.accept, &scale_of(&object::decode(&bytes))))
+    let bytes = update
+        .run(|object| scaled(object, &change(&scale_of(object))?))
+        .await?;
+    Ok(respond::value(
+        StatusCode::OK,
+        call.accept,
+        &scale_of(&object::decode(&bytes)),
+    ))
 }
 
 /// A Scale has no lists, so a strategic patch of it is a merge patch.
 fn patched(kind: PatchType, scale: &Value, given: &Value) -> Result<Value, ApiError> {
     match kind {
-        PatchType::Json => patch::json(scale, given).map_err(|error| ApiError::bad_request(error.to_string())),
+        PatchType::Json => {
+            patch::json(scale, given).map_err(|error| ApiError::bad_request(error.to_string()))
+        }
         _ => Ok(patch::merge(scale, given)),
     }
 }
@@ -54,7 +66,11 @@ fn scaled(object: &Value, scale: &Value) -> Result<Value, ApiError> {
     if replicas < 0 {
         let name = object::name(object);
         let message = format!("Invalid value: {replicas}: must be greater than or equal to 0");
-        let mut error = ApiError::new(422, "Invalid", format!("Scale.autoscaling {name:?} is invalid: spec.replicas: {message}"));
+        let mut error = ApiError::new(
+            422,
+            "Invalid",
+            format!("Scale.autoscaling {name:?} is invalid: spec.replicas: {message}"),
+        );
         error.details.insert("name".into(), name.into());
         return Err(error);
     }
@@ -68,7 +84,13 @@ fn scaled(object: &Value, scale: &Value) -> Result<Value, ApiError> {
 fn scale_of(object: &Value) -> Value {
     let number = |pointer: &str| object.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
     let mut metadata = json!({});
-    for key in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+    for key in [
+        "name",
+        "namespace",
+        "uid",
+        "resourceVersion",
+        "creationTimestamp",
+    ] {
         object::copy_member(object::members(&mut metadata), object.get("metadata"), key);
     }
     json!({
@@ -84,14 +106,22 @@ fn scale_of(object: &Value) -> Value {
 /// A label selector in the form of a query.
 fn selector_text(selector: &Value) -> String {
     let labels = selector.get("matchLabels").and_then(Value::as_object);
-    let equal = labels.into_iter().flatten().map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()));
-    let expressions = object::items(selector, "/matchExpressions").iter().map(expression_text);
+    let equal = labels
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()));
+    let expressions = object::items(selector, "/matchExpressions")
+        .iter()
+        .map(expression_text);
     equal.chain(expressions).collect::<Vec<_>>().join(",")
 }
 
 fn expression_text(expression: &Value) -> String {
     let key = text(expression, "/key");
-    let values: Vec<&str> = object::items(expression, "/values").iter().filter_map(Value::as_str).collect();
+    let values: Vec<&str> = object::items(expression, "/values")
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
     let values = values.join(",");
     match text(expression, "/operator") {
         "In" => format!("{key} in ({values})"),

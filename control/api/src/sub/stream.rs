@@ -78,9 +78,15 @@ impl PodStream {
         let place = format!("{}/{}/{container}", target.namespace, target.name);
         match self {
             Self::Log => {
-                for name in
-                    ["follow", "previous", "sinceSeconds", "sinceTime", "timestamps", "tailLines", "limitBytes"]
-                {
+                for name in [
+                    "follow",
+                    "previous",
+                    "sinceSeconds",
+                    "sinceTime",
+                    "timestamps",
+                    "tailLines",
+                    "limitBytes",
+                ] {
                     if let Some(value) = params.get(name).filter(|value| !value.is_empty()) {
                         query.append_pair(name, value);
                     }
@@ -104,7 +110,9 @@ impl PodStream {
 
 /// The streams of an exec in the agent's words: output and errors if nothing is said, no errors of their own on a terminal.
 fn exec_flags(params: &Params) -> [(bool, &'static str); 4] {
-    let silent = ["stdin", "stdout", "stderr"].iter().all(|name| params.get(name).is_none());
+    let silent = ["stdin", "stdout", "stderr"]
+        .iter()
+        .all(|name| params.get(name).is_none());
     let tty = params.flag("tty");
     [
         (params.flag("stdin"), "input"),
@@ -116,7 +124,11 @@ fn exec_flags(params: &Params) -> [(bool, &'static str); 4] {
 
 fn check_exec(pod: &Value, params: &Params, request: &Request<Incoming>) -> Result<(), ApiError> {
     if params.all("command").next().is_none() {
-        return Err(ApiError::new(422, "Invalid", "PodExecOptions \"\" is invalid: command: Required value"));
+        return Err(ApiError::new(
+            422,
+            "Invalid",
+            "PodExecOptions \"\" is invalid: command: Required value",
+        ));
     }
     let phase = text(pod, "/status/phase");
     if matches!(phase, "Succeeded" | "Failed") {
@@ -133,24 +145,37 @@ fn check_exec(pod: &Value, params: &Params, request: &Request<Incoming>) -> Resu
 /// The container asked for, or the only one.
 fn choose_container(pod: &Value, asked: &str) -> Result<String, ApiError> {
     let names = |pointer: &str| -> Vec<String> {
-        items(pod, pointer).iter().map(|container| text(container, "/name").to_owned()).collect()
+        items(pod, pointer)
+            .iter()
+            .map(|container| text(container, "/name").to_owned())
+            .collect()
     };
     let (main, init) = (names("/spec/containers"), names("/spec/initContainers"));
     let ephemeral = names("/spec/ephemeralContainers");
     let pod = object::name(pod);
     if !asked.is_empty() {
-        let known = [&main, &init, &ephemeral].iter().any(|names| names.iter().any(|name| name == asked));
-        let unknown = || ApiError::bad_request(format!("container {asked} is not valid for pod {pod}"));
+        let known = [&main, &init, &ephemeral]
+            .iter()
+            .any(|names| names.iter().any(|name| name == asked));
+        let unknown =
+            || ApiError::bad_request(format!("container {asked} is not valid for pod {pod}"));
         return known.then(|| asked.to_owned()).ok_or_else(unknown);
     }
     match main.as_slice() {
         [only] => Ok(only.clone()),
-        [] => Err(ApiError::bad_request(format!("a container name must be specified for pod {pod}"))),
+        [] => Err(ApiError::bad_request(format!(
+            "a container name must be specified for pod {pod}"
+        ))),
         several => {
-            let mut text =
-                format!("a container name must be specified for pod {pod}, choose one of: [{}]", several.join(" "));
+            let mut text = format!(
+                "a container name must be specified for pod {pod}, choose one of: [{}]",
+                several.join(" ")
+            );
             if !init.is_empty() {
-                text.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
+                text.push_str(&format!(
+                    " or one of the init containers: [{}]",
+                    init.join(" ")
+                ));
             }
             Err(ApiError::bad_request(text))
         }
@@ -167,30 +192,54 @@ fn agent_of(api: &Api, pod: &Value) -> Result<Option<Agent>, ApiError> {
     let entry = rest::entry(api, nodes, "", name)?;
     let node = object::decode(&entry.value);
     let agent = Agent::of(&node);
-    agent.map(Some).ok_or_else(|| ApiError::internal(format!("no preferred addresses found; known addresses: {}",
-        node.pointer("/status/addresses").unwrap_or(&Value::Null))))
+    agent.map(Some).ok_or_else(|| {
+        ApiError::internal(format!(
+            "no preferred addresses found; known addresses: {}",
+            node.pointer("/status/addresses").unwrap_or(&Value::Null)
+        ))
+    })
 }
 
 async fn logs(api: &Api, agent: Agent, path: &str) -> Result<Answer, ApiError> {
-    let request = Request::get(path).header(HOST, agent.authority()).body(Full::default());
+    let request = Request::get(path)
+        .header(HOST, agent.authority())
+        .body(Full::default());
     let request = request.map_err(ApiError::internal)?;
-    let answer = api.agents.send(agent, request).await.map_err(|error| unreachable_agent(agent, path, &error))?;
+    let answer = api
+        .agents
+        .send(agent, request)
+        .await
+        .map_err(|error| unreachable_agent(agent, path, &error))?;
     if answer.status() != StatusCode::OK {
         return Err(agent_refusal(answer).await);
     }
     let body = answer.into_body().map_err(Into::into).boxed_unsync();
     let mut passed = Response::new(body);
-    passed.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    passed
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     Ok(passed)
 }
 
 /// Repeats the client's upgrade to the agent and, once both have switched, joins the two connections.
-async fn exec(api: &Arc<Api>, agent: Agent, path: &str, mut request: Request<Incoming>) -> Result<Answer, ApiError> {
+async fn exec(
+    api: &Arc<Api>,
+    agent: Agent,
+    path: &str,
+    mut request: Request<Incoming>,
+) -> Result<Answer, ApiError> {
     let mut onward = Request::new(Full::default());
-    *onward.method_mut() = if request.method() == Method::POST { Method::POST } else { Method::GET };
+    *onward.method_mut() = if request.method() == Method::POST {
+        Method::POST
+    } else {
+        Method::GET
+    };
     *onward.uri_mut() = path.parse().map_err(ApiError::internal)?;
     for (name, value) in request.headers() {
-        let of_the_switch = matches!(name.as_str(), "upgrade" | "connection" | "x-stream-protocol-version");
+        let of_the_switch = matches!(
+            name.as_str(),
+            "upgrade" | "connection" | "x-stream-protocol-version"
+        );
         if of_the_switch || name.as_str().starts_with("sec-websocket-") {
             onward.headers_mut().append(name, value.clone());
         }
@@ -198,8 +247,11 @@ async fn exec(api: &Arc<Api>, agent: Agent, path: &str, mut request: Request<Inc
     let host = HeaderValue::from_str(&agent.authority()).map_err(ApiError::internal)?;
     onward.headers_mut().insert(HOST, host);
 
-    let mut answer =
-        api.agents.send(agent, onward).await.map_err(|error| unreachable_agent(agent, path, &error))?;
+    let mut answer = api
+        .agents
+        .send(agent, onward)
+        .await
+        .map_err(|error| unreachable_agent(agent, path, &error))?;
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Err(agent_refusal(answer).await);
     }
@@ -208,7 +260,10 @@ async fn exec(api: &Arc<Api>, agent: Agent, path: &str, mut request: Request<Inc
     *passed.headers_mut() = answer.headers().clone();
     passed.headers_mut().remove(TRANSFER_ENCODING);
 
-    let ends = (hyper::upgrade::on(&mut request), hyper::upgrade::on(&mut answer));
+    let ends = (
+        hyper::upgrade::on(&mut request),
+        hyper::upgrade::on(&mut answer),
+    );
     tokio::spawn(async move {
         match tokio::try_join!(ends.0, ends.1) {
             Ok((client, node)) => join(TokioIo::new(client), TokioIo::new(node)).await,
@@ -236,7 +291,9 @@ fn unreachable_agent(agent: Agent, path: &str, error: &AgentError) -> ApiError {
 async fn agent_refusal(answer: Response<Incoming>) -> ApiError {
     let code = answer.status().as_u16();
     let body = Limited::new(answer.into_body(), ERROR_TEXT).collect().await;
-    let text = body.map(|body| String::from_utf8_lossy(&body.to_bytes()).trim().to_owned()).unwrap_or_default();
+    let text = body
+        .map(|body| String::from_utf8_lossy(&body.to_bytes()).trim().to_owned())
+        .unwrap_or_default();
     match code {
         400 => ApiError::bad_request(text),
         404 => ApiError::new(404, "NotFound", text),
