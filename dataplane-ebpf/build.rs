@@ -6,7 +6,6 @@
 
 use std::env;
 use std::error::Error;
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -58,10 +57,16 @@ fn build(out: &Path) -> Result<PathBuf, Box<dyn Error>> {
     // Beside the outer build's own directories, so that checking and building share one build for BPF.
     let target_dir = out.ancestors().nth(4).unwrap_or(out).join("ebpf");
     let mut cargo = compiler.cargo(&target_dir)?;
+    cargo.args(["--message-format", "short"]);
     let output = cargo
         .output()
         .map_err(|error| format!("cannot run {cargo:?}: {error}"))?;
-    report(&output)?;
+    if !output.status.success() {
+        // Once more, for the whole message.
+        compiler.cargo(&target_dir)?.status()?;
+        return Err("the eBPF program does not build, see above".into());
+    }
+    forward_warnings(&output);
     Ok(target_dir.join(TARGET).join("release/dataplane"))
 }
 
@@ -132,13 +137,7 @@ impl Compiler {
             "program",
         ]);
         cargo
-            .args([
-                "--message-format",
-                "short",
-                "--target",
-                TARGET,
-                "--target-dir",
-            ])
+            .args(["--target", TARGET, "--target-dir"])
             .arg(target_dir);
         if !self.prebuilt {
             cargo.arg("-Zbuild-std=core");
@@ -202,20 +201,14 @@ fn path_with_linker() -> Result<std::ffi::OsString, Box<dyn Error>> {
 }
 
 /// Forwards the nested build's warnings; without that, cargo would swallow them with the rest of a good build's output.
-fn report(output: &Output) -> Result<(), Box<dyn Error>> {
+fn forward_warnings(output: &Output) {
     let text = String::from_utf8_lossy(&output.stderr);
-    if !output.status.success() {
-        let mut message = String::from("the eBPF program does not build:\n");
-        write!(message, "{text}")?;
-        return Err(message.into());
-    }
     for warning in text
         .lines()
         .filter(|line| line.contains(": warning: ") || line.contains(": warning["))
     {
         println!("cargo::warning={warning}");
     }
-    Ok(())
 }
 
 /// A command without the variables by which the outer cargo would confuse a nested one.

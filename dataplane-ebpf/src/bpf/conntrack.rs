@@ -6,8 +6,11 @@
 use super::maps::CONNTRACK;
 use super::parse::{Packet, tcp};
 use super::service::{self, Standing};
+use super::stats;
+use super::work::Work;
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use dataplane_ebpf::abi::{Connection, UDP_IDLE, moment};
+use dataplane_ebpf::drop::Drop;
 use dataplane_ebpf::flow::Flow;
 
 /// The entry of `flow`.
@@ -22,39 +25,71 @@ pub(crate) fn find(flow: &Flow) -> Option<&'static mut Connection> {
         .map(|entry| unsafe { &mut *entry })
 }
 
-/// What becomes of a client's packet that belongs to a known connection.
+/// What becomes of a packet that has an entry.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Course {
+    /// It is none of ours after all.
+    Ignore,
     /// It goes where the ones before it went.
     Continue,
     /// It goes to another backend if there is one, otherwise where the ones before it went.
-    MoveIfPossible,
+    Move,
     /// It begins a new connection.
-    Restart,
-    /// The backend is gone, and half a connection cannot move.
-    Broken,
+    Begin,
+}
+
+/// Takes up the connection of a packet from the wire and decides what becomes of the packet.
+#[inline(always)]
+pub(crate) fn resume(work: &mut Work, known: &mut Connection) -> Result<Course, Drop> {
+    match known.flags & (Connection::REPLY | Connection::REMOTE) {
+        // A reply of a backend on this node leaves by wire; one that arrives is none.
+        Connection::REPLY => return Ok(Course::Ignore),
+        0 | Connection::REMOTE => {
+            let course = course(&work.packet, known)?;
+            if course == Course::Begin {
+                close(&work.packet.flow, &known.partner());
+                return Ok(course);
+            }
+            touch(&work.packet, known);
+            work.connection = *known;
+            Ok(course)
+        }
+        _ => {
+            touch(&work.packet, known);
+            work.connection = *known;
+            Ok(Course::Continue)
+        }
+    }
 }
 
 /// Decides what becomes of a client's `packet` that belongs to `connection`.
 #[inline(always)]
-pub(crate) fn course(packet: &Packet, connection: &Connection) -> Course {
+fn course(packet: &Packet, connection: &Connection) -> Result<Course, Drop> {
     let standing = service::standing(connection.backend, connection.backend_generation);
     if packet.is_tcp() {
         tcp_course(packet, connection, standing)
     } else {
-        udp_course(connection, standing)
+        Ok(udp_course(connection, standing))
     }
 }
 
 /// TCP stays where it is as long as the backend exists, even when it no longer serves: it may be finishing its work.
+/// When the backend is gone, half a connection cannot move.
 #[inline(always)]
-fn tcp_course(packet: &Packet, connection: &Connection, standing: Standing) -> Course {
+fn tcp_course(
+    packet: &Packet,
+    connection: &Connection,
+    standing: Standing,
+) -> Result<Course, Drop> {
     match (packet.is_syn(), standing) {
-        (false, Standing::Gone) => Course::Broken,
-        (true, Standing::Gone) => Course::Restart,
+        (false, Standing::Gone) => {
+            stats::count_drop(connection.service);
+            Err(Drop::BackendGone)
+        }
+        (true, Standing::Gone) => Ok(Course::Begin),
         // A SYN on a connection that is not over is sent again, or meets a peer that sorts it out (RFC 9293, 3.10.7.4).
-        (true, _) if is_over(connection) => Course::Restart,
-        _ => Course::Continue,
+        (true, _) if is_over(connection) => Ok(Course::Begin),
+        _ => Ok(Course::Continue),
     }
 }
 
@@ -64,9 +99,9 @@ fn udp_course(connection: &Connection, standing: Standing) -> Course {
         || !service::is_same(connection.service, connection.service_generation)
         || now().wrapping_sub(connection.seen) > UDP_IDLE
     {
-        Course::Restart
+        Course::Begin
     } else if standing == Standing::NotServing {
-        Course::MoveIfPossible
+        Course::Move
     } else {
         Course::Continue
     }
@@ -99,7 +134,7 @@ pub(crate) fn touch(packet: &Packet, connection: &mut Connection) {
 
 /// Takes away both directions of the connection that `flow` belongs to.
 #[inline(always)]
-pub(crate) fn close(flow: &Flow, partner: &Flow) {
+fn close(flow: &Flow, partner: &Flow) {
     // An entry that is not there was evicted: just as well.
     CONNTRACK.remove(flow).ok();
     CONNTRACK.remove(partner).ok();

@@ -3,6 +3,7 @@
 use super::conntrack::{self, Course};
 use super::maps::NODE;
 use super::parse::{self, Fragment, Packet};
+use super::work::Work;
 use super::{forward, nat, reject, rewrite, service, stats};
 use aya_ebpf::bindings::TC_ACT_SHOT;
 use aya_ebpf::programs::TcContext;
@@ -60,12 +61,13 @@ fn try_from_wire(ctx: &TcContext) -> Result<i32, Drop> {
     if packet.fragment == Fragment::Later {
         return later_fragment(&packet);
     }
-    match connection(&packet)? {
-        Some(connection) if connection.flags & Connection::REMOTE != 0 => {
-            send_on(ctx, &packet, &connection)
-        }
-        Some(connection) => hand_over(ctx, &packet, &connection),
-        None => Ok(PASS),
+    let work = Work::begin(packet)?;
+    if !find_connection(work)? {
+        Ok(PASS)
+    } else if work.connection.flags & Connection::REMOTE != 0 {
+        send_on(ctx, &work.packet, &work.connection)
+    } else {
+        hand_over(ctx, &work.packet, &work.connection)
     }
 }
 
@@ -96,41 +98,30 @@ fn later_fragment(packet: &Packet) -> Result<i32, Drop> {
     }
 }
 
-/// The connection that a packet from the wire belongs to, or opens; `None` if it is none of ours.
+/// Finds or opens the connection that a packet from the wire belongs to; `false` if it is none of ours.
 #[inline(always)]
-fn connection(packet: &Packet) -> Result<Option<Connection>, Drop> {
-    let Some(known) = conntrack::find(&packet.flow) else {
-        return open(packet);
+fn find_connection(work: &mut Work) -> Result<bool, Drop> {
+    let course = match conntrack::find(&work.packet.flow) {
+        Some(known) => conntrack::resume(work, known)?,
+        None => Course::Begin,
     };
-    if known.flags & (Connection::REPLY | Connection::REMOTE) == Connection::REPLY {
-        // A reply of a backend on this node leaves through the other hook; one that enters here is none.
-        return Ok(None);
-    }
-    let course = match known.flags & Connection::REPLY {
-        0 => conntrack::course(packet, known),
-        _ => Course::Continue,
-    };
-    conntrack::touch(packet, known);
-    let known = *known;
     match course {
-        Course::Continue => Ok(Some(known)),
-        Course::MoveIfPossible => Ok(open(packet).unwrap_or(Some(known))),
-        Course::Restart => {
-            conntrack::close(&packet.flow, &known.partner());
-            open(packet)
-        }
-        Course::Broken => {
-            stats::count_drop(known.service);
-            Err(Drop::BackendGone)
-        }
+        Course::Ignore => Ok(false),
+        Course::Continue => Ok(true),
+        Course::Begin => open(work),
+        Course::Move => match open(work) {
+            // With no backend that serves, a flow keeps the one it has; choosing failed before anything changed.
+            Err(Drop::NoBackend | Drop::NoPolicyBackend) => Ok(true),
+            moved => moved,
+        },
     }
 }
 
 /// Opens a connection for the first packet of one, or for a later packet whose entry was evicted: the hash chooses the
 /// same backend again as long as the service's backends are the same.
 #[inline(always)]
-fn open(packet: &Packet) -> Result<Option<Connection>, Drop> {
-    let flow = &packet.flow;
+fn open(work: &mut Work) -> Result<bool, Drop> {
+    let flow = &work.packet.flow;
     // A packet for a loopback address never comes by wire.
     let found = service::find(
         flow.destination,
@@ -139,13 +130,13 @@ fn open(packet: &Packet) -> Result<Option<Connection>, Drop> {
         || false,
     )?;
     let Some(frontend) = found else {
-        return Ok(None);
+        return Ok(false);
     };
     let node = NODE.get(0).ok_or(Drop::Inconsistent)?;
     let choice = service::select(frontend, Origin::Outside, flow.hash(node.seed))?;
-    let connection = nat::open(flow, &choice, node)?;
+    nat::open(work, &choice, node)?;
     stats::count_connection(choice.service);
-    Ok(Some(connection))
+    Ok(true)
 }
 
 /// Translates a packet and leaves it to the node's stack.

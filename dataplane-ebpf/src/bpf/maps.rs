@@ -1,5 +1,6 @@
 //! The maps, declared. Their layouts and rules are in [`dataplane_ebpf::abi`].
 
+use super::work::Work;
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
@@ -55,3 +56,7 @@ pub(crate) static STATS: PerCpuArray<Stats> = PerCpuArray::with_max_entries(maps
 #[map]
 pub(crate) static DROPS: PerCpuArray<u64> =
     PerCpuArray::with_max_entries(Drop::ALL.len() as u32, 0);
+
+/// Not part of what kernel and daemon agree on: it means nothing between two packets.
+#[map]
+pub(crate) static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);

@@ -11,6 +11,7 @@ mod reject;
 mod rewrite;
 mod service;
 mod stats;
+mod work;
 
 pub(crate) mod device;
 pub(crate) mod socket;

@@ -6,6 +6,7 @@
 use super::conntrack;
 use super::maps::CONNTRACK;
 use super::service::Choice;
+use super::work::Work;
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use dataplane_ebpf::abi::{Connection, Node};
@@ -16,21 +17,22 @@ use dataplane_ebpf::flow::{self, Flow};
 /// Ports tried before giving up. With half of all ports taken, one connection in 65,000 finds none.
 const TRIES: u32 = 16;
 
-/// Makes both directions of a new connection from `client` to the backend of `choice`, and returns the client's.
+/// Makes both directions of a new connection from the packet's client to the backend of `choice`; the client's is the
+/// work's connection afterwards.
 ///
 /// A backend on this node sees the client's own address, since its reply must pass here anyway. For any other the
 /// node's address is the source, so that the reply comes back.
 #[inline(always)]
-pub(crate) fn open(client: &Flow, choice: &Choice, node: &Node) -> Result<Connection, Drop> {
-    let source = source(client, choice, node)?;
+pub(crate) fn open(work: &mut Work, choice: &Choice, node: &Node) -> Result<(), Drop> {
+    let client = &work.packet.flow;
     let flags = if choice.is_local {
         0
     } else {
         Connection::REMOTE
     };
-    let mut request = Connection {
+    work.connection = Connection {
         to: Flow::new(
-            (source, client.source_port),
+            (source(client, choice, node)?, client.source_port),
             (choice.address, choice.port),
             client.protocol,
         ),
@@ -41,16 +43,20 @@ pub(crate) fn open(client: &Flow, choice: &Choice, node: &Node) -> Result<Connec
         seen: conntrack::now(),
         flags,
     };
-    let reply = Connection {
+    work.reply = Connection {
         to: client.reversed(),
         flags: flags | Connection::REPLY,
-        ..request
+        ..work.connection
     };
-    request.to.source_port = reserve(request.to.reversed(), &reply, node)?;
+    work.reply_flow = work.connection.partner();
+    reserve(work, node)?;
+    work.connection.to.source_port = work.reply_flow.destination_port;
     // Without this entry the next packet chooses by the same hash and finds its reservation: a full table costs time,
     // not the connection.
-    CONNTRACK.insert(client, &request, u64::from(BPF_ANY)).ok();
-    Ok(request)
+    CONNTRACK
+        .insert(&work.packet.flow, &work.connection, u64::from(BPF_ANY))
+        .ok();
+    Ok(())
 }
 
 #[inline(always)]
@@ -67,23 +73,22 @@ fn source(client: &Flow, choice: &Choice, node: &Node) -> Result<Addr, Drop> {
     }
 }
 
-/// Records `reply` for packets of `flow`, after changing the flow's destination port where another connection has it.
-/// Returns the port.
+/// Records the work's reply under its flow, after changing the flow's destination port where another connection has it.
 #[inline(always)]
-fn reserve(mut flow: Flow, reply: &Connection, node: &Node) -> Result<Port, Drop> {
-    if may_keep(flow.destination_port, reply, node) && try_reserve(&flow, reply) {
-        return Ok(flow.destination_port);
+fn reserve(work: &mut Work, node: &Node) -> Result<(), Drop> {
+    if may_keep(work, node) && try_reserve(work) {
+        return Ok(());
     }
-    let ports = u32::from(node.last_port.saturating_sub(node.first_port)) + 1;
+    let ports = u32::from(node.last_port.wrapping_sub(node.first_port)) + 1;
     for _ in 0..TRIES {
         // SAFETY: the helper takes nothing.
         let random = unsafe { bpf_get_prandom_u32() };
-        flow.destination_port = Port::new(
-            node.first_port
-                .wrapping_add(flow::index(random, ports) as u16),
-        );
-        if try_reserve(&flow, reply) {
-            return Ok(flow.destination_port);
+        let port = node
+            .first_port
+            .wrapping_add(flow::index(random, ports) as u16);
+        work.reply_flow.destination_port = Port::new(port);
+        if try_reserve(work) {
+            return Ok(());
         }
     }
     Err(Drop::NoPort)
@@ -92,20 +97,25 @@ fn reserve(mut flow: Flow, reply: &Connection, node: &Node) -> Result<Port, Drop
 /// Whether the client's own port may be used: with its own address always, with the node's only inside the range set
 /// aside for that.
 #[inline(always)]
-fn may_keep(port: Port, reply: &Connection, node: &Node) -> bool {
-    reply.flags & Connection::REMOTE == 0
-        || (port.number() >= node.first_port && port.number() <= node.last_port)
+fn may_keep(work: &Work, node: &Node) -> bool {
+    let port = work.reply_flow.destination_port.number();
+    work.reply.flags & Connection::REMOTE == 0
+        || (port >= node.first_port && port <= node.last_port)
 }
 
-#[inline(always)]
-fn try_reserve(flow: &Flow, reply: &Connection) -> bool {
+/// Records the work's reply unless another connection has its flow. A function for the kernel too, because it is called
+/// in a loop.
+#[inline(never)]
+fn try_reserve(work: &Work) -> bool {
     if CONNTRACK
-        .insert(flow, reply, u64::from(BPF_NOEXIST))
+        .insert(&work.reply_flow, &work.reply, u64::from(BPF_NOEXIST))
         .is_ok()
     {
         return true;
     }
     // The client's entry may have been evicted while the reply's was not: then the reservation is its own.
-    let own = conntrack::find(flow).is_some_and(|entry| entry.to == reply.to);
-    own && CONNTRACK.insert(flow, reply, u64::from(BPF_ANY)).is_ok()
+    let own = conntrack::find(&work.reply_flow).is_some_and(|entry| entry.to == work.reply.to);
+    own && CONNTRACK
+        .insert(&work.reply_flow, &work.reply, u64::from(BPF_ANY))
+        .is_ok()
 }

@@ -1,0 +1,38 @@
+//! The values one packet's steps pass on, kept in memory of the CPU rather than on the stack.
+//!
+//! A program's stack has 512 bytes, which a packet and both directions of its connection would fill. What is read back
+//! from here is also just a number to the verifier, whatever way led to it, so it walks each step once instead of once
+//! for every way.
+
+use super::maps::WORK;
+use super::parse::Packet;
+use dataplane_ebpf::abi::Connection;
+use dataplane_ebpf::drop::Drop;
+use dataplane_ebpf::flow::Flow;
+
+/// What is known of the packet at hand.
+#[repr(C)]
+pub(crate) struct Work {
+    /// The packet.
+    pub(crate) packet: Packet,
+    /// The connection it belongs to.
+    pub(crate) connection: Connection,
+    /// A new connection's other direction.
+    pub(crate) reply: Connection,
+    /// The flow of that direction's packets.
+    pub(crate) reply_flow: Flow,
+}
+
+impl Work {
+    /// Begins the work on `packet`.
+    ///
+    /// A CPU works on one packet at a time: both hooks run with soft interrupts off.
+    #[inline(always)]
+    pub(crate) fn begin(packet: Packet) -> Result<&'static mut Self, Drop> {
+        let work = WORK.get_ptr_mut(0).ok_or(Drop::Inconsistent)?;
+        // SAFETY: a non-null pointer to this CPU's own value, which nothing else uses meanwhile.
+        let work = unsafe { &mut *work };
+        work.packet = packet;
+        Ok(work)
+    }
+}
