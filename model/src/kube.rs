@@ -370,9 +370,24 @@ impl Report {
         Some(Node {
             name: name.name.as_ref().into(),
             zone: boxed(zone.map(String::as_str)),
+            internal_ips: self.internal_ips(object),
             leaving: object.metadata.deletion_timestamp.is_some()
                 || taints.any(|taint| taint.key == AUTOSCALER_TAINT),
         })
+    }
+}
+
+impl Report {
+    fn internal_ips(&mut self, object: &core::Node) -> Vec<IpAddr> {
+        let status = object.status.as_ref();
+        let addresses = status.and_then(|status| status.addresses.as_deref());
+        let addresses = addresses.unwrap_or_default().iter().enumerate();
+        addresses
+            .filter(|(_, address)| address.type_ == "InternalIP")
+            .filter_map(|(i, address)| {
+                self.address(format!("status.addresses[{i}].address"), &address.address)
+            })
+            .collect()
     }
 }
 

@@ -1,5 +1,7 @@
 //! The node a proxy serves, and where that is.
 
+use std::net::IpAddr;
+
 /// What the rules need of a Node object.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Node {
@@ -7,6 +9,8 @@ pub struct Node {
     pub name: Box<str>,
     /// Its zone, from the label `topology.kubernetes.io/zone`.
     pub zone: Option<Box<str>>,
+    /// Its addresses of type InternalIP, in the order of preference.
+    pub internal_ips: Vec<IpAddr>,
     /// Whether it is about to go: it is being deleted, or the cluster autoscaler said so. Load balancers then stop
     /// choosing it, while it still serves.
     pub leaving: bool,

@@ -273,14 +273,21 @@ fn an_endpoint_of_the_wrong_family_is_left_out() {
 #[test]
 fn a_node_has_a_zone_and_may_be_leaving() {
     let node = |metadata: Value, spec: Value| -> Node {
-        sound(parse(
-            json!({"metadata": metadata, "spec": spec}),
-            kube::node,
-        ))
+        let addresses = json!([
+            {"type": "Hostname", "address": "n1"},
+            {"type": "InternalIP", "address": "172.30.0.11"},
+            {"type": "ExternalIP", "address": "203.0.113.1"},
+            {"type": "InternalIP", "address": "fd00::11"},
+        ]);
+        let status = json!({"addresses": addresses});
+        let object = json!({"metadata": metadata, "spec": spec, "status": status});
+        sound(parse(object, kube::node))
     };
     let zone = json!({"topology.kubernetes.io/zone": "z1"});
     let plain = node(json!({"name": "n1", "labels": zone}), json!({}));
     assert_eq!((plain.zone.as_deref(), plain.leaving), (Some("z1"), false));
+    let ips: Vec<String> = plain.internal_ips.iter().map(ToString::to_string).collect();
+    assert_eq!(ips, ["172.30.0.11", "fd00::11"]);
     let taint = json!({"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"});
     assert!(node(json!({"name": "n1"}), json!({"taints": [taint]})).leaving);
     let deleted = json!({"name": "n1", "deletionTimestamp": "2026-01-01T00:00:00Z"});

@@ -68,6 +68,7 @@ fn node(zone: &str) -> Event {
     Event::Node(Some(Node {
         name: "here".into(),
         zone: Some(zone.into()),
+        internal_ips: Vec::new(),
         leaving: false,
     }))
 }

@@ -1,1 +1,32 @@
 //! portolan-proxy: keeps a node's eBPF service load balancer equal to the Kubernetes API.
+//!
+//! ```text
+//! watch ── events ─▶ reconcile: World ─▶ desired ─▶ Tables ─▶ Maps ─▶ kernel
+//! devices ─ state ──┘    │                                      ▲
+//!                        └─ health, metrics        attach ──────┘ (loads, pins, adopts)
+//! ```
+//!
+//! The kernel never waits for the daemon, and the daemon can die at any time: maps, programs and links are pinned. A new
+//! daemon adopts them ([`attach`]), reads back what is installed ([`tables`]), lists everything ([`watch`](mod@watch)) and
+//! writes only what differs. Pure: [`addresses`], [`desired`] and the id allocators. Only [`maps`] writes BPF maps, and
+//! only the module `sys` has unsafe code.
+
+pub mod addresses;
+pub mod attach;
+pub mod config;
+pub mod conntrack;
+pub mod desired;
+pub mod devices;
+mod entries;
+pub mod health;
+mod ids;
+pub mod inspect;
+pub mod maps;
+pub mod metrics;
+pub mod reconcile;
+mod run;
+mod sys;
+pub mod tables;
+pub mod watch;
+
+pub use run::run;

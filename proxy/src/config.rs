@@ -1,0 +1,141 @@
+//! The command line. Flags that kube-proxy has too are called the same and mean the same.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use crate::addresses::NodePortAddresses;
+use crate::attach::MapSizes;
+
+/// Keeps this node's eBPF service load balancer equal to the Services and EndpointSlices of a Kubernetes cluster.
+///
+/// The load balancer lives in the kernel and goes on without the daemon: stopping or killing it stops only updates. A new
+/// daemon takes over what it finds. To remove everything, run with --cleanup.
+#[derive(Parser, Debug, Clone)]
+#[command(name = "portolan-proxy", version, max_term_width = 100)]
+pub struct Config {
+    /// The kubeconfig file to reach the API server with. Without it, the daemon uses KUBECONFIG, ~/.kube/config, or the
+    /// service account of the pod it runs in.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// The name of this node. Without it, the host's name.
+    #[arg(long, value_name = "NODE", env = "NODE_NAME")]
+    pub hostname_override: Option<String>,
+
+    /// The cgroup v2 directory whose processes, and those of all cgroups below it, get services translated when they
+    /// connect: the root of the hierarchy on a real node.
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/cgroup")]
+    pub cgroup_root: PathBuf,
+
+    /// The directory in a BPF file system that maps and links are pinned under. Each node needs its own.
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/portolan")]
+    pub bpf_root: PathBuf,
+
+    /// The devices towards the outside, where traffic of clients that are not on this node arrives. Without it, the
+    /// devices of the default routes.
+    #[arg(long, value_name = "DEVICE,..", value_delimiter = ',')]
+    pub devices: Vec<String>,
+
+    /// Where NodePorts answer: "primary" for the node's primary address of each family, and localhost on the node itself;
+    /// or ranges, for every address of the node that lies in one of them.
+    #[arg(long, value_name = "CIDR,..", default_value = "primary")]
+    pub nodeport_addresses: NodePortAddresses,
+
+    /// Where /healthz and /livez are served.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value_t = any(10256))]
+    pub healthz_bind_address: SocketAddr,
+
+    /// Where /metrics and /proxyMode are served.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value_t = local(10249))]
+    pub metrics_bind_address: SocketAddr,
+
+    /// The ports that this node may use as the source of connections it forwards to another node. They should lie
+    /// outside net.ipv4.ip_local_port_range, so that no connection of the node itself uses them.
+    #[arg(long, value_name = "FIRST-LAST", default_value = "61000-65535", value_parser = ports)]
+    pub masquerade_ports: (u16, u16),
+
+    /// How many addresses and ports of services fit. These five sizes count when the maps are made; maps that an earlier
+    /// daemon left keep theirs. Zero stands for the default.
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub max_frontends: u32,
+
+    /// How many service ports fit, each once a family.
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub max_services: u32,
+
+    /// How many backends fit, over all services.
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub max_backends: u32,
+
+    /// How many places in the sets of backends there are; a change needs room for the old and the new set.
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub max_slots: u32,
+
+    /// How many connections of clients outside can be tracked, two entries each.
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub max_connections: u32,
+
+    /// Remove all programs and maps from the kernel, and exit.
+    #[arg(long)]
+    pub cleanup: bool,
+}
+
+impl Config {
+    /// The sizes of maps that are made anew.
+    pub fn map_sizes(&self) -> MapSizes {
+        MapSizes {
+            frontends: self.max_frontends,
+            services: self.max_services,
+            slots: self.max_slots,
+            backends: self.max_backends,
+            conntrack: self.max_connections.saturating_mul(2),
+        }
+    }
+}
+
+fn any(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)
+}
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+fn ports(text: &str) -> Result<(u16, u16), String> {
+    let (first, last) = text
+        .split_once('-')
+        .ok_or("expected two ports with a dash between them")?;
+    let port = |text: &str| text.parse().map_err(|_| format!("{text:?} is not a port"));
+    let (first, last) = (port(first)?, port(last)?);
+    if first == 0 || first > last {
+        return Err(format!("{first}-{last} is not a range of ports"));
+    }
+    Ok((first, last))
+}

@@ -1,0 +1,163 @@
+//! Sweeps the connection table: removes what is over or idle, so that the kernel need not evict what is alive.
+//!
+//! Nothing depends on the sweep for correctness. The programs see by themselves that a connection is stale.
+
+use std::time::Duration;
+
+use dataplane_ebpf::abi::{Connection, UDP_IDLE, moment};
+use dataplane_ebpf::addr::Protocol;
+use nix::time::{ClockId, clock_gettime};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::maps::Conntrack;
+use crate::metrics::Metrics;
+
+/// How often the table is swept.
+const PERIOD: Duration = Duration::from_secs(30);
+/// How long a finished TCP connection stays, in units of [`moment`]: the two minutes of TIME-WAIT.
+const TCP_OVER: u32 = 112;
+/// How long an idle TCP connection stays: a day, as kube-proxy sets it for the kernel's own tracking.
+const TCP_IDLE: u32 = 80_466;
+
+/// Sweeps until `shutdown`. A sweep that is under way then is finished.
+pub async fn run(mut conntrack: Conntrack, metrics: Metrics, shutdown: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            () = tokio::time::sleep(PERIOD) => {}
+        }
+        // A full table takes some tenths of a second: too long for the thread that everything else runs on.
+        let swept = tokio::task::spawn_blocking(move || {
+            let now = now();
+            let swept = conntrack.sweep(|one, other| is_expired(one, other, now));
+            (conntrack, swept)
+        });
+        let Ok((returned, swept)) = swept.await else {
+            break;
+        };
+        conntrack = returned;
+        match swept {
+            Ok(swept) => {
+                debug!(?swept, "swept the connections");
+                metrics.sweep(swept);
+            }
+            Err(error) => warn!(
+                error = &error as &dyn std::error::Error,
+                "the connections could not be swept"
+            ),
+        }
+    }
+}
+
+/// Whether `one` direction of a connection, whose `other` direction may have been evicted, has had its time.
+fn is_expired(one: &Connection, other: Option<&Connection>, now: u32) -> bool {
+    let other = other.unwrap_or(one);
+    let idle = idle(one.seen, now).min(idle(other.seen, now));
+    let limit = match one.to.protocol {
+        Protocol::UDP => UDP_IDLE,
+        _ if Connection::is_over(one.flags, other.flags) => TCP_OVER,
+        _ => TCP_IDLE,
+    };
+    idle > limit
+}
+
+/// For how long a direction last `seen` has been idle. One used after the clock was read is not idle at all.
+fn idle(seen: u32, now: u32) -> u32 {
+    let idle = now.wrapping_sub(seen);
+    if idle > u32::MAX / 2 { 0 } else { idle }
+}
+
+/// The present moment on the clock that the programs read.
+fn now() -> u32 {
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+    moment(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dataplane_ebpf::addr::{Addr, Port};
+    use dataplane_ebpf::flow::Flow;
+
+    const NOW: u32 = 1_000_000;
+
+    fn direction(protocol: Protocol, idle: u32, flags: u32) -> Connection {
+        let end = (Addr::UNSPECIFIED, Port::NONE);
+        Connection {
+            to: Flow::new(end, end, protocol),
+            service: 0,
+            service_generation: 0,
+            backend: 0,
+            backend_generation: 0,
+            seen: NOW.wrapping_sub(idle),
+            flags,
+        }
+    }
+
+    #[track_caller]
+    fn check(protocol: Protocol, one: (u32, u32), other: Option<(u32, u32)>, expired: bool) {
+        let one = direction(protocol, one.0, one.1);
+        let other = other.map(|(idle, flags)| direction(protocol, idle, flags));
+        assert_eq!(is_expired(&one, other.as_ref(), NOW), expired);
+    }
+
+    #[test]
+    fn a_udp_flow_expires_when_both_directions_are_idle() {
+        check(Protocol::UDP, (UDP_IDLE, 0), Some((UDP_IDLE, 0)), false);
+        check(
+            Protocol::UDP,
+            (UDP_IDLE + 1, 0),
+            Some((UDP_IDLE + 1, 0)),
+            true,
+        );
+        check(Protocol::UDP, (UDP_IDLE + 1, 0), Some((0, 0)), false);
+        check(Protocol::UDP, (UDP_IDLE + 1, 0), None, true);
+    }
+
+    #[test]
+    fn a_tcp_connection_expires_soon_after_its_end_and_late_otherwise() {
+        let (fin, rst) = (Connection::FIN, Connection::RST);
+        check(
+            Protocol::TCP,
+            (TCP_OVER + 1, 0),
+            Some((TCP_OVER + 1, 0)),
+            false,
+        );
+        check(
+            Protocol::TCP,
+            (TCP_OVER + 1, fin),
+            Some((TCP_OVER + 1, 0)),
+            false,
+        );
+        check(
+            Protocol::TCP,
+            (TCP_OVER + 1, fin),
+            Some((TCP_OVER + 1, fin)),
+            true,
+        );
+        check(
+            Protocol::TCP,
+            (TCP_OVER + 1, 0),
+            Some((TCP_OVER + 1, rst)),
+            true,
+        );
+        check(Protocol::TCP, (TCP_OVER, rst), Some((TCP_OVER, rst)), false);
+        check(
+            Protocol::TCP,
+            (TCP_IDLE + 1, 0),
+            Some((TCP_IDLE + 1, 0)),
+            true,
+        );
+    }
+
+    #[test]
+    fn a_direction_used_after_the_clock_was_read_is_alive() {
+        check(
+            Protocol::UDP,
+            (1u32.wrapping_neg(), 0),
+            Some((UDP_IDLE + 1, 0)),
+            false,
+        );
+    }
+}

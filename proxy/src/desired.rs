@@ -1,0 +1,255 @@
+//! What a Service needs in this node's maps. Pure: the world in, exact entries out.
+//!
+//! A Service port has one set of entries in each family, because its IPv4 and IPv6 backends are different ones. Both of
+//! its sets of backends are always given, whether its policies use them or not: then a change of policy is one change of
+//! flags, and nobody ever meets a set that is not there yet.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use dataplane_ebpf::abi::{self, FrontendKey, Kind};
+use dataplane_ebpf::addr::{Addr, Port as WirePort, Protocol as WireProtocol};
+use model::{
+    Backend, Family, Outcome, Place, Protocol, Selection, Service, ServiceName, ServicePort,
+    ServicePortName, TrafficPolicy, World, select,
+};
+
+/// The identity of a Service port in one family. Ordered by Service first.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortKey {
+    /// The Service port.
+    pub name: ServicePortName,
+    /// The family.
+    pub family: Family,
+}
+
+/// What clients address: a key of one of the frontend maps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Entry {
+    /// An address and port, or a whole address.
+    Frontend(FrontendKey),
+    /// A port on the node's own addresses.
+    NodePort(Family, WirePort, WireProtocol),
+}
+
+/// Where a backend listens.
+pub type Listener = (Addr, WirePort);
+
+/// Everything one Service port needs in one family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    /// Which.
+    pub key: PortKey,
+    /// What clients address to reach it.
+    pub entries: BTreeMap<Entry, Kind>,
+    /// Flags of [`abi::Service`].
+    pub flags: u32,
+    /// Its session affinity in seconds, zero for none.
+    pub affinity_seconds: u32,
+    /// All its backends, selected or not, with the flags of [`abi::Backend`]. A connection may still use one that a new
+    /// connection would not get.
+    pub backends: BTreeMap<Listener, u8>,
+    /// What new connections under no local policy get.
+    pub cluster: Target,
+    /// What new connections under a local policy get.
+    pub local: Target,
+}
+
+/// What a new connection gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// One of these backends, in order; never empty.
+    Backends(Vec<Listener>),
+    /// A refusal.
+    Refuse,
+    /// Silence.
+    Drop,
+}
+
+/// The entries of the Service called `name`, empty if it has none: because it is gone, is not for a service proxy, or
+/// speaks SCTP. `own` are the addresses of this node.
+pub fn desired(world: &World, own: &BTreeSet<IpAddr>, name: &ServiceName) -> Vec<Port> {
+    let Some(service) = world.service(name).filter(|service| service.is_proxied()) else {
+        return Vec::new();
+    };
+    let mut ports = Vec::new();
+    for port in &service.ports {
+        let Some(protocol) = wire_protocol(port.protocol) else {
+            continue;
+        };
+        for family in Family::ALL {
+            let entries = entries(service, port, protocol, family);
+            if !entries.is_empty() {
+                ports.push(desired_port(world, own, service, port, family, entries));
+            }
+        }
+    }
+    ports
+}
+
+/// The number on the wire of a protocol that the dataplane speaks.
+pub fn wire_protocol(protocol: Protocol) -> Option<WireProtocol> {
+    match protocol {
+        Protocol::Tcp => Some(WireProtocol::TCP),
+        Protocol::Udp => Some(WireProtocol::UDP),
+        Protocol::Sctp => None,
+    }
+}
+
+impl PortKey {
+    /// The least key that a port of the Service called `name` can have.
+    pub(crate) fn first_of(name: &ServiceName) -> Self {
+        let name = ServicePortName {
+            service: name.clone(),
+            port: "".into(),
+            protocol: Protocol::Tcp,
+        };
+        Self {
+            name,
+            family: Family::V4,
+        }
+    }
+}
+
+impl Port {
+    /// What new connections under `policy` get.
+    pub fn target(&self, policy: TrafficPolicy) -> &Target {
+        match policy {
+            TrafficPolicy::Cluster => &self.cluster,
+            TrafficPolicy::Local => &self.local,
+        }
+    }
+
+    /// The protocol on the wire.
+    pub fn protocol(&self) -> WireProtocol {
+        wire_protocol(self.key.name.protocol).unwrap_or(WireProtocol::NONE)
+    }
+}
+
+fn desired_port(
+    world: &World,
+    own: &BTreeSet<IpAddr>,
+    service: &Service,
+    port: &ServicePort,
+    family: Family,
+    entries: BTreeMap<Entry, Kind>,
+) -> Port {
+    let place = world.place();
+    let backends: Vec<Backend<'_>> = world.backends(&service.name, port, family).collect();
+    let selection = select(place, backends.iter().copied());
+    Port {
+        key: PortKey {
+            name: service.port_name(port),
+            family,
+        },
+        entries,
+        flags: flags(service),
+        affinity_seconds: affinity_seconds(service),
+        backends: all_backends(place, own, &backends),
+        cluster: target(&selection, TrafficPolicy::Cluster),
+        local: target(&selection, TrafficPolicy::Local),
+    }
+}
+
+/// A Service without a cluster address in `family` does not exist there.
+fn entries(
+    service: &Service,
+    port: &ServicePort,
+    protocol: WireProtocol,
+    family: Family,
+) -> BTreeMap<Entry, Kind> {
+    let mut entries = BTreeMap::new();
+    let number = WirePort::new(port.port.get());
+    let mut add = |addresses: &[IpAddr], kind| {
+        for address in addresses.iter().filter(|address| family.has(**address)) {
+            let key = FrontendKey::new((*address).into(), number, protocol);
+            // An address given twice is what it is first: a cluster address before any other.
+            entries.entry(Entry::Frontend(key)).or_insert(kind);
+        }
+    };
+    let cluster_ips: Vec<IpAddr> = service
+        .cluster_ips
+        .iter()
+        .copied()
+        .filter(|ip| family.has(*ip))
+        .collect();
+    if cluster_ips.is_empty() {
+        return entries;
+    }
+    add(&cluster_ips, Kind::CLUSTER_IP);
+    add(&service.external_ips, Kind::EXTERNAL_IP);
+    if !is_restricted(service, family) {
+        add(&service.load_balancer_ips, Kind::LOAD_BALANCER);
+    }
+    for address in cluster_ips {
+        let key = FrontendKey::whole_address(address.into());
+        entries.insert(Entry::Frontend(key), Kind::ADDRESS);
+    }
+    if let Some(node_port) = port.node_port {
+        let key = Entry::NodePort(family, WirePort::new(node_port.get()), protocol);
+        entries.insert(key, Kind::NODE_PORT);
+    }
+    entries
+}
+
+/// Whether the load balancer's addresses are for some clients only. The dataplane cannot tell clients apart yet, so it
+/// leaves such an address to the load balancer, which can.
+fn is_restricted(service: &Service, family: Family) -> bool {
+    service
+        .source_ranges
+        .iter()
+        .any(|range| family.has(range.ip()))
+}
+
+fn flags(service: &Service) -> u32 {
+    let bit = |policy, bit| {
+        if policy == TrafficPolicy::Local {
+            bit
+        } else {
+            0
+        }
+    };
+    bit(service.internal_policy, abi::Service::INTERNAL_LOCAL)
+        | bit(service.external_policy, abi::Service::EXTERNAL_LOCAL)
+}
+
+fn affinity_seconds(service: &Service) -> u32 {
+    let seconds = service.affinity.map_or(0, |timeout| timeout.as_secs());
+    u32::try_from(seconds).unwrap_or(u32::MAX)
+}
+
+/// Of duplicates the flags are united: one that serves or is here by any account does and is.
+fn all_backends(
+    place: Place<'_>,
+    own: &BTreeSet<IpAddr>,
+    backends: &[Backend<'_>],
+) -> BTreeMap<Listener, u8> {
+    let mut all = BTreeMap::new();
+    for backend in backends {
+        let endpoint = backend.endpoint;
+        let mut flags = 0;
+        // A host-network endpoint may come without a node, as that of the API server does.
+        if endpoint.is_local(place) || own.contains(&endpoint.ip) {
+            flags |= abi::Backend::LOCAL;
+        }
+        if endpoint.serving || endpoint.ready {
+            flags |= abi::Backend::SERVING;
+        }
+        *all.entry(listener(backend.address)).or_default() |= flags;
+    }
+    all
+}
+
+fn target(selection: &Selection<'_>, policy: TrafficPolicy) -> Target {
+    match selection.outcome(policy) {
+        Outcome::Forward(set) => {
+            Target::Backends(set.iter().map(|b| listener(b.address)).collect())
+        }
+        Outcome::Reject => Target::Refuse,
+        Outcome::Drop => Target::Drop,
+    }
+}
+
+fn listener(address: SocketAddr) -> Listener {
+    (address.ip().into(), WirePort::new(address.port()))
+}

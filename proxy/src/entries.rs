@@ -1,0 +1,112 @@
+//! Which Service port each frontend and node port belongs to.
+//!
+//! Two Services may claim the same address and port: for a moment, while one takes over from another, or for long, by
+//! mistake. The first in order of names has it then, whichever came first, so that all nodes agree and no order of events
+//! matters. When it lets go, the entry goes to the next one by a single write.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use dataplane_ebpf::abi::{Frontend, Kind};
+use tracing::warn;
+
+use crate::desired::{Entry, PortKey};
+use crate::maps::Maps;
+use crate::tables::Error;
+
+/// All entries: who wants them, and what is in the maps.
+#[derive(Debug, Default)]
+pub(crate) struct Entries {
+    claims: BTreeMap<Entry, BTreeMap<PortKey, Frontend>>,
+    installed: HashMap<Entry, Frontend>,
+}
+
+impl Entries {
+    /// The entries in `maps`, claimed by nobody.
+    pub(crate) fn recover(maps: &impl Maps) -> Result<Self, Error> {
+        let installed = maps.entries()?.into_iter().collect();
+        Ok(Self {
+            claims: BTreeMap::new(),
+            installed,
+        })
+    }
+
+    /// How many entries are in the maps.
+    pub(crate) fn len(&self) -> usize {
+        self.installed.len()
+    }
+
+    /// The service ids that entries in the maps name.
+    pub(crate) fn services(&self) -> BTreeSet<u32> {
+        let frontends = self
+            .installed
+            .values()
+            .filter(|frontend| frontend.kind != Kind::ADDRESS);
+        frontends.map(|frontend| frontend.service).collect()
+    }
+
+    /// The service that `entry` in the maps names.
+    pub(crate) fn service_of(&self, entry: Entry) -> Option<u32> {
+        let frontend = self.installed.get(&entry)?;
+        (frontend.kind != Kind::ADDRESS).then_some(frontend.service)
+    }
+
+    /// Notes that `port` wants `entry` to be `frontend`.
+    pub(crate) fn claim(&mut self, entry: Entry, port: &PortKey, frontend: Frontend) {
+        let claims = self.claims.entry(entry).or_default();
+        let new = claims.insert(port.clone(), frontend).is_none();
+        if new && claims.len() > 1 && frontend.kind != Kind::ADDRESS {
+            let claimants: Vec<String> = claims.keys().map(|port| port.name.to_string()).collect();
+            warn!(
+                ?entry,
+                ?claimants,
+                "several Services claim one address and port; the first has it"
+            );
+        }
+    }
+
+    /// Notes that `port` no longer wants `entry`.
+    pub(crate) fn unclaim(&mut self, entry: Entry, port: &PortKey) {
+        if let Some(claims) = self.claims.get_mut(&entry) {
+            claims.remove(port);
+            if claims.is_empty() {
+                self.claims.remove(&entry);
+            }
+        }
+    }
+
+    /// Brings `entry` in the maps to what is claimed.
+    pub(crate) fn sync(&mut self, entry: Entry, maps: &mut impl Maps) -> Result<(), Error> {
+        let wanted = self
+            .claims
+            .get(&entry)
+            .and_then(|claims| claims.values().next());
+        if self.installed.get(&entry) == wanted {
+            return Ok(());
+        }
+        match wanted {
+            Some(frontend) => {
+                maps.insert_entry(entry, *frontend)?;
+                self.installed.insert(entry, *frontend);
+            }
+            None => {
+                maps.remove_entry(entry)?;
+                self.installed.remove(&entry);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes every entry from the maps that nobody claims.
+    pub(crate) fn remove_unclaimed(&mut self, maps: &mut impl Maps) -> Result<(), Error> {
+        let unclaimed = self
+            .installed
+            .keys()
+            .filter(|entry| !self.claims.contains_key(entry));
+        let unclaimed: Vec<Entry> = unclaimed.copied().collect();
+        let mut result = Ok(());
+        for entry in unclaimed {
+            result = result.and(self.sync(entry, maps));
+        }
+        result
+    }
+}

@@ -1,0 +1,214 @@
+//! What the daemon answers about itself: `/healthz` and `/livez` for load balancers and the kubelet, `/metrics` and
+//! `/proxyMode` for those who look closer. Bodies and codes are kube-proxy's.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant, SystemTime};
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use k8s_openapi::jiff::Timestamp;
+use serde::Serialize;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use crate::maps::Maps;
+use crate::metrics::Metrics;
+use crate::reconcile::Reconciler;
+
+/// How long something may be other than it should be before the proxy counts as unhealthy: twice the period in which
+/// kube-proxy synchronises.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The state of the proxy as others may know it.
+#[derive(Debug, Clone)]
+pub struct Health {
+    last_updated: SystemTime,
+    behind_since: Option<Instant>,
+    leaving: bool,
+}
+
+/// The body of `/healthz` and `/livez`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Body {
+    last_updated: String,
+    current_time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node_eligible: Option<bool>,
+}
+
+impl Health {
+    /// The state of a proxy that has just started: healthy, with nothing done yet.
+    pub fn new() -> Self {
+        Self {
+            last_updated: SystemTime::now(),
+            behind_since: None,
+            leaving: false,
+        }
+    }
+
+    /// Takes in the state of `reconciler` after a round.
+    pub fn update<M: Maps>(&mut self, reconciler: &Reconciler<M>) {
+        self.behind_since = reconciler.behind_since();
+        self.leaving = reconciler.world().node().is_some_and(|node| node.leaving);
+        if self.behind_since.is_none() {
+            self.last_updated = SystemTime::now();
+        }
+    }
+
+    /// Whether all changes reach the kernel in time.
+    fn is_live(&self, now: Instant) -> bool {
+        self.behind_since
+            .is_none_or(|since| now.duration_since(since) < PATIENCE)
+    }
+
+    fn body(&self, node_eligible: Option<bool>) -> String {
+        let text = |time: SystemTime| {
+            Timestamp::try_from(time)
+                .map(|time| time.to_string())
+                .unwrap_or_default()
+        };
+        // While nothing is behind, the state is as good as just updated.
+        let last_updated = if self.behind_since.is_none() {
+            SystemTime::now()
+        } else {
+            self.last_updated
+        };
+        let body = Body {
+            last_updated: text(last_updated),
+            current_time: text(SystemTime::now()),
+            node_eligible,
+        };
+        serde_json::to_string(&body).unwrap_or_default()
+    }
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Serves `/healthz` and `/livez` on `listener` until `shutdown`.
+pub async fn serve_health(
+    listener: TcpListener,
+    health: watch::Receiver<Health>,
+    metrics: Metrics,
+    shutdown: CancellationToken,
+) {
+    serve(listener, shutdown, move |path| {
+        answer_health(path, &health.borrow(), &metrics)
+    })
+    .await;
+}
+
+/// Serves `/metrics` and `/proxyMode` on `listener` until `shutdown`.
+pub async fn serve_metrics(listener: TcpListener, metrics: Metrics, shutdown: CancellationToken) {
+    serve(listener, shutdown, move |path| match path {
+        "/metrics" => text(
+            StatusCode::OK,
+            crate::metrics::CONTENT_TYPE,
+            metrics.encode(),
+        ),
+        "/proxyMode" => text(StatusCode::OK, "text/plain", "ebpf".to_owned()),
+        "/healthz" => text(StatusCode::OK, "text/plain", "ok".to_owned()),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "text/plain",
+            "404 page not found\n".to_owned(),
+        ),
+    })
+    .await;
+}
+
+/// Opens the listener at `address`.
+pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
+fn answer_health(path: &str, health: &Health, metrics: &Metrics) -> Response<Full<Bytes>> {
+    let live = health.is_live(Instant::now());
+    let (ok, eligible) = match path {
+        "/healthz" => (live && !health.leaving, Some(!health.leaving)),
+        "/livez" => (live, None),
+        _ => {
+            return text(
+                StatusCode::NOT_FOUND,
+                "text/plain",
+                "404 page not found\n".to_owned(),
+            );
+        }
+    };
+    let status = if ok {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    metrics.count_probe(path, status.as_u16());
+    text(status, "application/json", health.body(eligible))
+}
+
+fn text(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(
+        "x-content-type-options",
+        HeaderValue::from_static("nosniff"),
+    );
+    response
+}
+
+async fn serve<F>(listener: TcpListener, shutdown: CancellationToken, answer: F)
+where
+    F: Fn(&str) -> Response<Full<Bytes>> + Clone + Send + Sync + 'static,
+{
+    if let Ok(address) = listener.local_addr() {
+        info!(%address, "serving");
+    }
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    tokio::spawn(shutdown.clone().run_until_cancelled_owned(converse(stream, answer.clone())));
+                }
+                // Out of descriptors, most likely: a pause lets some be closed.
+                Err(error) => {
+                    debug!(error = &error as &dyn std::error::Error, "cannot accept");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+        }
+    }
+}
+
+async fn converse<F>(stream: TcpStream, answer: F)
+where
+    F: Fn(&str) -> Response<Full<Bytes>> + Sync,
+{
+    let service = service_fn(|request: Request<Incoming>| {
+        let response = answer(request.uri().path());
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(hyper_util::rt::TokioTimer::new())
+        .header_read_timeout(Duration::from_secs(10))
+        .serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = connection.await {
+        debug!(
+            error = &error as &dyn std::error::Error,
+            "a connection ended early"
+        );
+    }
+}

@@ -1,0 +1,219 @@
+//! Maps in memory, for tests: they keep to the rules of the real ones, check that the daemon does, and fail on demand.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+
+use dataplane_ebpf::abi::{Backend, Frontend, Node, NodeAddress, Run, Service};
+use model::TrafficPolicy;
+
+use super::{Error, Maps, Settings, Sizes};
+use crate::desired::Entry;
+
+/// Maps in memory.
+#[derive(Debug, Clone)]
+pub struct Fake {
+    services: Vec<Service>,
+    slots: Vec<u32>,
+    backends: Vec<Backend>,
+    entries: BTreeMap<Entry, Frontend>,
+    node_addresses: BTreeMap<IpAddr, NodeAddress>,
+    node: Node,
+    writes: u64,
+    failing: Option<fn(u64) -> bool>,
+}
+
+impl Fake {
+    /// Empty maps.
+    pub fn new(sizes: Sizes) -> Self {
+        Self {
+            services: vec![Service::default(); sizes.services as usize],
+            slots: vec![0; sizes.slots as usize],
+            backends: vec![Backend::default(); sizes.backends as usize],
+            entries: BTreeMap::new(),
+            node_addresses: BTreeMap::new(),
+            node: Node::default(),
+            writes: 0,
+            failing: None,
+        }
+    }
+
+    /// Makes the writes fail for whose number `failing` is true.
+    pub fn fail(&mut self, failing: Option<fn(u64) -> bool>) {
+        self.failing = failing;
+    }
+
+    /// How many writes there have been, failed ones included.
+    pub fn writes(&self) -> u64 {
+        self.writes
+    }
+
+    /// Whether nothing is left of any service: no entry, no published run, no backend.
+    pub fn is_empty(&self) -> bool {
+        let empty = |run: Run| run.count() == 0;
+        self.entries.is_empty()
+            && self
+                .services
+                .iter()
+                .all(|service| empty(service.cluster) && empty(service.local))
+            && self
+                .backends
+                .iter()
+                .all(|backend| backend.flags & Backend::SERVING == 0)
+    }
+
+    fn write(&mut self, map: &'static str) -> Result<(), Error> {
+        self.writes += 1;
+        if self.failing.is_some_and(|failing| failing(self.writes)) {
+            let source = io::Error::from_raw_os_error(libc::E2BIG);
+            return Err(Error {
+                action: "write",
+                map,
+                source,
+            });
+        }
+        Ok(())
+    }
+
+    /// Whoever reads `run` must find backends that are in use.
+    fn check_run(&self, run: Run) {
+        for slot in run.base()..run.base() + run.count() {
+            let id = self.slots[slot as usize];
+            let backend = self.backends[id as usize];
+            assert!(
+                backend.port.number() != 0,
+                "slot {slot} names backend {id}, which is not written"
+            );
+        }
+    }
+
+    /// Nobody may be reading the slots that are about to be written.
+    fn check_unpublished(&self, written: Run) {
+        for service in &self.services {
+            for run in [service.cluster, service.local] {
+                let apart = run.base() + run.count() <= written.base()
+                    || written.base() + written.count() <= run.base();
+                assert!(
+                    run.count() == 0 || apart,
+                    "{written:?} overlaps the published {run:?}"
+                );
+            }
+        }
+    }
+}
+
+impl Maps for Fake {
+    fn sizes(&self) -> Sizes {
+        let length = |length: usize| u32::try_from(length).expect("made from a u32");
+        Sizes {
+            services: length(self.services.len()),
+            backends: length(self.backends.len()),
+            slots: length(self.slots.len()),
+        }
+    }
+
+    fn backend(&self, id: u32) -> Result<Backend, Error> {
+        Ok(self.backends[id as usize])
+    }
+
+    fn service(&self, id: u32) -> Result<Service, Error> {
+        Ok(self.services[id as usize])
+    }
+
+    fn slots(&self, run: Run) -> Result<Vec<u32>, Error> {
+        let base = run.base() as usize;
+        Ok(self.slots[base..base + run.count() as usize].to_vec())
+    }
+
+    fn entries(&self) -> Result<Vec<(Entry, Frontend)>, Error> {
+        Ok(self
+            .entries
+            .iter()
+            .map(|(entry, frontend)| (*entry, *frontend))
+            .collect())
+    }
+
+    fn node_addresses(&self) -> Result<Vec<(IpAddr, NodeAddress)>, Error> {
+        Ok(self
+            .node_addresses
+            .iter()
+            .map(|(address, value)| (*address, *value))
+            .collect())
+    }
+
+    fn node(&self) -> Result<Node, Error> {
+        Ok(self.node)
+    }
+
+    fn write_backend(&mut self, id: u32, backend: Backend) -> Result<(), Error> {
+        self.write("BACKENDS")?;
+        self.backends[id as usize] = backend;
+        Ok(())
+    }
+
+    fn write_slots(&mut self, run: Run, ids: &[u32]) -> Result<(), Error> {
+        self.write("SLOTS")?;
+        self.check_unpublished(run);
+        let base = run.base() as usize;
+        self.slots[base..base + ids.len()].copy_from_slice(ids);
+        Ok(())
+    }
+
+    fn write_service(&mut self, id: u32, settings: Settings) -> Result<(), Error> {
+        self.write("SERVICES")?;
+        let service = &mut self.services[id as usize];
+        let Settings {
+            generation,
+            flags,
+            affinity_seconds,
+        } = settings;
+        *service = Service {
+            generation,
+            flags,
+            affinity_seconds,
+            ..*service
+        };
+        Ok(())
+    }
+
+    fn publish(&mut self, id: u32, policy: TrafficPolicy, run: Run) -> Result<(), Error> {
+        self.write("SERVICES")?;
+        self.check_run(run);
+        let service = &mut self.services[id as usize];
+        match policy {
+            TrafficPolicy::Cluster => service.cluster = run,
+            TrafficPolicy::Local => service.local = run,
+        }
+        Ok(())
+    }
+
+    fn insert_entry(&mut self, entry: Entry, frontend: Frontend) -> Result<(), Error> {
+        self.write("FRONTENDS")?;
+        self.entries.insert(entry, frontend);
+        Ok(())
+    }
+
+    fn remove_entry(&mut self, entry: Entry) -> Result<(), Error> {
+        self.write("FRONTENDS")?;
+        self.entries.remove(&entry);
+        Ok(())
+    }
+
+    fn insert_node_address(&mut self, address: IpAddr, value: NodeAddress) -> Result<(), Error> {
+        self.write("NODE_ADDRESSES")?;
+        self.node_addresses.insert(address, value);
+        Ok(())
+    }
+
+    fn remove_node_address(&mut self, address: IpAddr) -> Result<(), Error> {
+        self.write("NODE_ADDRESSES")?;
+        self.node_addresses.remove(&address);
+        Ok(())
+    }
+
+    fn write_node(&mut self, node: Node) -> Result<(), Error> {
+        self.write("NODE")?;
+        self.node = node;
+        Ok(())
+    }
+}

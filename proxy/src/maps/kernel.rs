@@ -1,0 +1,311 @@
+//! The maps in the kernel. Arrays are mapped into memory and written without system calls; hashes take one each.
+
+use std::io;
+use std::mem::offset_of;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+
+use aya::maps::{Array as SmallArray, HashMap, Map, MapData, MapError};
+use aya::{Ebpf, Pod};
+use dataplane_ebpf::abi::{
+    Backend, Connection, Frontend, FrontendKey, Node, NodeAddress, NodePortKey, Run, Service, maps,
+};
+use dataplane_ebpf::addr::Addr;
+use dataplane_ebpf::flow::Flow;
+use model::{Family, TrafficPolicy};
+
+use super::{Error, Maps, Settings, Sizes};
+use crate::desired::Entry;
+use crate::sys::Array;
+
+/// The maps that the programs of one node read.
+pub struct KernelMaps {
+    services: Array<Service>,
+    slots: Array<u32>,
+    backends: Array<Backend>,
+    frontends: HashMap<MapData, FrontendKey, Frontend>,
+    node_ports: HashMap<MapData, NodePortKey, Frontend>,
+    node_addresses: HashMap<MapData, Addr, NodeAddress>,
+    node: SmallArray<MapData, Node>,
+}
+
+/// The connections that the programs track.
+#[derive(Debug)]
+pub struct Conntrack {
+    connections: HashMap<MapData, Flow, Connection>,
+}
+
+/// What a sweep found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Swept {
+    /// Entries that stay.
+    pub kept: u64,
+    /// Entries that were removed.
+    pub removed: u64,
+}
+
+impl KernelMaps {
+    /// Takes the maps out of what was loaded.
+    pub fn take(programs: &mut Ebpf) -> Result<Self, Error> {
+        Ok(Self {
+            services: array(programs, maps::SERVICES)?,
+            slots: array(programs, maps::SLOTS)?,
+            backends: array(programs, maps::BACKENDS)?,
+            frontends: hash(programs, maps::FRONTENDS)?,
+            node_ports: hash(programs, maps::NODEPORTS)?,
+            node_addresses: hash(programs, maps::NODE_ADDRESSES)?,
+            node: {
+                let map = take(programs, maps::NODE)?;
+                SmallArray::try_from(map).map_err(failed("open", maps::NODE))?
+            },
+        })
+    }
+}
+
+impl Maps for KernelMaps {
+    fn sizes(&self) -> Sizes {
+        Sizes {
+            services: self.services.len(),
+            backends: self.backends.len(),
+            slots: self.slots.len(),
+        }
+    }
+
+    fn backend(&self, id: u32) -> Result<Backend, Error> {
+        self.backends
+            .read(id)
+            .map_err(io_failed("read", maps::BACKENDS))
+    }
+
+    fn service(&self, id: u32) -> Result<Service, Error> {
+        self.services
+            .read(id)
+            .map_err(io_failed("read", maps::SERVICES))
+    }
+
+    fn slots(&self, run: Run) -> Result<Vec<u32>, Error> {
+        let slots = (0..run.count()).map(|slot| self.slots.read(run.base().saturating_add(slot)));
+        slots
+            .collect::<io::Result<_>>()
+            .map_err(io_failed("read", maps::SLOTS))
+    }
+
+    fn entries(&self) -> Result<Vec<(Entry, Frontend)>, Error> {
+        let frontends = self
+            .frontends
+            .iter()
+            .map(|item| item.map(|(key, value)| (Entry::Frontend(key), value)));
+        let mut entries = frontends
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(failed("list", maps::FRONTENDS))?;
+        for item in self.node_ports.iter() {
+            let (key, value) = item.map_err(failed("list", maps::NODEPORTS))?;
+            entries.push((Entry::NodePort(Family::V4, key.port, key.protocol), value));
+        }
+        Ok(entries)
+    }
+
+    fn node_addresses(&self) -> Result<Vec<(IpAddr, NodeAddress)>, Error> {
+        let addresses = self
+            .node_addresses
+            .iter()
+            .map(|item| item.map(|(key, value)| (key.ip(), value)));
+        addresses
+            .collect::<Result<_, _>>()
+            .map_err(failed("list", maps::NODE_ADDRESSES))
+    }
+
+    fn node(&self) -> Result<Node, Error> {
+        self.node.get(&0, 0).map_err(failed("read", maps::NODE))
+    }
+
+    fn write_backend(&mut self, id: u32, backend: Backend) -> Result<(), Error> {
+        let written = self.backends.read(id).and_then(|old| {
+            // Whoever still looks at the old backend must not take the new one for it.
+            self.backends.write(
+                id,
+                Backend {
+                    generation: old.generation,
+                    ..backend
+                },
+            )?;
+            self.backends
+                .store_u32(id, offset_of!(Backend, generation), backend.generation)
+        });
+        written.map_err(io_failed("write", maps::BACKENDS))
+    }
+
+    fn write_slots(&mut self, run: Run, ids: &[u32]) -> Result<(), Error> {
+        let slots = (run.base()..)
+            .zip(ids)
+            .map(|(slot, id)| self.slots.write(slot, *id));
+        slots
+            .collect::<io::Result<()>>()
+            .map_err(io_failed("write", maps::SLOTS))
+    }
+
+    fn write_service(&mut self, id: u32, settings: Settings) -> Result<(), Error> {
+        let fields = [
+            (
+                offset_of!(Service, affinity_seconds),
+                settings.affinity_seconds,
+            ),
+            (offset_of!(Service, flags), settings.flags),
+            (offset_of!(Service, generation), settings.generation),
+        ];
+        let fields = fields
+            .into_iter()
+            .map(|(offset, word)| self.services.store_u32(id, offset, word));
+        fields
+            .collect::<io::Result<()>>()
+            .map_err(io_failed("write", maps::SERVICES))
+    }
+
+    fn publish(&mut self, id: u32, policy: TrafficPolicy, run: Run) -> Result<(), Error> {
+        let offset = match policy {
+            TrafficPolicy::Cluster => offset_of!(Service, cluster),
+            TrafficPolicy::Local => offset_of!(Service, local),
+        };
+        self.services
+            .store_u64(id, offset, run.word())
+            .map_err(io_failed("write", maps::SERVICES))
+    }
+
+    fn insert_entry(&mut self, entry: Entry, frontend: Frontend) -> Result<(), Error> {
+        match entry {
+            Entry::Frontend(key) => self
+                .frontends
+                .insert(key, frontend, 0)
+                .map_err(failed("write", maps::FRONTENDS)),
+            Entry::NodePort(_, port, protocol) => {
+                let key = NodePortKey::new(port, protocol);
+                self.node_ports
+                    .insert(key, frontend, 0)
+                    .map_err(failed("write", maps::NODEPORTS))
+            }
+        }
+    }
+
+    fn remove_entry(&mut self, entry: Entry) -> Result<(), Error> {
+        match entry {
+            Entry::Frontend(key) => absent_is_fine(self.frontends.remove(&key), maps::FRONTENDS),
+            Entry::NodePort(_, port, protocol) => {
+                let key = NodePortKey::new(port, protocol);
+                absent_is_fine(self.node_ports.remove(&key), maps::NODEPORTS)
+            }
+        }
+    }
+
+    fn insert_node_address(&mut self, address: IpAddr, value: NodeAddress) -> Result<(), Error> {
+        let key = Addr::from(address);
+        self.node_addresses
+            .insert(key, value, 0)
+            .map_err(failed("write", maps::NODE_ADDRESSES))
+    }
+
+    fn remove_node_address(&mut self, address: IpAddr) -> Result<(), Error> {
+        absent_is_fine(
+            self.node_addresses.remove(&Addr::from(address)),
+            maps::NODE_ADDRESSES,
+        )
+    }
+
+    fn write_node(&mut self, node: Node) -> Result<(), Error> {
+        self.node
+            .set(0, node, 0)
+            .map_err(failed("write", maps::NODE))
+    }
+}
+
+impl Conntrack {
+    /// Takes the map out of what was loaded.
+    pub fn take(programs: &mut Ebpf) -> Result<Self, Error> {
+        Ok(Self {
+            connections: hash(programs, maps::CONNTRACK)?,
+        })
+    }
+
+    /// Removes every entry for which `is_expired` is true; it gets the entry and its partner of the other direction. The
+    /// kernel goes on writing meanwhile: an entry it renews just then is lost, and made again by the next packet.
+    pub fn sweep(
+        &mut self,
+        is_expired: impl Fn(&Connection, Option<&Connection>) -> bool,
+    ) -> Result<Swept, Error> {
+        let mut expired = Vec::new();
+        let mut swept = Swept::default();
+        for item in self.connections.iter() {
+            let (flow, connection) = item.map_err(failed("list", maps::CONNTRACK))?;
+            let partner = match self.connections.get(&connection.partner(), 0) {
+                Ok(partner) => Some(partner),
+                Err(MapError::KeyNotFound) => None,
+                Err(error) => return Err(failed("read", maps::CONNTRACK)(error)),
+            };
+            if is_expired(&connection, partner.as_ref()) {
+                expired.push(flow);
+            } else {
+                swept.kept += 1;
+            }
+        }
+        for flow in expired {
+            absent_is_fine(self.connections.remove(&flow), maps::CONNTRACK)?;
+            swept.removed += 1;
+        }
+        Ok(swept)
+    }
+}
+
+fn array<T: Pod>(programs: &mut Ebpf, name: &'static str) -> Result<Array<T>, Error> {
+    let Map::Array(data) = take(programs, name)? else {
+        return Err(failed("open", name)(MapError::InvalidName {
+            name: name.to_owned(),
+        }));
+    };
+    let info = data.info().map_err(failed("open", name))?;
+    Array::map(data.fd().as_fd(), info.max_entries()).map_err(io_failed("map", name))
+}
+
+fn hash<K: Pod, V: Pod>(
+    programs: &mut Ebpf,
+    name: &'static str,
+) -> Result<HashMap<MapData, K, V>, Error> {
+    HashMap::try_from(take(programs, name)?).map_err(failed("open", name))
+}
+
+fn take(programs: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
+    let missing = || io_failed("open", name)(io::ErrorKind::NotFound.into());
+    programs.take_map(name).ok_or_else(missing)
+}
+
+fn absent_is_fine(result: Result<(), MapError>, map: &'static str) -> Result<(), Error> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
+        {
+            Ok(())
+        }
+        other => other.map_err(failed("remove from", map)),
+    }
+}
+
+fn failed(action: &'static str, map: &'static str) -> impl FnOnce(MapError) -> Error {
+    move |error| {
+        let source = match error {
+            MapError::SyscallError(error) => error.io_error,
+            other => io::Error::other(other),
+        };
+        Error {
+            action,
+            map,
+            source,
+        }
+    }
+}
+
+fn io_failed(action: &'static str, map: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error {
+        action,
+        map,
+        source,
+    }
+}

@@ -1,0 +1,436 @@
+//! The single owner of the world and the tables, and its loop.
+//!
+//! [`Reconciler`] is the state and its transitions, without any waiting: events make Services due, and a round brings
+//! every due Service to what it should be. [`run`] is the loop around it. A Service whose writes fail is tried again, ever
+//! more slowly, while all others go on. Until every source has been listed in full nothing is written at all: what an
+//! earlier daemon left is newer than half a list.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use dataplane_ebpf::abi::{Node, NodeAddress};
+use dataplane_ebpf::addr::Addr;
+use model::{Event, Protocol, ServiceName, World};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::addresses::{NodeAddresses, NodePortAddresses, node_addresses};
+use crate::desired::desired;
+use crate::devices::Devices;
+use crate::health::Health;
+use crate::maps::{self, Maps};
+use crate::metrics::Metrics;
+use crate::tables::{Error, Tables};
+
+/// The wait after the first failure of a Service; doubled with each further one.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const LAST_RETRY: Duration = Duration::from_secs(60);
+/// How many events are taken in before a round: one round for a burst instead of one each.
+const BURST: usize = 1024;
+
+/// What does not change while the daemon runs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The name of this node.
+    pub node_name: String,
+    /// Where NodePorts answer.
+    pub node_port_addresses: NodePortAddresses,
+    /// The ports for translated sources.
+    pub masquerade_ports: (u16, u16),
+    /// The cookie of this network namespace.
+    pub netns_cookie: u64,
+}
+
+/// The state of the proxy.
+pub struct Reconciler<M> {
+    settings: Settings,
+    world: World,
+    devices: Devices,
+    /// All addresses of this node.
+    own: BTreeSet<IpAddr>,
+    /// Nothing until the devices have been seen.
+    addresses: Option<NodeAddresses>,
+    tables: Tables<M>,
+    due: BTreeMap<ServiceName, Due>,
+    node: Due,
+    phase: Phase,
+}
+
+/// How far the daemon has got since its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Not everything is known yet; nothing may be written.
+    Listing,
+    /// Everything is known; what an earlier daemon left over is still there.
+    Pruning(Due),
+    /// Only changes matter.
+    Steady,
+}
+
+/// When something has to be tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Due {
+    /// When it became due the first time.
+    since: Option<Instant>,
+    /// When to try. Nothing if it is as it should be.
+    at: Option<Instant>,
+    /// How often it has failed in a row.
+    failures: u32,
+}
+
+/// What a round did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Round {
+    /// Services that were brought to what they should be.
+    pub applied: usize,
+    /// Services that could not be.
+    pub failed: usize,
+}
+
+impl<M: Maps> Reconciler<M> {
+    /// Takes over what is in `maps`.
+    pub fn new(settings: Settings, maps: M) -> Result<Self, Error> {
+        Ok(Self {
+            world: World::new(settings.node_name.as_str()),
+            settings,
+            devices: Devices::default(),
+            own: BTreeSet::new(),
+            addresses: None,
+            tables: Tables::recover(maps)?,
+            due: BTreeMap::new(),
+            node: Due::NEVER,
+            phase: Phase::Listing,
+        })
+    }
+
+    /// Takes in something that was seen in the API.
+    pub fn see(&mut self, event: Event, now: Instant) {
+        let is_node = matches!(event, Event::Node(_));
+        for service in self.world.apply(event) {
+            self.due.entry(service).or_insert(Due::NEVER).now(now);
+        }
+        if is_node && self.addresses.is_some() {
+            self.sort_addresses(now);
+        }
+    }
+
+    /// Takes in what the node's devices are.
+    pub fn see_devices(&mut self, devices: Devices, now: Instant) {
+        self.own = devices.addresses.iter().map(|address| address.ip).collect();
+        self.devices = devices;
+        self.sort_addresses(now);
+        // Which backends are on this node may depend on its addresses.
+        self.all_due(now);
+    }
+
+    /// Brings everything that is due to what it should be.
+    pub fn round(&mut self, now: Instant) -> Round {
+        let mut round = Round::default();
+        if !self.may_write() {
+            return round;
+        }
+        if self.phase == Phase::Listing {
+            info!(
+                services = self.world.services().count(),
+                "everything is listed; the first round begins"
+            );
+            self.all_due(now);
+            self.phase = Phase::Pruning(Due::at_once(now));
+        }
+        if self.node.is_due(now) {
+            let result = self.write_node();
+            self.node.settle(result.map_err(Error::from), "node", now);
+        }
+        let due = self.due.iter().filter(|(_, due)| due.is_due(now));
+        let due: Vec<ServiceName> = due.map(|(name, _)| name.clone()).collect();
+        for name in due {
+            match self.reconcile(&name, now) {
+                true => round.applied += 1,
+                false => round.failed += 1,
+            }
+        }
+        self.prune(now);
+        if let Err(error) = self.tables.release(now) {
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "freed entries could not be cleared yet"
+            );
+        }
+        round
+    }
+
+    /// When [`Self::round`] has something to do next, should nothing happen until then.
+    pub fn next_round(&self) -> Option<Instant> {
+        if !self.may_write() {
+            return None;
+        }
+        let prune = match self.phase {
+            Phase::Listing => return Some(Instant::now()),
+            Phase::Pruning(due) => due.at,
+            Phase::Steady => None,
+        };
+        let services = self.due.values().filter_map(|due| due.at).min();
+        [services, self.node.at, prune, self.tables.next_release()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Since when there is something that should be different. A daemon that does not know everything yet is not behind.
+    pub fn behind_since(&self) -> Option<Instant> {
+        if self.phase == Phase::Listing {
+            return None;
+        }
+        let services = self.due.values().filter_map(|due| due.since);
+        services.chain(self.node.since).min()
+    }
+
+    /// Whether the first round is over: every Service is in, and nothing is left of an earlier daemon.
+    pub fn is_steady(&self) -> bool {
+        self.phase == Phase::Steady
+    }
+
+    /// The world as it was last seen.
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// The installed state.
+    pub fn tables(&self) -> &Tables<M> {
+        &self.tables
+    }
+
+    /// The maps.
+    pub fn maps_mut(&mut self) -> &mut M {
+        self.tables.maps_mut()
+    }
+
+    /// Gives up the maps, as a daemon does that ends.
+    pub fn into_maps(self) -> M {
+        self.tables.into_maps()
+    }
+
+    fn may_write(&self) -> bool {
+        self.world.is_complete() && self.addresses.is_some()
+    }
+
+    fn all_due(&mut self, now: Instant) {
+        let names = self.world.services().map(|service| service.name.clone());
+        let names: Vec<ServiceName> = names.chain(self.tables.services()).collect();
+        for name in names {
+            self.due.entry(name).or_insert(Due::NEVER).now(now);
+        }
+    }
+
+    fn reconcile(&mut self, name: &ServiceName, now: Instant) -> bool {
+        let desired = desired(&self.world, &self.own, name);
+        let result = self.tables.apply(name, &desired, now);
+        self.report_sctp(name);
+        let done = result.is_ok();
+        match self.due.get_mut(name) {
+            Some(due) if !done => due.settle(result, &name.to_string(), now),
+            _ => {
+                self.due.remove(name);
+            }
+        }
+        done
+    }
+
+    fn report_sctp(&self, name: &ServiceName) {
+        let ports = self
+            .world
+            .service(name)
+            .map_or(&[][..], |service| &service.ports);
+        if ports.iter().any(|port| port.protocol == Protocol::Sctp) {
+            info!(service = %name, "its SCTP ports are left out: the dataplane does not speak SCTP");
+        }
+    }
+
+    fn prune(&mut self, now: Instant) {
+        let Phase::Pruning(mut due) = self.phase else {
+            return;
+        };
+        if !due.is_due(now) {
+            return;
+        }
+        let result = self.tables.prune(now);
+        self.phase = if result.is_ok() {
+            let usage = self.tables.usage();
+            info!(?usage, "the tables hold what they should");
+            Phase::Steady
+        } else {
+            due.settle(result, "what an earlier daemon left", now);
+            Phase::Pruning(due)
+        };
+    }
+
+    fn sort_addresses(&mut self, now: Instant) {
+        let internal = self.world.node().map_or(&[][..], |node| &node.internal_ips);
+        let uplinks = self
+            .devices
+            .uplinks
+            .iter()
+            .map(|device| device.index)
+            .collect();
+        let wanted = &self.settings.node_port_addresses;
+        let addresses = node_addresses(wanted, &self.devices.addresses, &uplinks, internal);
+        if self.addresses.as_ref() == Some(&addresses) {
+            return;
+        }
+        info!(node_port = ?addresses.node_port, primary = ?addresses.primary, "the node's addresses");
+        self.addresses = Some(addresses);
+        self.node.now(now);
+    }
+
+    /// Writes what the programs know about the node. New addresses come before old ones go.
+    fn write_node(&mut self) -> Result<(), maps::Error> {
+        let Some(addresses) = &self.addresses else {
+            return Ok(());
+        };
+        let old = self.tables.maps().node()?;
+        let new = node(&self.settings, addresses, old.seed);
+        let maps = self.tables.maps_mut();
+        if new != old {
+            maps.write_node(new)?;
+        }
+        let installed: BTreeMap<IpAddr, NodeAddress> = maps.node_addresses()?.into_iter().collect();
+        for address in &addresses.node_port {
+            let flags = if address.is_loopback() {
+                NodeAddress::LOOPBACK
+            } else {
+                0
+            };
+            let value = NodeAddress { flags };
+            if installed.get(address) != Some(&value) {
+                maps.insert_node_address(*address, value)?;
+            }
+        }
+        for address in installed
+            .keys()
+            .filter(|address| !addresses.node_port.contains(address))
+        {
+            maps.remove_node_address(*address)?;
+        }
+        Ok(())
+    }
+}
+
+/// The seed is drawn once and then kept, so that flows without a connection entry keep their backend.
+fn node(settings: &Settings, addresses: &NodeAddresses, seed: u32) -> Node {
+    let source = |address: Option<IpAddr>| address.map_or(Addr::UNSPECIFIED, Addr::from);
+    let [v4, v6] = addresses.primary;
+    Node {
+        source_v4: source(v4),
+        source_v6: source(v6),
+        netns_cookie: settings.netns_cookie,
+        seed: if seed == 0 { random_seed() } else { seed },
+        first_port: settings.masquerade_ports.0,
+        last_port: settings.masquerade_ports.1,
+    }
+}
+
+/// A number that differs from daemon to daemon: the standard library seeds its hash maps at random.
+fn random_seed() -> u32 {
+    use std::hash::{BuildHasher, RandomState};
+    let hash = RandomState::new().hash_one(0u8);
+    u32::try_from(hash & u64::from(u32::MAX))
+        .unwrap_or(1)
+        .max(1)
+}
+
+impl Due {
+    const NEVER: Self = Self {
+        since: None,
+        at: None,
+        failures: 0,
+    };
+
+    fn at_once(now: Instant) -> Self {
+        Self {
+            since: Some(now),
+            at: Some(now),
+            failures: 0,
+        }
+    }
+
+    fn now(&mut self, now: Instant) {
+        self.since.get_or_insert(now);
+        self.at = Some(now);
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.at.is_some_and(|at| at <= now)
+    }
+
+    fn settle(&mut self, result: Result<(), Error>, what: &str, now: Instant) {
+        let Err(error) = result else {
+            *self = Self::NEVER;
+            return;
+        };
+        let wait = LAST_RETRY.min(FIRST_RETRY * 2u32.saturating_pow(self.failures.min(10)));
+        self.failures += 1;
+        self.at = Some(now + wait);
+        warn!(
+            what,
+            failures = self.failures,
+            ?wait,
+            error = &error as &dyn std::error::Error,
+            "not installed yet"
+        );
+    }
+}
+
+/// Runs the reconciler until `shutdown` or until a source ends. Everything stays installed.
+pub async fn run<M: Maps>(
+    mut reconciler: Reconciler<M>,
+    mut events: mpsc::Receiver<Event>,
+    mut devices: watch::Receiver<Devices>,
+    health: watch::Sender<Health>,
+    metrics: Metrics,
+    shutdown: CancellationToken,
+) {
+    let mut burst = Vec::with_capacity(BURST);
+    let known = devices.borrow_and_update().clone();
+    reconciler.see_devices(known, Instant::now());
+    loop {
+        let alarm = reconciler.next_round();
+        let alarm =
+            tokio::time::sleep_until(alarm.unwrap_or_else(|| Instant::now() + LAST_RETRY).into());
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            count = events.recv_many(&mut burst, BURST) => {
+                if count == 0 {
+                    break;
+                }
+                for event in burst.drain(..) {
+                    metrics.count_event(&event);
+                    reconciler.see(event, Instant::now());
+                }
+            }
+            changed = devices.changed() => {
+                if changed.is_err() {
+                    break;
+                }
+                let known = devices.borrow_and_update().clone();
+                reconciler.see_devices(known, Instant::now());
+            }
+            () = alarm => {}
+        }
+        let start = Instant::now();
+        let round = reconciler.round(start);
+        let took = start.elapsed();
+        if round != Round::default() {
+            debug!(?round, ?took, "round");
+        }
+        metrics.round(&round, took, &reconciler.tables().usage());
+        health.send_modify(|health| health.update(&reconciler));
+    }
+}
+
+/// The cookie of the network namespace that the daemon runs in.
+pub fn netns_cookie() -> std::io::Result<u64> {
+    let socket = UdpSocket::bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+    crate::sys::netns_cookie(&socket)
+}

@@ -1,0 +1,202 @@
+//! Starts the parts of the daemon and joins them by channels.
+//!
+//! | part | owns | speaks to |
+//! |---|---|---|
+//! | [`watch`](mod@crate::watch) | the watches | the reconciler, by events |
+//! | [`devices`](crate::devices) | the netlink socket | the reconciler and the attacher, by the latest state |
+//! | attacher | programs and links | nobody |
+//! | [`reconcile`](crate::reconcile) | the world, the tables and the maps | health, by the latest state |
+//! | [`conntrack`](crate::conntrack) | the sweep | nobody |
+//! | [`health`](crate::health) | two listeners | whoever asks |
+
+use std::time::Duration;
+
+use anyhow::Context;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::attach::{self, Dataplane};
+use crate::config::Config;
+use crate::devices::{self, Devices};
+use crate::health::{self, Health};
+use crate::maps::{Conntrack, KernelMaps};
+use crate::metrics::Metrics;
+use crate::reconcile::{self, Reconciler, Settings};
+use crate::{conntrack, watch as api};
+
+/// How many events may wait for the reconciler.
+const EVENTS: usize = 1024;
+/// The wait before devices are tried again to which the programs could not be attached.
+const REATTACH: Duration = Duration::from_secs(10);
+
+/// Runs the daemon until `shutdown`. What it installed stays in the kernel.
+pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    if config.cleanup {
+        let removed = attach::cleanup(&config.bpf_root)?;
+        info!(root = %config.bpf_root.display(), removed, "cleaned up");
+        return Ok(());
+    }
+    let client = client(&config).await?;
+    let node_name = node_name(&config)?;
+    info!(
+        node = node_name,
+        version = env!("CARGO_PKG_VERSION"),
+        "starting"
+    );
+    let healthz = listen("health", config.healthz_bind_address).await?;
+    let metrics_listener = listen("metrics", config.metrics_bind_address).await?;
+
+    let known = devices::look(&config.devices)
+        .await
+        .context("cannot look at the node's devices")?;
+    let mut dataplane = Dataplane::open(&config.bpf_root, &config.cgroup_root, config.map_sizes())?;
+    let maps = KernelMaps::take(dataplane.programs())?;
+    let connections = Conntrack::take(dataplane.programs())?;
+    dataplane.attach(&known.uplinks)?;
+    if known.uplinks.is_empty() {
+        warn!(
+            "no device towards the outside yet; only connections that start on this node are served"
+        );
+    }
+    let reconciler = Reconciler::new(settings(&config, &node_name)?, maps)?;
+
+    let metrics = Metrics::new();
+    let (health, health_seen) = watch::channel(Health::new());
+    let (devices, devices_seen) = watch::channel(known);
+    let (events, events_seen) = mpsc::channel(EVENTS);
+    let stop = || shutdown.child_token();
+    let mut parts = JoinSet::new();
+    parts.spawn(api::run(client, node_name, events, stop()));
+    parts.spawn(follow_devices(config.devices.clone(), devices, stop()));
+    parts.spawn(keep_attached(dataplane, devices_seen.clone(), stop()));
+    parts.spawn(conntrack::run(connections, metrics.clone(), stop()));
+    parts.spawn(health::serve_health(
+        healthz,
+        health_seen,
+        metrics.clone(),
+        stop(),
+    ));
+    parts.spawn(health::serve_metrics(
+        metrics_listener,
+        metrics.clone(),
+        stop(),
+    ));
+    parts.spawn(reconcile::run(
+        reconciler,
+        events_seen,
+        devices_seen,
+        health,
+        metrics,
+        stop(),
+    ));
+
+    // No part ends by itself but by a fault, and no part is of use without the others.
+    while let Some(ended) = parts.join_next().await {
+        if !shutdown.is_cancelled() {
+            shutdown.cancel();
+            ended.context("a part of the daemon failed")?;
+            anyhow::bail!("a part of the daemon ended");
+        }
+    }
+    info!("stopped; the load balancer goes on with what it has");
+    Ok(())
+}
+
+async fn client(config: &Config) -> anyhow::Result<kube::Client> {
+    let settings = match &config.kubeconfig {
+        Some(path) => {
+            let file = Kubeconfig::read_from(path)
+                .with_context(|| format!("cannot read the kubeconfig {}", path.display()))?;
+            kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+                .await
+                .with_context(|| format!("cannot use the kubeconfig {}", path.display()))?
+        }
+        None => kube::Config::infer()
+            .await
+            .context("found no kubeconfig and no service account")?,
+    };
+    kube::Client::try_from(settings).context("cannot set up the client of the API server")
+}
+
+/// Node names are lower case, whatever the host's name is.
+fn node_name(config: &Config) -> anyhow::Result<String> {
+    if let Some(name) = &config.hostname_override {
+        return Ok(name.clone());
+    }
+    let name = nix::unistd::gethostname().context("cannot read the host's name")?;
+    Ok(name.to_string_lossy().trim().to_lowercase())
+}
+
+async fn listen(
+    what: &str,
+    address: std::net::SocketAddr,
+) -> anyhow::Result<tokio::net::TcpListener> {
+    health::listen(address)
+        .await
+        .with_context(|| format!("cannot serve {what} on {address}"))
+}
+
+fn settings(config: &Config, node_name: &str) -> anyhow::Result<Settings> {
+    Ok(Settings {
+        node_name: node_name.to_owned(),
+        node_port_addresses: config.nodeport_addresses.clone(),
+        masquerade_ports: config.masquerade_ports,
+        netns_cookie: reconcile::netns_cookie()
+            .context("cannot tell this network namespace from others")?,
+    })
+}
+
+async fn follow_devices(
+    names: Vec<String>,
+    sender: watch::Sender<Devices>,
+    shutdown: CancellationToken,
+) {
+    if let Err(error) = devices::follow(names, sender, shutdown).await {
+        warn!(
+            error = &error as &dyn std::error::Error,
+            "the node's devices cannot be followed"
+        );
+    }
+}
+
+/// Attaches the programs to devices that become uplinks.
+async fn keep_attached(
+    mut dataplane: Dataplane,
+    mut devices: watch::Receiver<Devices>,
+    shutdown: CancellationToken,
+) {
+    let mut attached = true;
+    let mut uplinks = devices.borrow_and_update().uplinks.clone();
+    loop {
+        let retry = async {
+            match attached {
+                true => std::future::pending().await,
+                false => tokio::time::sleep(REATTACH).await,
+            }
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            changed = devices.changed() => {
+                if changed.is_err() {
+                    break;
+                }
+                let known = devices.borrow_and_update().uplinks.clone();
+                if std::mem::replace(&mut uplinks, known.clone()) == known {
+                    continue;
+                }
+            }
+            () = retry => {}
+        }
+        let result = dataplane.attach(&uplinks);
+        attached = result.is_ok();
+        if let Err(error) = result {
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "not attached to all devices yet"
+            );
+        }
+    }
+}
