@@ -165,6 +165,14 @@ pub(crate) fn decode(value: &[u8]) -> Value {
     serde_json::from_slice(value).expect("the store holds what was serialised into it")
 }
 
+/// Fields by which large collections are asked for; other selectors read the object.
+const INDEXED: [&str; 4] = [
+    "spec.nodeName",
+    "status.phase",
+    "involvedObject.name",
+    "involvedObject.uid",
+];
+
 /// What selectors see of an object.
 pub(crate) fn index(res: &Resource, object: &Value) -> Index {
     let labels = object
@@ -180,7 +188,15 @@ pub(crate) fn index(res: &Resource, object: &Value) -> Index {
     }
 }
 
+/// The indexed ones of a kind's selectable fields that the object states as text.
 fn fields(res: &Resource, object: &Value) -> Box<[(&'static str, Box<str>)]> {
-    let _ = (res, object);
-    Box::default()
+    let offered = res
+        .field_selectors
+        .iter()
+        .filter(|field| INDEXED.contains(field));
+    let stated = offered.filter_map(|field| {
+        let value = object.pointer(&format!("/{}", field.replace('.', "/")))?;
+        Some((*field, value.as_str()?.into()))
+    });
+    stated.collect()
 }

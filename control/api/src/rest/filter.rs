@@ -3,6 +3,7 @@
 use control_schema::Resource;
 use control_schema::selector::{FieldSelector, LabelSelector};
 use control_store::Entry;
+use serde_json::{Map, Value};
 
 use crate::error::ApiError;
 use crate::object;
@@ -50,14 +51,37 @@ impl Selection {
         if !self.is_selective() {
             return true;
         }
-        if self
-            .fields
-            .exact("metadata.name")
-            .is_some_and(|name| name != &*entry.key.name)
-        {
+        if !self.labels.is_empty() && !self.labels.matches(&labels(entry)) {
             return false;
         }
-        let object = object::decode(&entry.value);
-        self.labels.matches_object(&object) && self.fields.matches(self.res, &object)
+        if self.fields.is_empty() {
+            return true;
+        }
+        if self.index_rules_out(entry) {
+            return false;
+        }
+        self.fields.matches(self.res, &object::decode(&entry.value))
     }
+
+    /// Whether the index alone shows that the fields do not match.
+    fn index_rules_out(&self, entry: &Entry) -> bool {
+        let differs = |field: &str, value: &str| {
+            self.fields
+                .exact(field)
+                .is_some_and(|wanted| wanted != value)
+        };
+        differs("metadata.name", &entry.key.name)
+            || entry
+                .index
+                .fields
+                .iter()
+                .any(|(field, value)| differs(field, value))
+    }
+}
+
+fn labels(entry: &Entry) -> Map<String, Value> {
+    let labels = entry.index.labels.iter();
+    labels
+        .map(|(key, value)| (key.to_string(), Value::from(&**value)))
+        .collect()
 }

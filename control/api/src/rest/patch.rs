@@ -14,9 +14,6 @@ use crate::object;
 use crate::query::WriteOptions;
 use crate::respond::{self, Answer};
 
-/// The most operations a JSON patch may have.
-const MAX_OPERATIONS: usize = 10_000;
-
 /// Changes the object by the patch in the body.
 pub(crate) async fn patch(call: &Call<'_>) -> Result<Answer, ApiError> {
     let options = WriteOptions::parse(call.params, call.user_agent())?;
@@ -51,13 +48,7 @@ pub(crate) fn patched(
     patch: &Value,
 ) -> Result<Value, ApiError> {
     match kind {
-        PatchType::Json => {
-            let operations = patch.as_array().map_or(0, Vec::len);
-            if operations > MAX_OPERATIONS {
-                return Err(ApiError::too_large(MAX_OPERATIONS));
-            }
-            patches::json(object, patch).map_err(refused)
-        }
+        PatchType::Json => patches::json(object, patch).map_err(refused),
         PatchType::Merge => Ok(patches::merge(object, patch)),
         PatchType::Strategic | PatchType::Apply => {
             patches::strategic(res, object, patch).map_err(refused)
@@ -66,9 +57,11 @@ pub(crate) fn patched(
 }
 
 fn refused(error: PatchError) -> ApiError {
+    let text = error.to_string();
     match error {
-        PatchError::Invalid(text) => ApiError::bad_request(text),
-        PatchError::Unprocessable(text) => ApiError::new(422, "Invalid", text),
+        PatchError::Invalid(_) => ApiError::bad_request(text),
+        PatchError::Unprocessable(_) => ApiError::new(422, "Invalid", text),
+        PatchError::TooLarge(_) => ApiError::new(413, "RequestEntityTooLarge", text),
     }
 }
 
