@@ -15,10 +15,13 @@ pub mod args;
 pub mod error;
 
 mod deployment;
+mod endpoints;
+mod endpointslice;
 mod object;
 mod replicaset;
 mod runtime;
 mod scheduler;
+mod service;
 
 use std::sync::Arc;
 
@@ -102,6 +105,11 @@ fn controllers(context: &Context) -> Result<Vec<Runnable>, Error> {
     Ok(vec![
         runnable!("deployment", deployment::Controller::new(context.clone())),
         runnable!("replicaset", replicaset::Controller::new(context.clone())),
+        runnable!(
+            "endpointslice",
+            endpointslice::Controller::new(context.clone())
+        ),
+        runnable!("endpoints", endpoints::Controller::new(context.clone())),
         runnable!("scheduler", scheduler::Controller::new(context.clone())),
     ])
 }
