@@ -4,6 +4,7 @@
 //! scenarios, as with every Rust test.
 
 mod errors;
+mod images;
 mod ingress;
 mod lifecycle;
 mod pods;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         services::ALL,
         ingress::ALL,
         pods::ALL,
+        images::ALL,
         errors::ALL,
         resilience::ALL,
         lifecycle::ALL,

@@ -12,6 +12,9 @@ use serde_json::Value;
 use crate::client::finish;
 use crate::{Host, eventually};
 
+/// Where a test may serve a registry on the cluster's machine.
+pub const REGISTRY: &str = "172.30.0.1:5000";
+
 /// A running cluster; removed when dropped, and by its own supervisor when this process is killed.
 #[derive(Debug)]
 pub struct Cluster {
@@ -56,12 +59,15 @@ impl Cluster {
     /// What it says.
     pub fn up_again(&self) -> Result<String> {
         let mut command = self.portolan();
+        let owner = std::process::id().to_string();
         command.args([
             "up",
             "--name",
             &self.name,
             "--owner-pid",
-            &std::process::id().to_string(),
+            &owner,
+            "--insecure-registry",
+            REGISTRY,
         ]);
         finish(command)
     }

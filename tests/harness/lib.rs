@@ -8,7 +8,7 @@ mod cluster;
 mod host;
 
 pub use client::{Connection, Loop, get, https};
-pub use cluster::{Cluster, Daemon};
+pub use cluster::{Cluster, Daemon, REGISTRY};
 pub use host::Host;
 
 use std::time::{Duration, Instant};

@@ -95,6 +95,12 @@ fn node_agent(layout: &Layout, programs: &Programs, node: &NodeLayout) -> Result
         "client-ca-file",
         text(&layout.server_dir().join("pki/ca.crt")),
     ));
+    if !layout.insecure_registries.is_empty() {
+        command.extend(flag(
+            "insecure-registry",
+            layout.insecure_registries.join(","),
+        ));
+    }
     Ok(Daemon {
         name: node.name.clone(),
         command,

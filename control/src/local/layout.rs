@@ -35,6 +35,8 @@ pub(crate) struct Layout {
     pub(crate) cluster_cidrs: Vec<IpNetwork>,
     /// Address ranges of ClusterIPs, one per family.
     pub(crate) service_cidrs: Vec<IpNetwork>,
+    /// Registries that nodes speak to without TLS.
+    pub(crate) insecure_registries: Vec<String>,
 }
 
 /// One simulated machine: a network namespace and a cgroup subtree.
@@ -193,6 +195,7 @@ mod tests {
             api_port: 6443,
             cluster_cidrs: vec![],
             service_cidrs: vec![],
+            insecure_registries: vec![],
         }
     }
 

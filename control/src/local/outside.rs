@@ -107,6 +107,7 @@ mod tests {
                 .map(|cidr| cidr.parse().expect("a network"))
                 .collect(),
             service_cidrs: vec![],
+            insecure_registries: vec![],
         };
         let rules = rules(&layout);
         assert!(

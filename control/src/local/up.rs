@@ -43,6 +43,9 @@ pub(crate) struct UpArgs {
         default_value = "10.96.0.0/16,fd00:10:96::/112"
     )]
     service_cidr: Vec<IpNetwork>,
+    /// Registries that nodes speak to without TLS (host or host:port), besides loopback addresses; the host is 172.30.0.1.
+    #[arg(long, value_name = "REGISTRY", value_delimiter = ',')]
+    insecure_registry: Vec<String>,
     /// Leave the sample application out.
     #[arg(long)]
     no_sample: bool,
@@ -116,6 +119,7 @@ fn plan(args: &UpArgs) -> Result<Layout> {
         api_port: args.api_port,
         cluster_cidrs: args.cluster_cidr.clone(),
         service_cidrs: args.service_cidr.clone(),
+        insecure_registries: args.insecure_registry.clone(),
     };
     layout.check().map_err(anyhow::Error::msg)?;
     let file = Layout::file(&layout.state_dir);
