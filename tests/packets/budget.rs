@@ -12,9 +12,21 @@ const BUDGET: u32 = 60_000;
 fn programs_stay_within_the_verifiers_budget() {
     let dataplane = Dataplane::load().expect("the programs load");
     for program in PROGRAMS {
-        let info = dataplane.info(program.name).expect("a loaded program has information");
-        let verified = info.verified_instruction_count().expect("kernels from 5.16 on tell");
-        println!("{:14} {verified:6} instructions verified, {:6} bytes", program.name, info.size_jitted());
-        assert!(verified <= BUDGET, "{} takes {verified} verified instructions", program.name);
+        let info = dataplane
+            .info(program.name)
+            .expect("a loaded program has information");
+        let verified = info
+            .verified_instruction_count()
+            .expect("kernels from 5.16 on tell");
+        println!(
+            "{:14} {verified:6} instructions verified, {:6} bytes",
+            program.name,
+            info.size_jitted()
+        );
+        assert!(
+            verified <= BUDGET,
+            "{} takes {verified} verified instructions",
+            program.name
+        );
     }
 }

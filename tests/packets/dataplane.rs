@@ -4,7 +4,9 @@ use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
-use aya::programs::{CgroupSock, CgroupSockAddr, ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions};
+use aya::programs::{
+    CgroupSock, CgroupSockAddr, ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions,
+};
 use aya::{Ebpf, EbpfLoader, Pod};
 use dataplane_ebpf::abi::{
     Backend, Frontend, FrontendKey, Kind, Node, NodeAddress, NodePortKey, Run, Service, Stats, maps,
@@ -44,7 +46,9 @@ impl Dataplane {
         ] {
             loader.map_max_entries(name, size);
         }
-        let ebpf = loader.load(OBJECT).context("loading the object file: this test needs CAP_BPF and BTF")?;
+        let ebpf = loader
+            .load(OBJECT)
+            .context("loading the object file: this test needs CAP_BPF and BTF")?;
         let mut dataplane = Self { ebpf, slots: 0 };
         for program in PROGRAMS {
             dataplane.load_program(program.name, program.hook)?;
@@ -53,7 +57,10 @@ impl Dataplane {
     }
 
     fn load_program(&mut self, name: &str, hook: Hook) -> Result<()> {
-        let program = self.ebpf.program_mut(name).with_context(|| format!("no program {name}"))?;
+        let program = self
+            .ebpf
+            .program_mut(name)
+            .with_context(|| format!("no program {name}"))?;
         let loaded = match hook {
             Hook::SocketAddress => <&mut CgroupSockAddr>::try_from(program)?.load(),
             Hook::Socket => <&mut CgroupSock>::try_from(program)?.load(),
@@ -64,7 +71,10 @@ impl Dataplane {
 
     /// What the kernel knows about a program.
     pub(crate) fn info(&self, name: &str) -> Result<ProgramInfo> {
-        let program = self.ebpf.program(name).with_context(|| format!("no program {name}"))?;
+        let program = self
+            .ebpf
+            .program(name)
+            .with_context(|| format!("no program {name}"))?;
         Ok(program.info()?)
     }
 
@@ -77,7 +87,11 @@ impl Dataplane {
         packet: &[u8],
         repeat: u32,
     ) -> Result<(i32, Vec<u8>, std::time::Duration)> {
-        let program: &SchedClassifier = self.ebpf.program(program).context("no such program")?.try_into()?;
+        let program: &SchedClassifier = self
+            .ebpf
+            .program(program)
+            .context("no such program")?
+            .try_into()?;
         let mut out = vec![0; packet.len() + 256];
         // `struct __sk_buff`, whose eleventh word is the device's index.
         let mut context = [0u8; 192];
@@ -101,24 +115,36 @@ impl Dataplane {
 
     /// Makes node ports answer at `address`.
     pub(crate) fn add_node_address(&mut self, address: IpAddr, flags: u32) -> Result<()> {
-        self.hash(maps::NODE_ADDRESSES)?.insert(Addr::from(address), NodeAddress { flags }, 0)?;
+        self.hash(maps::NODE_ADDRESSES)?
+            .insert(Addr::from(address), NodeAddress { flags }, 0)?;
         Ok(())
     }
 
     /// Makes service `id` answer at a cluster IP.
-    pub(crate) fn add_cluster_ip(&mut self, id: u32, address: IpAddr, port: u16, protocol: Protocol) -> Result<()> {
+    pub(crate) fn add_cluster_ip(
+        &mut self,
+        id: u32,
+        address: IpAddr,
+        port: u16,
+        protocol: Protocol,
+    ) -> Result<()> {
         let mut frontends = self.hash(maps::FRONTENDS)?;
         let address = Addr::from(address);
         let key = FrontendKey::new(address, Port::new(port), protocol);
         frontends.insert(key, Frontend::new(id, Kind::CLUSTER_IP), 0)?;
-        frontends.insert(FrontendKey::whole_address(address), Frontend::new(0, Kind::ADDRESS), 0)?;
+        frontends.insert(
+            FrontendKey::whole_address(address),
+            Frontend::new(0, Kind::ADDRESS),
+            0,
+        )?;
         Ok(())
     }
 
     /// Makes service `id` answer at a node port.
     pub(crate) fn add_node_port(&mut self, id: u32, port: u16, protocol: Protocol) -> Result<()> {
         let key = NodePortKey::new(Port::new(port), protocol);
-        self.hash(maps::NODEPORTS)?.insert(key, Frontend::new(id, Kind::NODE_PORT), 0)?;
+        self.hash(maps::NODEPORTS)?
+            .insert(key, Frontend::new(id, Kind::NODE_PORT), 0)?;
         Ok(())
     }
 
@@ -130,8 +156,20 @@ impl Dataplane {
     }
 
     /// Publishes a service.
-    pub(crate) fn set_service(&mut self, id: u32, cluster: Run, local: Run, flags: u32) -> Result<()> {
-        let service = Service { cluster, local, generation: 1, flags, ..Service::default() };
+    pub(crate) fn set_service(
+        &mut self,
+        id: u32,
+        cluster: Run,
+        local: Run,
+        flags: u32,
+    ) -> Result<()> {
+        let service = Service {
+            cluster,
+            local,
+            generation: 1,
+            flags,
+            ..Service::default()
+        };
         self.array(maps::SERVICES)?.set(id, service, 0)?;
         Ok(())
     }
@@ -155,7 +193,11 @@ impl Dataplane {
         protocol: Protocol,
         place: Place,
     ) -> Result<()> {
-        let local = if place == Place::Here { Backend::LOCAL } else { 0 };
+        let local = if place == Place::Here {
+            Backend::LOCAL
+        } else {
+            0
+        };
         let backend = Backend {
             address: address.into(),
             port: Port::new(port),
@@ -169,7 +211,11 @@ impl Dataplane {
     }
 
     /// Changes a backend in place.
-    pub(crate) fn change_backend(&mut self, id: u32, change: impl FnOnce(&mut Backend)) -> Result<()> {
+    pub(crate) fn change_backend(
+        &mut self,
+        id: u32,
+        change: impl FnOnce(&mut Backend),
+    ) -> Result<()> {
         let mut backends = self.array::<Backend>(maps::BACKENDS)?;
         let mut backend = backends.get(&id, 0)?;
         change(&mut backend);
@@ -205,10 +251,18 @@ impl Dataplane {
     }
 
     fn array<V: Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, V>> {
-        Ok(Array::try_from(self.ebpf.map_mut(name).with_context(|| format!("no map {name}"))?)?)
+        Ok(Array::try_from(
+            self.ebpf
+                .map_mut(name)
+                .with_context(|| format!("no map {name}"))?,
+        )?)
     }
 
     fn hash<K: Pod, V: Pod>(&mut self, name: &str) -> Result<HashMap<&mut MapData, K, V>> {
-        Ok(HashMap::try_from(self.ebpf.map_mut(name).with_context(|| format!("no map {name}"))?)?)
+        Ok(HashMap::try_from(
+            self.ebpf
+                .map_mut(name)
+                .with_context(|| format!("no map {name}"))?,
+        )?)
     }
 }

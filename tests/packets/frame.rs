@@ -30,10 +30,29 @@ pub(crate) struct Frame {
 /// What the IP packet carries.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Body {
-    Tcp { source: u16, destination: u16, sequence: u32, acknowledgment: u32, flags: u8, data: Vec<u8> },
-    Udp { source: u16, destination: u16, data: Vec<u8> },
-    Icmp { kind: u8, code: u8, rest: u32, data: Vec<u8> },
-    Other { protocol: u8, data: Vec<u8> },
+    Tcp {
+        source: u16,
+        destination: u16,
+        sequence: u32,
+        acknowledgment: u32,
+        flags: u8,
+        data: Vec<u8>,
+    },
+    Udp {
+        source: u16,
+        destination: u16,
+        data: Vec<u8>,
+    },
+    Icmp {
+        kind: u8,
+        code: u8,
+        rest: u32,
+        data: Vec<u8>,
+    },
+    Other {
+        protocol: u8,
+        data: Vec<u8>,
+    },
 }
 
 /// The Ethernet header of a frame that arrives.
@@ -42,13 +61,24 @@ pub(crate) const ARRIVING: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2
 impl Frame {
     /// A frame that arrives with a time to live of 60.
     pub(crate) fn new(source: IpAddr, destination: IpAddr, body: Body) -> Self {
-        Self { ethernet: ARRIVING, source, destination, ttl: 60, fragment: None, body }
+        Self {
+            ethernet: ARRIVING,
+            source,
+            destination,
+            ttl: 60,
+            fragment: None,
+            body,
+        }
     }
 
     /// The frame as it travels.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut bytes = self.ethernet.concat();
-        bytes.extend(if self.source.is_ipv4() { [0x08, 0x00] } else { [0x86, 0xdd] });
+        bytes.extend(if self.source.is_ipv4() {
+            [0x08, 0x00]
+        } else {
+            [0x86, 0xdd]
+        });
         bytes.extend(self.packet());
         bytes
     }
@@ -57,8 +87,12 @@ impl Frame {
     pub(crate) fn packet(&self) -> Vec<u8> {
         let segment = self.segment();
         match (self.source, self.destination) {
-            (IpAddr::V4(source), IpAddr::V4(destination)) => self.ipv4(source, destination, &segment),
-            (IpAddr::V6(source), IpAddr::V6(destination)) => self.ipv6(source, destination, &segment),
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                self.ipv4(source, destination, &segment)
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                self.ipv6(source, destination, &segment)
+            }
             _ => panic!("a packet has addresses of one family"),
         }
     }
@@ -87,7 +121,14 @@ impl Frame {
         payload.extend(segment);
         let mut header = vec![0x60, 0, 0, 0];
         header.extend(length(payload.len()));
-        header.extend([if self.fragment.is_some() { 44 } else { protocol }, self.ttl]);
+        header.extend([
+            if self.fragment.is_some() {
+                44
+            } else {
+                protocol
+            },
+            self.ttl,
+        ]);
         header.extend(source.octets());
         header.extend(destination.octets());
         [header, payload].concat()
@@ -96,7 +137,14 @@ impl Frame {
     fn segment(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         let field = match &self.body {
-            Body::Tcp { source, destination, sequence, acknowledgment, flags, data } => {
+            Body::Tcp {
+                source,
+                destination,
+                sequence,
+                acknowledgment,
+                flags,
+                data,
+            } => {
                 bytes.extend(source.to_be_bytes());
                 bytes.extend(destination.to_be_bytes());
                 bytes.extend(sequence.to_be_bytes());
@@ -105,7 +153,11 @@ impl Frame {
                 bytes.extend(data);
                 16
             }
-            Body::Udp { source, destination, data } => {
+            Body::Udp {
+                source,
+                destination,
+                data,
+            } => {
                 bytes.extend(source.to_be_bytes());
                 bytes.extend(destination.to_be_bytes());
                 bytes.extend(length(8 + data.len()));
@@ -113,7 +165,12 @@ impl Frame {
                 bytes.extend(data);
                 6
             }
-            Body::Icmp { kind, code, rest, data } => {
+            Body::Icmp {
+                kind,
+                code,
+                rest,
+                data,
+            } => {
                 bytes.extend([*kind, *code, 0, 0]);
                 bytes.extend(rest.to_be_bytes());
                 bytes.extend(data);
@@ -160,10 +217,21 @@ impl Frame {
 
     fn decode_v4(ethernet: [[u8; 6]; 2], packet: &[u8]) -> Result<Self> {
         let header: [u8; 20] = array(packet, 0)?;
-        ensure!(header[0] == 0x45, "version and header length {:#x}", header[0]);
-        ensure!(checksum::sum(&header).partial() == 0xffff, "wrong IPv4 checksum");
+        ensure!(
+            header[0] == 0x45,
+            "version and header length {:#x}",
+            header[0]
+        );
+        ensure!(
+            checksum::sum(&header).partial() == 0xffff,
+            "wrong IPv4 checksum"
+        );
         let total = usize::from(u16::from_be_bytes(array(packet, 2)?));
-        ensure!(total == packet.len(), "total length {total} in a packet of {}", packet.len());
+        ensure!(
+            total == packet.len(),
+            "total length {total} in a packet of {}",
+            packet.len()
+        );
         let fragment = u16::from_be_bytes(array(packet, 6)?);
         Self {
             ethernet,
@@ -178,9 +246,17 @@ impl Frame {
 
     fn decode_v6(ethernet: [[u8; 6]; 2], packet: &[u8]) -> Result<Self> {
         let header: [u8; 40] = array(packet, 0)?;
-        ensure!(header[..4] == [0x60, 0, 0, 0], "version, class and label {:02x?}", &header[..4]);
+        ensure!(
+            header[..4] == [0x60, 0, 0, 0],
+            "version, class and label {:02x?}",
+            &header[..4]
+        );
         let length = usize::from(u16::from_be_bytes(array(packet, 4)?));
-        ensure!(length == packet.len() - 40, "payload length {length} in a packet of {}", packet.len());
+        ensure!(
+            length == packet.len() - 40,
+            "payload length {length} in a packet of {}",
+            packet.len()
+        );
         Self {
             ethernet,
             source: Ipv6Addr::from(array::<16>(packet, 8)?).into(),
@@ -194,7 +270,10 @@ impl Frame {
 
     fn verified(self, segment: &[u8]) -> Result<Self> {
         let covered = !matches!(self.body, Body::Other { .. });
-        ensure!(!covered || self.pseudo(segment).partial() == 0xffff, "wrong checksum in {self:?}");
+        ensure!(
+            !covered || self.pseudo(segment).partial() == 0xffff,
+            "wrong checksum in {self:?}"
+        );
         Ok(self)
     }
 }
@@ -231,24 +310,35 @@ impl Body {
                 rest: u32::from_be_bytes(array(bytes, 4)?),
                 data: bytes.get(8..).context("a short ICMP header")?.to_vec(),
             },
-            _ => Self::Other { protocol, data: bytes.to_vec() },
+            _ => Self::Other {
+                protocol,
+                data: bytes.to_vec(),
+            },
         })
     }
 }
 
 fn length(bytes: usize) -> [u8; 2] {
-    u16::try_from(bytes).expect("test packets are small").to_be_bytes()
+    u16::try_from(bytes)
+        .expect("test packets are small")
+        .to_be_bytes()
 }
 
 fn array<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N]> {
-    let slice = bytes.get(at..at + N).with_context(|| format!("{} bytes, wanted {}", bytes.len(), at + N))?;
+    let slice = bytes
+        .get(at..at + N)
+        .with_context(|| format!("{} bytes, wanted {}", bytes.len(), at + N))?;
     Ok(slice.try_into()?)
 }
 
 impl fmt::Debug for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [to, from] = self.ethernet.map(|mac| mac[5]);
-        write!(f, "[{from:x} > {to:x}] {} > {} ttl {}", self.source, self.destination, self.ttl)?;
+        write!(
+            f,
+            "[{from:x} > {to:x}] {} > {} ttl {}",
+            self.source, self.destination, self.ttl
+        )?;
         if let Some(fragment) = self.fragment {
             write!(f, " fragment {fragment:#06x}")?;
         }
@@ -259,15 +349,41 @@ impl fmt::Debug for Frame {
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp { source, destination, sequence, acknowledgment, flags, data } => {
-                write!(f, "TCP {source} > {destination} flags {flags:#04x} seq {sequence} ack {acknowledgment}")?;
+            Self::Tcp {
+                source,
+                destination,
+                sequence,
+                acknowledgment,
+                flags,
+                data,
+            } => {
+                write!(
+                    f,
+                    "TCP {source} > {destination} flags {flags:#04x} seq {sequence} ack {acknowledgment}"
+                )?;
                 write!(f, " {:?}", data.escape_ascii().to_string())
             }
-            Self::Udp { source, destination, data } => {
-                write!(f, "UDP {source} > {destination} {:?}", data.escape_ascii().to_string())
+            Self::Udp {
+                source,
+                destination,
+                data,
+            } => {
+                write!(
+                    f,
+                    "UDP {source} > {destination} {:?}",
+                    data.escape_ascii().to_string()
+                )
             }
-            Self::Icmp { kind, code, rest, data } => {
-                write!(f, "ICMP type {kind} code {code} rest {rest:#x} quoting {data:02x?}")
+            Self::Icmp {
+                kind,
+                code,
+                rest,
+                data,
+            } => {
+                write!(
+                    f,
+                    "ICMP type {kind} code {code} rest {rest:#x} quoting {data:02x?}"
+                )
             }
             Self::Other { protocol, data } => write!(f, "protocol {protocol} {data:02x?}"),
         }

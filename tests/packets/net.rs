@@ -14,12 +14,18 @@ pub(crate) struct Namespace(File);
 impl Namespace {
     /// Makes one.
     pub(crate) fn create() -> Result<Self> {
-        ensure!(nix::unistd::geteuid().is_root(), "this test needs root: it makes network namespaces and loads eBPF");
+        ensure!(
+            nix::unistd::geteuid().is_root(),
+            "this test needs root: it makes network namespaces and loads eBPF"
+        );
         let namespace = std::thread::spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).context("this test needs network namespaces (CAP_SYS_ADMIN)")?;
+            unshare(CloneFlags::CLONE_NEWNET)
+                .context("this test needs network namespaces (CAP_SYS_ADMIN)")?;
             Ok::<_, anyhow::Error>(Self(File::open("/proc/thread-self/ns/net")?))
         });
-        let namespace = namespace.join().expect("making a namespace does not panic")?;
+        let namespace = namespace
+            .join()
+            .expect("making a namespace does not panic")?;
         namespace.ip("link set lo up")?;
         Ok(namespace)
     }
@@ -28,17 +34,24 @@ impl Namespace {
     pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
-                setns(&self.0, CloneFlags::CLONE_NEWNET).expect("a namespace we made can be entered");
+                setns(&self.0, CloneFlags::CLONE_NEWNET)
+                    .expect("a namespace we made can be entered");
                 work()
             });
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
 
     /// Runs `ip` for each line of `commands` inside.
     pub(crate) fn ip(&self, commands: &str) -> Result<()> {
         self.run(|| {
-            for line in commands.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            for line in commands
+                .lines()
+                .map(str::trim)
+                .filter(|line| !line.is_empty())
+            {
                 let output = Command::new("ip").args(line.split_whitespace()).output();
                 let output = output.context("this test needs the program ip (package iproute2)")?;
                 let error = String::from_utf8_lossy(&output.stderr);
@@ -69,7 +82,9 @@ impl Namespace {
 
     /// The index of a device inside.
     pub(crate) fn index(&self, device: &str) -> Result<u32> {
-        self.run(|| nix::net::if_::if_nametoindex(device).with_context(|| format!("looking for {device}")))
+        self.run(|| {
+            nix::net::if_::if_nametoindex(device).with_context(|| format!("looking for {device}"))
+        })
     }
 }
 
@@ -88,5 +103,9 @@ fn netns_cookie(socket: &std::net::UdpSocket) -> std::io::Result<u64> {
             &raw mut length,
         )
     };
-    if result == 0 { Ok(cookie) } else { Err(std::io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(cookie)
+    } else {
+        Err(std::io::Error::last_os_error())
+    }
 }
