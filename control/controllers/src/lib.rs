@@ -17,11 +17,15 @@ pub mod error;
 mod deployment;
 mod endpoints;
 mod endpointslice;
+mod node_ipam;
 mod object;
+mod pod_gc;
 mod replicaset;
+mod root_ca;
 mod runtime;
 mod scheduler;
 mod service;
+mod service_account;
 
 use std::sync::Arc;
 
@@ -102,7 +106,7 @@ fn controllers(context: &Context) -> Result<Vec<Runnable>, Error> {
             }
         }};
     }
-    Ok(vec![
+    let mut all = vec![
         runnable!("deployment", deployment::Controller::new(context.clone())),
         runnable!("replicaset", replicaset::Controller::new(context.clone())),
         runnable!(
@@ -111,5 +115,17 @@ fn controllers(context: &Context) -> Result<Vec<Runnable>, Error> {
         ),
         runnable!("endpoints", endpoints::Controller::new(context.clone())),
         runnable!("scheduler", scheduler::Controller::new(context.clone())),
-    ])
+        runnable!("podgc", pod_gc::Controller::new(context.clone())),
+        runnable!(
+            "serviceaccount",
+            service_account::Controller::new(context.clone())
+        ),
+    ];
+    if let Some(controller) = root_ca::Controller::new(context.clone())? {
+        all.push(runnable!("rootca", controller));
+    }
+    if let Some(controller) = node_ipam::Controller::new(context.clone())? {
+        all.push(runnable!("nodeipam", controller));
+    }
+    Ok(all)
 }
