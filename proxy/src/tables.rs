@@ -362,37 +362,53 @@ impl<M: Maps> Tables<M> {
 // The steps.
 
 impl<M: Maps> Tables<M> {
+    /// Takes in new backends and the flags of known ones. Either all new ones fit or none is kept, so that a Service that
+    /// does not fit takes no room from others.
     fn write_backends(&mut self, installed: &mut Installed, port: &Port) -> Result<(), Error> {
-        let protocol = port.protocol();
+        let mut added = Vec::new();
+        let mut result = Ok(());
         for (listener, flags) in &port.backends {
-            match installed.backends.get(listener).copied() {
-                Some(held) if held.flags == *flags => {}
-                Some(held) => {
-                    let old = self.maps.backend(held.id)?;
-                    self.maps.write_backend(
-                        held.id,
-                        abi::Backend {
-                            flags: *flags,
-                            ..old
-                        },
-                    )?;
-                    installed.backends.insert(
-                        *listener,
-                        Held {
-                            flags: *flags,
-                            ..held
-                        },
-                    );
-                }
+            let written = match installed.backends.get(listener) {
+                Some(held) => self.write_flags(*held, *flags),
                 None => {
-                    let id = self.new_backend(installed.id, *listener, protocol, *flags)?;
-                    installed
-                        .backends
-                        .insert(*listener, Held { id, flags: *flags });
+                    added.push(*listener);
+                    self.new_backend(installed.id, *listener, port.protocol(), *flags)
+                }
+            };
+            match written {
+                Ok(held) => {
+                    installed.backends.insert(*listener, held);
+                }
+                Err(error) => {
+                    result = Err(error);
+                    break;
                 }
             }
         }
+        if result.is_err() {
+            for listener in added {
+                self.forget_backend(installed, listener)?;
+            }
+        }
+        result
+    }
+
+    /// Takes back a backend that nothing has ever named.
+    fn forget_backend(&mut self, installed: &mut Installed, listener: Listener) -> Result<(), Error> {
+        if let Some(held) = installed.backends.get(&listener) {
+            self.clear_backend(held.id)?;
+            self.backends.give_back(held.id);
+            installed.backends.remove(&listener);
+        }
         Ok(())
+    }
+
+    fn write_flags(&mut self, held: Held, flags: u8) -> Result<Held, Error> {
+        if held.flags != flags {
+            let old = self.maps.backend(held.id)?;
+            self.maps.write_backend(held.id, abi::Backend { flags, ..old })?;
+        }
+        Ok(Held { flags, ..held })
     }
 
     fn new_backend(
@@ -401,28 +417,15 @@ impl<M: Maps> Tables<M> {
         (address, port): Listener,
         protocol: WireProtocol,
         flags: u8,
-    ) -> Result<u32, Error> {
-        let id = self
-            .backends
-            .take()
-            .ok_or(Error::Full { map: "BACKENDS" })?;
+    ) -> Result<Held, Error> {
+        let id = self.backends.take().ok_or(Error::Full { map: "BACKENDS" })?;
         let write = |maps: &mut M| {
             let generation = next_generation(maps.backend(id)?.generation);
             let reserved = owned_by(owner);
-            maps.write_backend(
-                id,
-                abi::Backend {
-                    address,
-                    port,
-                    protocol,
-                    flags,
-                    generation,
-                    reserved,
-                },
-            )
+            maps.write_backend(id, abi::Backend { address, port, protocol, flags, generation, reserved })
         };
         match write(&mut self.maps) {
-            Ok(()) => Ok(id),
+            Ok(()) => Ok(Held { id, flags }),
             Err(error) => {
                 self.backends.give_back(id);
                 Err(error.into())

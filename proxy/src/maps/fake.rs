@@ -10,8 +10,10 @@ use model::TrafficPolicy;
 use super::{Error, Maps, Settings, Sizes};
 use crate::desired::Entry;
 
+/// Says of the number of a write whether it fails.
+type Failing = Box<dyn Fn(u64) -> bool>;
+
 /// Maps in memory.
-#[derive(Debug, Clone)]
 pub struct Fake {
     services: Vec<Service>,
     slots: Vec<u32>,
@@ -20,7 +22,7 @@ pub struct Fake {
     node_addresses: BTreeMap<IpAddr, NodeAddress>,
     node: Node,
     writes: u64,
-    failing: Option<fn(u64) -> bool>,
+    failing: Option<Failing>,
 }
 
 impl Fake {
@@ -39,7 +41,7 @@ impl Fake {
     }
 
     /// Makes the writes fail for whose number `failing` is true.
-    pub fn fail(&mut self, failing: Option<fn(u64) -> bool>) {
+    pub fn fail(&mut self, failing: Option<Failing>) {
         self.failing = failing;
     }
 
@@ -64,7 +66,7 @@ impl Fake {
 
     fn write(&mut self, map: &'static str) -> Result<(), Error> {
         self.writes += 1;
-        if self.failing.is_some_and(|failing| failing(self.writes)) {
+        if self.failing.as_ref().is_some_and(|failing| failing(self.writes)) {
             let source = io::Error::from_raw_os_error(libc::E2BIG);
             return Err(Error {
                 action: "write",
@@ -84,6 +86,17 @@ impl Fake {
                 backend.port.number() != 0,
                 "slot {slot} names backend {id}, which is not written"
             );
+        }
+    }
+
+    /// A backend that a published run names keeps its address.
+    fn check_unnamed(&self, id: u32) {
+        for service in &self.services {
+            for run in [service.cluster, service.local] {
+                let base = if run.count() == 0 { 0 } else { run.base() as usize };
+                let slots = &self.slots[base..base + run.count() as usize];
+                assert!(!slots.contains(&id), "backend {id} is in the published {run:?}");
+            }
         }
     }
 
@@ -147,6 +160,10 @@ impl Maps for Fake {
 
     fn write_backend(&mut self, id: u32, backend: Backend) -> Result<(), Error> {
         self.write("BACKENDS")?;
+        let old = self.backends[id as usize];
+        if (old.address, old.port) != (backend.address, backend.port) || old.generation != backend.generation {
+            self.check_unnamed(id);
+        }
         self.backends[id as usize] = backend;
         Ok(())
     }

@@ -1,0 +1,350 @@
+//! Objects in, maps out: what is installed for each of the scenarios in `tests/golden`, whatever the order of events,
+//! across restarts and failing writes, and that nothing is left when everything is gone. Needs no privilege.
+//!
+//! With `UPDATE_GOLDEN=1` the expected texts are written instead of compared.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1 as discovery;
+use model::{Event, Node, Service, Slice};
+use proxy::addresses::{LocalAddress, NodePortAddresses};
+use proxy::devices::{Device, Devices};
+use proxy::inspect::dump;
+use proxy::maps::{Fake, Sizes};
+use proxy::reconcile::{Reconciler, Settings};
+use serde::Deserialize;
+
+/// Long enough for any quarantine and any wait after a failure.
+const LATER: Duration = Duration::from_secs(120);
+
+/// The objects of a scenario.
+#[derive(Default, Clone)]
+struct Objects {
+    services: Vec<Service>,
+    slices: Vec<Slice>,
+    node: Option<Node>,
+}
+
+/// A daemon on fake maps, with a clock that only moves when told to.
+struct Daemon {
+    reconciler: Reconciler<Fake>,
+    now: Instant,
+}
+
+fn golden(extension: &str) -> Vec<PathBuf> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let files = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<PathBuf> = files.filter(|path| path.extension().unwrap() == extension).collect();
+    files.sort();
+    files
+}
+
+fn read(path: &Path) -> Objects {
+    let text = std::fs::read_to_string(path).unwrap();
+    parse(&text)
+}
+
+fn parse(text: &str) -> Objects {
+    let mut objects = Objects::default();
+    for document in serde_norway::Deserializer::from_str(text) {
+        let value = serde_json::Value::deserialize(document).unwrap();
+        match value["kind"].as_str().unwrap() {
+            "Service" => {
+                let object: core::Service = serde_json::from_value(value).unwrap();
+                objects.services.extend(model::kube::service(&object).value);
+            }
+            "EndpointSlice" => {
+                let object: discovery::EndpointSlice = serde_json::from_value(value).unwrap();
+                objects.slices.extend(model::kube::slice(&object).value);
+            }
+            "Node" => {
+                let object: core::Node = serde_json::from_value(value).unwrap();
+                objects.node = model::kube::node(&object).value;
+            }
+            other => panic!("unknown kind {other}"),
+        }
+    }
+    objects
+}
+
+fn sizes() -> Sizes {
+    Sizes { services: 64, backends: 64, slots: 64 }
+}
+
+fn devices() -> Devices {
+    let row = |text: &str, device| {
+        let ip: IpAddr = text.parse().unwrap();
+        LocalAddress { ip, device, global: device != 1 }
+    };
+    Devices {
+        uplinks: BTreeSet::from([Device { index: 2, name: "eth0".to_owned() }]),
+        addresses: vec![row("127.0.0.1", 1), row("192.168.0.7", 2), row("2001:db8::7", 2)],
+    }
+}
+
+impl Daemon {
+    fn start(maps: Fake) -> Self {
+        let settings = Settings {
+            node_name: "here".to_owned(),
+            node_port_addresses: NodePortAddresses::Primary,
+            masquerade_ports: (61_000, 65_535),
+            netns_cookie: 1,
+        };
+        let now = Instant::now();
+        let mut reconciler = Reconciler::new(settings, maps).unwrap();
+        reconciler.see_devices(devices(), now);
+        Self { reconciler, now }
+    }
+
+    fn see(&mut self, event: Event) {
+        self.reconciler.see(event, self.now);
+        self.reconciler.round(self.now);
+    }
+
+    fn see_all(&mut self, objects: &Objects) {
+        self.see(Event::Services(objects.services.clone()));
+        self.see(Event::Slices(objects.slices.clone()));
+        self.see(Event::Node(objects.node.clone()));
+    }
+
+    /// Lets time pass until nothing is due any more.
+    fn settle(&mut self) {
+        for _ in 0..20 {
+            self.now += LATER;
+            self.reconciler.round(self.now);
+            if self.reconciler.next_round().is_none() {
+                return;
+            }
+        }
+        panic!("there is always something left to do");
+    }
+
+    fn fail(&mut self, failing: Option<Box<dyn Fn(u64) -> bool>>) {
+        self.reconciler.maps_mut().fail(failing);
+    }
+
+    fn dump(&self) -> String {
+        dump(self.reconciler.tables().maps()).unwrap()
+    }
+
+    fn writes(&self) -> u64 {
+        self.reconciler.tables().maps().writes()
+    }
+
+    /// The daemon dies; another one starts on the same maps.
+    fn restart(self) -> Self {
+        Self::start(self.reconciler.into_maps())
+    }
+
+    #[track_caller]
+    fn assert_empty(&self) {
+        let tables = self.reconciler.tables();
+        assert!(tables.maps().is_empty(), "{}", self.dump());
+        let usage = tables.usage();
+        let used = [usage.services, usage.backends, usage.slots, usage.entries];
+        assert_eq!(used, [0; 4], "ids leak");
+    }
+}
+
+fn installed(objects: &Objects) -> Daemon {
+    let mut daemon = Daemon::start(Fake::new(sizes()));
+    daemon.see_all(objects);
+    daemon.settle();
+    daemon
+}
+
+/// Runs `check` on every scenario with its expected text.
+fn each_scenario(check: impl Fn(&str, &Objects, &str)) {
+    for path in golden("yaml") {
+        let expected = std::fs::read_to_string(path.with_extension("txt")).unwrap_or_default();
+        check(&path.file_name().unwrap().to_string_lossy(), &read(&path), &expected);
+    }
+}
+
+#[test]
+fn scenarios_install_what_is_expected() {
+    for path in golden("yaml") {
+        let text = installed(&read(&path)).dump();
+        let expected = path.with_extension("txt");
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(&expected, &text).unwrap();
+        }
+        assert_eq!(text, std::fs::read_to_string(&expected).unwrap(), "{}", path.display());
+    }
+}
+
+#[test]
+fn the_order_of_arrival_does_not_matter() {
+    each_scenario(|name, objects, expected| {
+        let mut slices_first = Daemon::start(Fake::new(sizes()));
+        slices_first.see(Event::Node(objects.node.clone()));
+        slices_first.see(Event::Slices(objects.slices.clone()));
+        slices_first.see(Event::Services(objects.services.clone()));
+        slices_first.settle();
+        assert_eq!(slices_first.dump(), expected, "{name}, lists the other way round");
+
+        let mut one_by_one = Daemon::start(Fake::new(sizes()));
+        one_by_one.see_all(&Objects::default());
+        for slice in objects.slices.iter().rev() {
+            one_by_one.see(Event::Slice(slice.clone()));
+        }
+        for service in objects.services.iter().rev() {
+            one_by_one.see(Event::Service(service.clone()));
+        }
+        one_by_one.see(Event::Node(objects.node.clone()));
+        one_by_one.settle();
+        assert_eq!(one_by_one.dump(), expected, "{name}, one by one from the end");
+    });
+}
+
+#[test]
+fn nothing_is_left_when_everything_is_gone() {
+    each_scenario(|_, objects, _| {
+        let mut services_first = installed(objects);
+        for service in &objects.services {
+            services_first.see(Event::ServiceGone(service.name.clone()));
+        }
+        services_first.settle();
+        services_first.assert_empty();
+
+        let mut slices_first = installed(objects);
+        for slice in objects.slices.iter().rev() {
+            slices_first.see(Event::SliceGone(slice.name.clone()));
+        }
+        slices_first.see(Event::Services(Vec::new()));
+        slices_first.settle();
+        slices_first.assert_empty();
+    });
+}
+
+#[test]
+fn a_restarted_daemon_that_sees_the_same_writes_nothing() {
+    each_scenario(|name, objects, expected| {
+        let before = installed(objects);
+        let writes = before.writes();
+        let mut after = before.restart();
+        assert_eq!(after.dump(), expected, "{name}");
+        after.see_all(objects);
+        after.settle();
+        assert_eq!(after.dump(), expected, "{name}");
+        assert_eq!(after.writes(), writes, "{name}");
+    });
+}
+
+#[test]
+fn a_restarted_daemon_removes_what_went_meanwhile_but_not_before_every_list_is_in() {
+    each_scenario(|name, objects, expected| {
+        let mut daemon = installed(objects).restart();
+        daemon.see(Event::Services(Vec::new()));
+        daemon.see(Event::Node(None));
+        assert_eq!(daemon.dump(), expected, "{name}");
+        daemon.see(Event::Slices(Vec::new()));
+        daemon.settle();
+        daemon.assert_empty();
+    });
+}
+
+#[test]
+fn a_daemon_that_dies_between_two_writes_is_made_up_for() {
+    each_scenario(|name, objects, expected| {
+        for survived in 0..installed(objects).writes() {
+            let mut dying = Daemon::start(Fake::new(sizes()));
+            dying.fail(Some(Box::new(move |write| write > survived)));
+            dying.see_all(objects);
+            dying.fail(None);
+            let mut next = dying.restart();
+            next.see_all(objects);
+            next.settle();
+            assert_eq!(next.dump(), expected, "{name}, dead after {survived} writes");
+            next.see(Event::Services(Vec::new()));
+            next.settle();
+            next.assert_empty();
+        }
+    });
+}
+
+#[test]
+fn failing_writes_are_repeated_until_they_succeed() {
+    each_scenario(|name, objects, expected| {
+        for period in 2..7 {
+            let mut daemon = Daemon::start(Fake::new(sizes()));
+            daemon.fail(Some(Box::new(move |write| write % period == 0)));
+            daemon.see_all(objects);
+            assert!(daemon.reconciler.behind_since().is_some());
+            for _ in 0..200 {
+                daemon.now += LATER;
+                daemon.reconciler.round(daemon.now);
+            }
+            daemon.fail(None);
+            daemon.settle();
+            assert_eq!(daemon.dump(), expected, "{name}, one write in {period} fails");
+            assert_eq!(daemon.reconciler.behind_since(), None);
+
+            daemon.fail(Some(Box::new(move |write| write % period == 0)));
+            daemon.see(Event::Services(Vec::new()));
+            for _ in 0..200 {
+                daemon.now += LATER;
+                daemon.reconciler.round(daemon.now);
+            }
+            daemon.fail(None);
+            daemon.settle();
+            daemon.assert_empty();
+        }
+    });
+}
+
+#[test]
+fn a_service_that_does_not_fit_leaves_its_neighbours_alone_and_comes_in_when_there_is_room() {
+    let service = |n: u8| {
+        format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{namespace: d, name: s{n}}}, \
+             spec: {{clusterIP: 10.96.0.{n}, ports: [{{port: 80}}]}}}}\n---\n"
+        )
+    };
+    let slice = |n: u8, count: u8| {
+        let endpoints: Vec<String> = (1..=count).map(|e| format!("{{addresses: [10.244.{n}.{e}]}}")).collect();
+        format!(
+            "{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, \
+             metadata: {{namespace: d, name: s{n}, labels: {{kubernetes.io/service-name: s{n}}}}}, \
+             ports: [{{name: '', port: 80}}], endpoints: [{}]}}\n---\n",
+            endpoints.join(", ")
+        )
+    };
+    let text = [service(1), slice(1, 3), service(2), slice(2, 6), service(3), slice(3, 2)].concat();
+    let objects = parse(text.trim_end_matches("---\n"));
+    let mut daemon = Daemon::start(Fake::new(Sizes { services: 8, backends: 8, slots: 64 }));
+    daemon.see_all(&objects);
+    daemon.now += LATER;
+    daemon.reconciler.round(daemon.now);
+    let text = daemon.dump();
+    assert!(text.contains("10.244.1.3:80") && text.contains("10.244.3.2:80"), "{text}");
+    assert!(!text.contains("10.96.0.2"), "{text}");
+    assert!(daemon.reconciler.behind_since().is_some());
+
+    daemon.see(Event::ServiceGone(objects.services[0].name.clone()));
+    daemon.settle();
+    let text = daemon.dump();
+    assert!(text.contains("10.244.2.6:80") && text.contains("10.244.3.2:80"), "{text}");
+    assert!(!text.contains("10.96.0.1:80"), "{text}");
+    assert_eq!(daemon.reconciler.behind_since(), None);
+}
+
+#[test]
+fn an_address_passes_from_one_service_to_another() {
+    let path = golden("yaml").into_iter().find(|path| path.ends_with("conflict.yaml")).unwrap();
+    let objects = read(&path);
+    let mut daemon = installed(&objects);
+    daemon.see(Event::ServiceGone(objects.services[0].name.clone()));
+    daemon.settle();
+    let mut second_only = objects.clone();
+    second_only.services.remove(0);
+    assert_eq!(daemon.dump(), installed(&second_only).dump());
+    daemon.see(Event::Service(objects.services[0].clone()));
+    daemon.settle();
+    assert_eq!(daemon.dump(), installed(&objects).dump());
+}
