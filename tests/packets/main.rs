@@ -2,7 +2,9 @@
 //! traffic between network namespaces. Everything here needs root.
 
 mod budget;
+mod cgroup;
 mod dataplane;
 mod frame;
 mod golden;
 mod net;
+mod sockets;
