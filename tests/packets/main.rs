@@ -8,3 +8,4 @@ mod frame;
 mod golden;
 mod net;
 mod sockets;
+mod wire;
