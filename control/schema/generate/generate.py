@@ -125,6 +125,17 @@ networking.v1.IngressPortStatus: error
 networking.v1.IngressSpec: ingressClassName
 """
 
+# Objects held by value in Go, so that they are always there, if empty: field names, then the exceptions.
+BY_VALUE = """
+backend conditions daemonEndpoints involvedObject kubeletEndpoint lastState loadBalancer metadata nodeInfo
+podAffinityTerm port preference resources source spec state status strategy target template user userInfo
+""".split()
+BY_POINTER = """
+core.v1.ContainerStatus: resources user
+core.v1.PodSpec: resources
+core.v1.PodStatus: resources
+"""
+
 # Fields younger than the crate.
 YOUNGER = """
 core.v1.ImageVolumeStatus: imageRef=1
@@ -204,6 +215,7 @@ class Table:
         self.definitions = {short(name): schema for name, schema in definitions.items()}
         self.protobuf = protobuf
         self.pointers = words_by_type(POINTERS)
+        self.by_pointer = words_by_type(BY_POINTER)
         self.lines = {}
 
     def spell(self, schema):
@@ -253,6 +265,9 @@ class Table:
             words.append("required")
         if name in self.pointers.get(type_name, ()):
             words.append("pointer")
+        is_object = words[2].startswith("@")
+        if is_object and name in BY_VALUE and name not in self.by_pointer.get(type_name, ()):
+            words.append("value")
         if schema.get("x-kubernetes-map-type") == "atomic":
             words.append("atomic")
         if kind := schema.get("x-kubernetes-list-type"):

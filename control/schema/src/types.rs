@@ -67,6 +67,8 @@ pub(crate) struct Field {
     pub(crate) required: bool,
     /// A zero is a value, not absence.
     pub(crate) pointer: bool,
+    /// An object upstream holds by value: it is always there, if empty.
+    pub(crate) by_value: bool,
     /// An object or map that server-side apply treats as one value.
     pub(crate) atomic: bool,
     pub(crate) list_type: ListType,
@@ -227,6 +229,7 @@ fn field(words: &[&'static str], ids: &HashMap<&str, TypeId>) -> Field {
         shape: shape(words[2], ids),
         required: words[3..].contains(&"required"),
         pointer: words[3..].contains(&"pointer"),
+        by_value: words[3..].contains(&"value"),
         atomic: words[3..].contains(&"atomic"),
         list_type: attribute("list").map(list_type).unwrap_or_default(),
         patch_merge: strategies.split(',').any(|s| s == "merge"),

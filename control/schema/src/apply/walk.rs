@@ -1,0 +1,207 @@
+//! Walks over one or two objects along the schema: the fields set, the difference, the merger, the removal.
+
+use serde_json::{Map, Value};
+
+use super::element::Part;
+pub(super) use super::element::{Form, MissingKey};
+use super::set::Set;
+
+/// What differs between two objects.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Change {
+    pub(super) added: Set,
+    pub(super) modified: Set,
+    pub(super) removed: Set,
+}
+
+/// The fields a configuration sets.
+pub(super) fn fields(form: Form, value: &Value) -> Result<Set, MissingKey> {
+    let mut set = Set::default();
+    for part in form.parts(value)? {
+        let is_empty = part.value.as_object().is_some_and(Map::is_empty);
+        if part.is_item || is_empty || part.form.is_leaf(part.value) {
+            set.members.insert(part.element.clone());
+        }
+        let below =
+            fields(part.form, part.value).map_err(|missing| missing.below(&part.element))?;
+        set.insert_below(&part.element, below);
+    }
+    Ok(set)
+}
+
+/// The fields of an object nobody is known to own; those below a list with a missing key are left out.
+pub(super) fn owned_by_all(form: Form, value: &Value) -> Set {
+    fields(form, value).unwrap_or_default()
+}
+
+/// Compares two objects.
+pub(super) fn compare(form: Form, old: &Value, new: &Value) -> Change {
+    let mut change = Change::default();
+    // Stored objects have all their keys: validation saw to that.
+    let (old, new) = (
+        form.parts(old).unwrap_or_default(),
+        form.parts(new).unwrap_or_default(),
+    );
+    for part in &new {
+        match find(&old, &part.element) {
+            Some(before) => compare_part(before, part, &mut change),
+            None if part.is_implied() => compare_part(&part.emptied(), part, &mut change),
+            None => enter(part, &mut change.added),
+        }
+    }
+    for part in old
+        .iter()
+        .filter(|part| find(&new, &part.element).is_none())
+    {
+        if part.is_implied() {
+            compare_part(part, &part.emptied(), &mut change);
+        } else {
+            enter(part, &mut change.removed);
+        }
+    }
+    change
+}
+
+fn compare_part(old: &Part<'_>, new: &Part<'_>, change: &mut Change) {
+    if old.form.is_leaf(old.value) || new.form.is_leaf(new.value) {
+        if old.value != new.value {
+            change.modified.members.insert(new.element.clone());
+        }
+        return;
+    }
+    let below = compare(new.form, old.value, new.value);
+    change.added.insert_below(&new.element, below.added);
+    change.modified.insert_below(&new.element, below.modified);
+    change.removed.insert_below(&new.element, below.removed);
+}
+
+/// Enters a part that only one side has, with all its parts.
+fn enter(part: &Part<'_>, set: &mut Set) {
+    set.members.insert(part.element.clone());
+    let mut below = Set::default();
+    for inner in part.form.parts(part.value).unwrap_or_default() {
+        enter(&inner, &mut below);
+    }
+    set.insert_below(&part.element, below);
+}
+
+fn find<'p, 'v>(parts: &'p [Part<'v>], element: &str) -> Option<&'p Part<'v>> {
+    parts.iter().find(|p| p.element == element)
+}
+
+// ---- Merging ----
+
+/// Merges a configuration into the live object.
+pub(super) fn merge(form: Form, live: &Value, config: &Value) -> Result<Value, MissingKey> {
+    match (form, live, config) {
+        (Form::Struct(_) | Form::Map(_), Value::Object(live), Value::Object(_)) => {
+            let mut merged = live.clone();
+            for part in form.parts(config)? {
+                let key = part.element.trim_start_matches("f:");
+                let value = merge_part(&part, live.get(key))?;
+                merged.insert(key.to_owned(), value);
+            }
+            Ok(Value::Object(merged))
+        }
+        (Form::List(..) | Form::Set, Value::Array(_), Value::Array(_)) => {
+            merge_lists(form, live, config)
+        }
+        _ => Ok(config.clone()),
+    }
+}
+
+fn merge_part(part: &Part<'_>, live: Option<&Value>) -> Result<Value, MissingKey> {
+    match live {
+        Some(live) => {
+            merge(part.form, live, part.value).map_err(|missing| missing.below(&part.element))
+        }
+        None => Ok(part.value.clone()),
+    }
+}
+
+/// Elements only the server has keep their place; those of the configuration come in its order.
+fn merge_lists(form: Form, live: &Value, config: &Value) -> Result<Value, MissingKey> {
+    let (live, config) = (form.parts(live).unwrap_or_default(), form.parts(config)?);
+    let mut merged = Vec::with_capacity(live.len() + config.len());
+    let mut wanted = config.iter();
+    for part in &live {
+        if find(&config, &part.element).is_none() {
+            merged.push(part.value.clone());
+            continue;
+        }
+        // The place of one they share goes to the next one they share, after the new ones before it.
+        for next in wanted.by_ref() {
+            let shared = find(&live, &next.element).map(|l| l.value);
+            merged.push(merge_part(next, shared)?);
+            if shared.is_some() {
+                break;
+            }
+        }
+    }
+    for next in wanted {
+        merged.push(next.value.clone());
+    }
+    Ok(Value::Array(merged))
+}
+
+// ---- Removing ----
+
+/// Removes what `before` holds and `owned` does not reach.
+pub(super) fn prune(form: Form, value: &mut Value, before: &Set, owned: &Set) {
+    let nothing = Set::default();
+    let gone: Vec<String> = elements(before)
+        .filter(|element| !owned.reaches(element))
+        .cloned()
+        .collect();
+    for element in gone {
+        remove(form, value, &element);
+    }
+    let parts = form.parts(value).unwrap_or_default();
+    let inner: Vec<(String, Form)> = parts.into_iter().map(|p| (p.element, p.form)).collect();
+    for (element, inner_form) in inner {
+        if let (Some(before), Some(inner)) = (
+            before.children.get(&element),
+            part_mut(form, value, &element),
+        ) {
+            prune(
+                inner_form,
+                inner,
+                before,
+                owned.children.get(&element).unwrap_or(&nothing),
+            );
+        }
+    }
+}
+
+fn elements(set: &Set) -> impl Iterator<Item = &String> {
+    set.members.iter().chain(
+        set.children
+            .keys()
+            .filter(|element| !set.members.contains(*element)),
+    )
+}
+
+fn remove(form: Form, value: &mut Value, element: &str) {
+    let at = position(form, value, element);
+    match (value, at) {
+        (Value::Object(map), _) => drop(map.remove(element.trim_start_matches("f:"))),
+        (Value::Array(items), Some(at)) => drop(items.remove(at)),
+        _ => {}
+    }
+}
+
+fn part_mut<'v>(form: Form, value: &'v mut Value, element: &str) -> Option<&'v mut Value> {
+    let at = position(form, value, element);
+    match value {
+        Value::Object(map) => map.get_mut(element.trim_start_matches("f:")),
+        Value::Array(items) => items.get_mut(at?),
+        _ => None,
+    }
+}
+
+fn position(form: Form, value: &Value, element: &str) -> Option<usize> {
+    form.parts(value)
+        .ok()?
+        .iter()
+        .position(|p| p.element == element)
+}
