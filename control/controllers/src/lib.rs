@@ -17,7 +17,9 @@ pub mod error;
 mod deployment;
 mod endpoints;
 mod endpointslice;
+mod namespace;
 mod node_ipam;
+mod node_lifecycle;
 mod object;
 mod pod_gc;
 mod replicaset;
@@ -115,6 +117,11 @@ fn controllers(context: &Context) -> Result<Vec<Runnable>, Error> {
         ),
         runnable!("endpoints", endpoints::Controller::new(context.clone())),
         runnable!("scheduler", scheduler::Controller::new(context.clone())),
+        runnable!(
+            "nodelifecycle",
+            node_lifecycle::Controller::new(context.clone())
+        ),
+        runnable!("namespace", namespace::Controller::new(context.clone())),
         runnable!("podgc", pod_gc::Controller::new(context.clone())),
         runnable!(
             "serviceaccount",

@@ -4,6 +4,7 @@
 //! controller's queue, and [`worker::run`] hands each key to the reconciler, one at a time per key.
 
 pub(crate) mod correlate;
+pub(crate) mod discovery;
 pub(crate) mod events;
 pub(crate) mod expectations;
 pub(crate) mod informer;
