@@ -17,6 +17,7 @@ pub mod error;
 mod deployment;
 mod endpoints;
 mod endpointslice;
+mod garbage;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
@@ -122,6 +123,7 @@ fn controllers(context: &Context) -> Result<Vec<Runnable>, Error> {
             node_lifecycle::Controller::new(context.clone())
         ),
         runnable!("namespace", namespace::Controller::new(context.clone())),
+        runnable!("garbage", garbage::Controller::new(context.clone())),
         runnable!("podgc", pod_gc::Controller::new(context.clone())),
         runnable!(
             "serviceaccount",
