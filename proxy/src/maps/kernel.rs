@@ -177,7 +177,8 @@ impl Maps for KernelMaps {
                 .frontends
                 .insert(key, frontend, 0)
                 .map_err(failed("write", maps::FRONTENDS)),
-            Entry::NodePort(_, port, protocol) => {
+            Entry::NodePort(Family::V6, ..) => Ok(()),
+            Entry::NodePort(Family::V4, port, protocol) => {
                 let key = NodePortKey::new(port, protocol);
                 self.node_ports
                     .insert(key, frontend, 0)
@@ -189,7 +190,8 @@ impl Maps for KernelMaps {
     fn remove_entry(&mut self, entry: Entry) -> Result<(), Error> {
         match entry {
             Entry::Frontend(key) => absent_is_fine(self.frontends.remove(&key), maps::FRONTENDS),
-            Entry::NodePort(_, port, protocol) => {
+            Entry::NodePort(Family::V6, ..) => Ok(()),
+            Entry::NodePort(Family::V4, port, protocol) => {
                 let key = NodePortKey::new(port, protocol);
                 absent_is_fine(self.node_ports.remove(&key), maps::NODEPORTS)
             }

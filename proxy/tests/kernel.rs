@@ -1,0 +1,302 @@
+//! The real programs and maps, with real sockets: what the daemon installs is what clients get, also after the daemon has
+//! died and another one has taken over. Needs root; runs in a network namespace and a cgroup of its own.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use model::{
+    Endpoint, Event, Family, Hints, Kind, ObjectName, Protocol, Service, ServicePort, Slice,
+    SlicePort, TrafficPolicy,
+};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::Uid;
+use proxy::addresses::NodePortAddresses;
+use proxy::attach::{self, Dataplane, MapSizes};
+use proxy::devices::{self, Devices};
+use proxy::inspect::dump;
+use proxy::maps::{Conntrack, KernelMaps};
+use proxy::reconcile::{Reconciler, Settings, netns_cookie};
+use rtnetlink::{LinkUnspec, LinkVeth};
+
+const SERVICE: &str = "10.96.0.10:80";
+const SERVICE6: &str = "[fd00:10:96::a]:80";
+const EMPTY: &str = "10.96.0.11:80";
+const BACKENDS: [&str; 2] = ["10.244.9.1:8080", "10.244.9.2:8080"];
+const BACKENDS6: [&str; 1] = ["[fd00:10:244:9::1]:8080"];
+/// Address and port of the node, where it answers with the first Service.
+const NODE_PORT: &str = "192.0.2.7:30080";
+
+/// A cgroup and a pin directory of our own, gone again at the end.
+struct Place {
+    cgroup: PathBuf,
+    home: PathBuf,
+    bpf: PathBuf,
+}
+
+impl Place {
+    fn new() -> Self {
+        let root = cgroup2_root();
+        let path = fs::read_to_string("/proc/self/cgroup").unwrap();
+        let home = path.lines().find_map(|line| line.strip_prefix("0::/")).unwrap();
+        let name = format!("portolan-proxy-test-{}", std::process::id());
+        let place = Self {
+            cgroup: root.join(&name),
+            home: root.join(home),
+            bpf: Path::new("/sys/fs/bpf").join(name),
+        };
+        fs::create_dir(&place.cgroup).unwrap();
+        // A socket belongs to the cgroup its process was in when it was made.
+        join(&place.cgroup).unwrap();
+        place
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let cleanup = [
+            join(&self.home),
+            attach::cleanup(&self.bpf).map(|_| ()).map_err(io::Error::other),
+            fs::remove_dir(&self.bpf),
+            fs::remove_dir(&self.cgroup),
+        ];
+        for result in cleanup {
+            if let Err(error) = result {
+                eprintln!("cleaning up: {error}");
+            }
+        }
+    }
+}
+
+fn cgroup2_root() -> PathBuf {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap();
+    let mut mounts = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    mounts.find(|mount| mount[2] == "cgroup2").map(|mount| mount[1].into()).unwrap()
+}
+
+fn join(cgroup: &Path) -> io::Result<()> {
+    fs::write(cgroup.join("cgroup.procs"), std::process::id().to_string())
+}
+
+/// A loopback that is up, with the addresses of the node and of its pods, and an uplink.
+async fn build_network() {
+    let (connection, handle, _) = rtnetlink::new_connection().unwrap();
+    tokio::spawn(connection);
+    handle.link().add(LinkVeth::new("up0", "peer0").build()).execute().await.unwrap();
+    for name in ["lo", "up0", "peer0"] {
+        let index = nix::net::if_::if_nametoindex(name).unwrap();
+        handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await.unwrap();
+    }
+    let loopback = nix::net::if_::if_nametoindex("lo").unwrap();
+    let addresses = BACKENDS.iter().chain(&BACKENDS6).chain([&NODE_PORT]);
+    for address in addresses.map(|text| text.parse::<SocketAddr>().unwrap().ip()) {
+        let length = if address.is_ipv4() { 32 } else { 128 };
+        handle.address().add(loopback, address, length).execute().await.unwrap();
+    }
+}
+
+/// Answers each connection and each datagram with the address it reached.
+fn serve(address: &'static str) {
+    let tcp = TcpListener::bind(address).unwrap();
+    let udp = UdpSocket::bind(address).unwrap();
+    thread::spawn(move || {
+        for stream in tcp.incoming() {
+            stream.unwrap().write_all(address.as_bytes()).unwrap();
+        }
+    });
+    thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while let Ok((_, client)) = udp.recv_from(&mut buffer) {
+            udp.send_to(address.as_bytes(), client).unwrap();
+        }
+    });
+}
+
+/// Who answers at `address` over TCP. The client must see the address it asked for.
+fn ask(address: &str) -> io::Result<String> {
+    let address: SocketAddr = address.parse().unwrap();
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+    assert_eq!(stream.peer_addr()?, address);
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// Who answers at `address` over UDP from an unconnected socket, and from where.
+fn ask_datagram(address: &str) -> io::Result<String> {
+    let address: SocketAddr = address.parse().unwrap();
+    let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = UdpSocket::bind(any)?;
+    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    socket.send_to(b"who", address)?;
+    let mut buffer = [0; 64];
+    let (length, from) = socket.recv_from(&mut buffer)?;
+    assert_eq!(from, address);
+    Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+}
+
+/// All who answer within `attempts`.
+fn answers(address: &str, ask: fn(&str) -> io::Result<String>, attempts: usize) -> BTreeSet<String> {
+    (0..attempts).map(|_| ask(address).unwrap()).collect()
+}
+
+fn both(backends: &[&str]) -> BTreeSet<String> {
+    backends.iter().map(ToString::to_string).collect()
+}
+
+fn service(name: &str, addresses: &[&str], node_port: Option<u16>) -> Service {
+    let port = |name: &str, protocol| ServicePort {
+        name: name.into(),
+        protocol,
+        port: 80.try_into().unwrap(),
+        node_port: node_port.map(|port| port.try_into().unwrap()),
+    };
+    Service {
+        name: ObjectName::new("default", name),
+        kind: Kind::Virtual,
+        cluster_ips: addresses.iter().map(|text| text.parse::<SocketAddr>().unwrap().ip()).collect(),
+        external_ips: Vec::new(),
+        load_balancer_ips: Vec::new(),
+        source_ranges: Vec::new(),
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
+        affinity: None,
+        ports: vec![port("tcp", Protocol::Tcp), port("udp", Protocol::Udp)],
+    }
+}
+
+fn slice(family: Family, backends: &[&str]) -> Slice {
+    let port = |name: &str, protocol| SlicePort { name: name.into(), protocol, port: 8080.try_into().unwrap() };
+    let endpoint = |ip: IpAddr| Endpoint {
+        ip,
+        ready: true,
+        serving: true,
+        terminating: false,
+        node: Some("here".into()),
+        zone: None,
+        hints: Hints::default(),
+    };
+    let ips = backends.iter().map(|text| text.parse::<SocketAddr>().unwrap().ip());
+    Slice {
+        name: ObjectName::new("default", format!("web-{family:?}")),
+        service: ObjectName::new("default", "web"),
+        family,
+        ports: vec![port("tcp", Protocol::Tcp), port("udp", Protocol::Udp)],
+        endpoints: ips.map(endpoint).collect(),
+    }
+}
+
+fn events(backends: &[&str]) -> [Event; 3] {
+    [
+        Event::Services(vec![service("web", &[SERVICE, SERVICE6], Some(30080)), service("empty", &[EMPTY], None)]),
+        Event::Slices(vec![slice(Family::V4, backends), slice(Family::V6, &BACKENDS6)]),
+        Event::Node(None),
+    ]
+}
+
+/// A daemon as `run` builds it, but for the API.
+struct Daemon {
+    dataplane: Dataplane,
+    reconciler: Reconciler<KernelMaps>,
+    devices: Devices,
+    conntrack: Conntrack,
+}
+
+impl Daemon {
+    fn start(place: &Place, devices: &Devices) -> Self {
+        let mut dataplane = Dataplane::open(&place.bpf, &place.cgroup, MapSizes::default()).unwrap();
+        let maps = KernelMaps::take(dataplane.programs()).unwrap();
+        let conntrack = Conntrack::take(dataplane.programs()).unwrap();
+        dataplane.attach(&devices.uplinks).unwrap();
+        let settings = Settings {
+            node_name: "here".to_owned(),
+            node_port_addresses: NodePortAddresses::Ranges(vec!["192.0.2.0/24".parse().unwrap()]),
+            masquerade_ports: (61_000, 65_535),
+            netns_cookie: netns_cookie().unwrap(),
+        };
+        let reconciler = Reconciler::new(settings, maps).unwrap();
+        Self { dataplane, reconciler, devices: devices.clone(), conntrack }
+    }
+
+    fn see(&mut self, events: impl IntoIterator<Item = Event>) {
+        let now = Instant::now();
+        self.reconciler.see_devices(self.devices.clone(), now);
+        for event in events {
+            self.reconciler.see(event, now);
+        }
+        let round = self.reconciler.round(now);
+        assert_eq!(round.failed, 0);
+        assert!(self.reconciler.is_steady());
+    }
+
+    fn dump(&self) -> String {
+        dump(self.reconciler.tables().maps()).unwrap()
+    }
+}
+
+fn links(place: &Place) -> Vec<PathBuf> {
+    let links = fs::read_dir(place.bpf.join("v1/links")).unwrap();
+    let mut links: Vec<PathBuf> = links.map(|entry| entry.unwrap().path()).collect();
+    links.sort();
+    links
+}
+
+fn scenario() {
+    unshare(CloneFlags::CLONE_NEWNET).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(build_network());
+    let place = Place::new();
+    let devices = runtime.block_on(devices::look(&["up0".to_owned()])).unwrap();
+    BACKENDS.into_iter().chain(BACKENDS6).for_each(serve);
+
+    let mut daemon = Daemon::start(&place, &devices);
+    daemon.see(events(&BACKENDS));
+    assert_eq!(answers(SERVICE, ask, 40), both(&BACKENDS));
+    assert_eq!(answers(SERVICE, ask_datagram, 40), both(&BACKENDS));
+    assert_eq!(answers(SERVICE6, ask, 4), both(&BACKENDS6));
+    assert_eq!(answers(SERVICE6, ask_datagram, 4), both(&BACKENDS6));
+    assert_eq!(answers(NODE_PORT, ask, 40), both(&BACKENDS));
+    let start = Instant::now();
+    assert_eq!(ask(EMPTY).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(ask(&SERVICE.replace(":80", ":81")).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    assert!(start.elapsed() < Duration::from_millis(500), "refused after {:?}", start.elapsed());
+    daemon.conntrack.sweep(|_, _| false).unwrap();
+
+    let (text, pins) = (daemon.dump(), links(&place));
+    drop(daemon);
+    assert_eq!(answers(SERVICE, ask, 40), both(&BACKENDS), "without a daemon");
+
+    let mut next = Daemon::start(&place, &devices);
+    assert_eq!(next.dump(), text, "after a restart, before the first list");
+    assert_eq!(links(&place), pins);
+    assert_eq!(answers(SERVICE, ask, 40), both(&BACKENDS), "with an empty new daemon");
+    next.see(events(&BACKENDS[..1]));
+    assert_eq!(answers(SERVICE, ask, 20), both(&BACKENDS[..1]), "after a backend went");
+    next.see(events(&[]));
+    assert_eq!(ask(SERVICE).unwrap_err().kind(), ErrorKind::ConnectionRefused, "after the last went");
+    next.dataplane.attach([]).unwrap();
+    assert_eq!(links(&place).len(), pins.len() - 2, "without uplinks");
+    drop(next);
+
+    assert!(attach::cleanup(&place.bpf).unwrap());
+    assert!(!attach::cleanup(&place.bpf).unwrap());
+    assert_ne!(ask(SERVICE).unwrap_err().kind(), ErrorKind::ConnectionRefused, "after the cleanup");
+}
+
+#[test]
+fn installed_services_work_and_outlive_the_daemon() {
+    if !Uid::effective().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "this test needs root");
+        eprintln!("skipped: this test needs root, for BPF programs, a network namespace and a cgroup");
+        return;
+    }
+    // The namespace belongs to a thread, and ends with it.
+    if let Err(panic) = thread::spawn(scenario).join() {
+        std::panic::resume_unwind(panic);
+    }
+}
