@@ -1,0 +1,205 @@
+//! The watches against an API server that says what it is told: lists, changes, a broken watch, and objects that make no
+//! sense.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use model::{Event, ObjectName};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+const SERVICES: &str = "/api/v1/services";
+const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
+const NODES: &str = "/api/v1/nodes";
+
+/// What the server answers: to each path a sequence of lists, and of watches, each of which ends after its events.
+#[derive(Default)]
+struct Script {
+    lists: BTreeMap<&'static str, VecDeque<Value>>,
+    watches: BTreeMap<&'static str, VecDeque<Vec<Value>>>,
+    queries: Vec<String>,
+}
+
+type Shared = Arc<Mutex<Script>>;
+
+/// The daemon's watches on a server that follows a script.
+struct Session {
+    events: mpsc::Receiver<Event>,
+    script: Shared,
+    shutdown: CancellationToken,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+impl Session {
+    async fn start(script: Script) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let script = Arc::new(Mutex::new(script));
+        let shutdown = CancellationToken::new();
+        tokio::spawn(shutdown.clone().run_until_cancelled_owned(serve(listener, script.clone())));
+        let config = kube::Config::new(format!("http://{address}").parse().unwrap());
+        let client = kube::Client::try_from(config).unwrap();
+        let (sender, events) = mpsc::channel(64);
+        tokio::spawn(proxy::watch::run(client, "here".to_owned(), sender, shutdown.clone()));
+        Self { events, script, shutdown }
+    }
+
+    /// The next `count` events, in an order of their own: three watches race.
+    async fn next(&mut self, count: usize) -> Vec<String> {
+        let mut seen = Vec::new();
+        while seen.len() < count {
+            let event = tokio::time::timeout(Duration::from_secs(10), self.events.recv());
+            seen.push(describe(&event.await.expect("an event in time").unwrap()));
+        }
+        seen.sort();
+        seen
+    }
+}
+
+fn describe(event: &Event) -> String {
+    fn names<'a>(names: impl Iterator<Item = &'a ObjectName>) -> String {
+        names.map(|name| &*name.name).collect::<Vec<_>>().join(" ")
+    }
+    match event {
+        Event::Services(all) => format!("services: {}", names(all.iter().map(|service| &service.name))),
+        Event::Service(service) => format!("service {}", service.name),
+        Event::ServiceGone(name) => format!("service {name} gone"),
+        Event::Slices(all) => format!("slices: {}", names(all.iter().map(|slice| &slice.name))),
+        Event::Slice(slice) => format!("slice {}", slice.name),
+        Event::SliceGone(name) => format!("slice {name} gone"),
+        Event::Node(node) => format!("node {:?}", node.as_ref().map(|node| &*node.name)),
+    }
+}
+
+async fn serve(listener: TcpListener, script: Shared) {
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let script = script.clone();
+        let service = service_fn(move |request| answer(request, script.clone()));
+        let connection = hyper::server::conn::http1::Builder::new();
+        tokio::spawn(connection.serve_connection(TokioIo::new(stream), service));
+    }
+}
+
+async fn answer(request: Request<Incoming>, script: Shared) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
+    let body = {
+        let mut script = script.lock().unwrap();
+        script.queries.push(format!("{path}?{query}"));
+        if query.contains("watch=true") {
+            let events = script.watches.get_mut(path).and_then(VecDeque::pop_front);
+            events.map(|events| events.iter().map(|event| format!("{event}\n")).collect::<String>())
+        } else {
+            // The last list is what stays true.
+            let lists = script.lists.get_mut(path);
+            lists.map(|lists| if lists.len() > 1 { lists.pop_front().unwrap() } else { lists[0].clone() }.to_string())
+        }
+    };
+    match body {
+        Some(body) => Ok(Response::builder().header("content-type", "application/json").body(body.into()).unwrap()),
+        // Nothing more happens on this watch.
+        None => std::future::pending().await,
+    }
+}
+
+fn list(items: &[Value]) -> Value {
+    json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items})
+}
+
+fn service(name: &str, spec: Value) -> Value {
+    let metadata = json!({"namespace": "d", "name": name, "resourceVersion": "2"});
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec})
+}
+
+fn slice(name: &str, labels: Value) -> Value {
+    let metadata = json!({"namespace": "d", "name": name, "resourceVersion": "2", "labels": labels});
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": metadata,
+        "addressType": "IPv4", "endpoints": [],
+    })
+}
+
+fn change(kind: &str, object: Value) -> Value {
+    json!({"type": kind, "object": object})
+}
+
+fn owned() -> Value {
+    json!({"kubernetes.io/service-name": "a"})
+}
+
+/// A script with one object of each kind, and nothing happening.
+fn script() -> Script {
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "here"}});
+    let lists = [
+        (SERVICES, list(&[service("a", json!({"clusterIP": "10.96.0.1"}))])),
+        (SLICES, list(&[slice("s", owned())])),
+        (NODES, list(&[node])),
+    ];
+    Script {
+        lists: lists.into_iter().map(|(path, list)| (path, VecDeque::from([list]))).collect(),
+        ..Script::default()
+    }
+}
+
+const LISTED: [&str; 3] = ["node Some(\"here\")", "services: a", "slices: s"];
+
+#[tokio::test]
+async fn each_source_is_listed_with_its_selector() {
+    let mut session = Session::start(script()).await;
+    assert_eq!(session.next(3).await, LISTED);
+    let queries = session.script.lock().unwrap().queries.join("\n");
+    let ours = "labelSelector=%21service.kubernetes.io%2Fservice-proxy-name%2C%21service.kubernetes.io%2Fheadless";
+    for path in [SERVICES, SLICES] {
+        let asked = queries.lines().any(|query| query.starts_with(path) && query.contains(ours));
+        assert!(asked, "{path} in {queries}");
+    }
+    assert!(queries.lines().any(|query| query.starts_with(NODES) && query.contains("fieldSelector=metadata.name%3Dhere")));
+}
+
+#[tokio::test]
+async fn changes_are_passed_on_and_what_cannot_be_used_counts_as_gone() {
+    let mut script = script();
+    script.watches.insert(
+        SERVICES,
+        VecDeque::from([vec![
+            change("ADDED", service("b", json!({"clusterIP": "10.96.0.2"}))),
+            change("DELETED", service("a", json!({"clusterIP": "10.96.0.1"}))),
+            change("MODIFIED", service("b", Value::Null)),
+        ]]),
+    );
+    script.watches.insert(SLICES, VecDeque::from([vec![change("MODIFIED", slice("s", json!({})))]]));
+    let mut session = Session::start(script).await;
+    let expected = ["service d/a gone", "service d/b", "service d/b gone", "slice d/s gone"];
+    let seen = session.next(7).await;
+    let changes: Vec<&String> = seen.iter().filter(|event| !LISTED.contains(&event.as_str())).collect();
+    assert_eq!(changes, expected);
+}
+
+#[tokio::test]
+async fn a_watch_that_has_expired_leads_to_a_new_list() {
+    let gone = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Expired", "code": 410, "message": "too old"});
+    let mut script = script();
+    script.watches.insert(SERVICES, VecDeque::from([vec![change("ERROR", gone)]]));
+    let later = list(&[service("b", json!({"clusterIP": "10.96.0.2"}))]);
+    script.lists.entry(SERVICES).or_default().push_back(later);
+    let mut session = Session::start(script).await;
+    let mut expected: Vec<&str> = LISTED.to_vec();
+    expected.push("services: b");
+    expected.sort_unstable();
+    assert_eq!(session.next(4).await, expected);
+}
