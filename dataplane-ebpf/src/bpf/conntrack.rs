@@ -132,6 +132,12 @@ pub(crate) fn touch(packet: &Packet, connection: &mut Connection) {
     }
 }
 
+/// Records an entry; `flags` say whether it may replace one. Whether it was recorded.
+#[inline(always)]
+pub(crate) fn insert(flow: &Flow, connection: &Connection, flags: u32) -> bool {
+    CONNTRACK.insert(flow, connection, u64::from(flags)).is_ok()
+}
+
 /// Takes away both directions of the connection that `flow` belongs to.
 #[inline(always)]
 fn close(flow: &Flow, partner: &Flow) {

@@ -1,6 +1,7 @@
 //! A packet's way through an uplink's hooks, step by step.
 
 use super::conntrack::{self, Course};
+use super::icmp::{self, Outcome, Side};
 use super::maps::NODE;
 use super::parse::{self, Fragment, Packet};
 use super::work::Work;
@@ -16,11 +17,15 @@ const PASS: i32 = -1;
 /// Not a verdict of the kernel's: the packet is to be answered with a refusal.
 const REFUSE: i32 = 100;
 
+/// Not a verdict of the kernel's: the packet is neither TCP nor UDP, so it may be an ICMP error about one that is.
+const OTHER: i32 = 101;
+
 /// The verdict on a packet from the wire.
 #[inline(always)]
 pub(crate) fn ingress(ctx: &TcContext) -> i32 {
     match from_wire(ctx) {
         REFUSE => reject::answer(ctx),
+        OTHER => error(ctx, Side::Ingress),
         verdict => verdict,
     }
 }
@@ -28,7 +33,10 @@ pub(crate) fn ingress(ctx: &TcContext) -> i32 {
 /// The verdict on a packet to the wire.
 #[inline(always)]
 pub(crate) fn egress(ctx: &TcContext) -> i32 {
-    settle(try_to_wire(ctx))
+    match to_wire(ctx) {
+        OTHER => error(ctx, Side::Egress),
+        verdict => verdict,
+    }
 }
 
 /// Turns a result into a verdict and counts what is dropped.
@@ -52,11 +60,25 @@ fn from_wire(ctx: &TcContext) -> i32 {
     settle(try_from_wire(ctx))
 }
 
+#[inline(never)]
+fn to_wire(ctx: &TcContext) -> i32 {
+    settle(try_to_wire(ctx))
+}
+
+/// ICMP errors.
+#[inline(never)]
+fn error(ctx: &TcContext, side: Side) -> i32 {
+    settle(icmp::translate(ctx, side).map(|outcome| match outcome {
+        Outcome::Foreign | Outcome::Translated => PASS,
+        Outcome::Sent(verdict) => verdict,
+    }))
+}
+
 /// Requests of clients outside, and replies of backends on other nodes.
 #[inline(always)]
 fn try_from_wire(ctx: &TcContext) -> Result<i32, Drop> {
     let Some(packet) = parse::packet(ctx)? else {
-        return Ok(PASS);
+        return Ok(OTHER);
     };
     if packet.fragment == Fragment::Later {
         return later_fragment(&packet);
@@ -75,7 +97,7 @@ fn try_from_wire(ctx: &TcContext) -> Result<i32, Drop> {
 #[inline(always)]
 fn try_to_wire(ctx: &TcContext) -> Result<i32, Drop> {
     let Some(packet) = parse::packet(ctx)? else {
-        return Ok(PASS);
+        return Ok(OTHER);
     };
     match conntrack::find(&packet.flow) {
         Some(reply)
@@ -152,9 +174,9 @@ fn hand_over(ctx: &TcContext, packet: &Packet, connection: &Connection) -> Resul
 #[inline(always)]
 fn send_on(ctx: &TcContext, packet: &Packet, connection: &Connection) -> Result<i32, Drop> {
     refuse_fragment(packet)?;
-    let mut route = forward::route(ctx, packet, &connection.to)?;
+    let mut route = forward::route(ctx, packet.ttl, &connection.to)?;
     rewrite::flow(ctx, packet, &connection.to)?;
-    rewrite::decrement_ttl(ctx, packet)?;
+    rewrite::decrement_ttl(ctx, packet.is_v4(), packet.ttl)?;
     stats::count_packet(connection.service, ctx.len());
     Ok(forward::send(&mut route))
 }

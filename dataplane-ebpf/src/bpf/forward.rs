@@ -1,7 +1,6 @@
 //! Sending a packet on from here, without the node's stack: a packet with the node's own address as its source would
 //! look like a forgery to it.
 
-use super::parse::Packet;
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
@@ -22,11 +21,11 @@ pub(crate) struct Route {
     neighbour: Neighbour,
 }
 
-/// Looks up where a packet of flow `to` goes next. The packet itself is still unchanged, so that an answer to its
+/// Looks up where a packet of flow `to` with this time to live goes next. The packet itself is still unchanged, so that an answer to its
 /// sender can quote it.
 #[inline(always)]
-pub(crate) fn route(ctx: &TcContext, packet: &Packet, to: &Flow) -> Result<Route, Drop> {
-    if packet.ttl <= 1 {
+pub(crate) fn route(ctx: &TcContext, ttl: u8, to: &Flow) -> Result<Route, Drop> {
+    if ttl <= 1 {
         return Err(Drop::Expired);
     }
     // SAFETY: integers only; zero is a legal value of each.
@@ -36,7 +35,7 @@ pub(crate) fn route(ctx: &TcContext, packet: &Packet, to: &Flow) -> Result<Route
     lookup.dport = to.destination_port.word();
     // SAFETY: the kernel's context.
     lookup.ifindex = unsafe { (*ctx.skb.skb).ifindex };
-    if packet.is_v4() {
+    if to.destination.is_v4() {
         lookup.family = AF_INET;
         lookup.__bindgen_anon_3.ipv4_src = to.source.v4_word();
         lookup.__bindgen_anon_4.ipv4_dst = to.destination.v4_word();

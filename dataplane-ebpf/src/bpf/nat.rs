@@ -4,7 +4,6 @@
 //! so two CPUs cannot get the same port, and ports are shared between backends.
 
 use super::conntrack;
-use super::maps::CONNTRACK;
 use super::service::Choice;
 use super::work::Work;
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
@@ -53,9 +52,7 @@ pub(crate) fn open(work: &mut Work, choice: &Choice, node: &Node) -> Result<(), 
     work.connection.to.source_port = work.reply_flow.destination_port;
     // Without this entry the next packet chooses by the same hash and finds its reservation: a full table costs time,
     // not the connection.
-    CONNTRACK
-        .insert(&work.packet.flow, &work.connection, u64::from(BPF_ANY))
-        .ok();
+    conntrack::insert(&work.packet.flow, &work.connection, BPF_ANY);
     Ok(())
 }
 
@@ -107,15 +104,10 @@ fn may_keep(work: &Work, node: &Node) -> bool {
 /// in a loop.
 #[inline(never)]
 fn try_reserve(work: &Work) -> bool {
-    if CONNTRACK
-        .insert(&work.reply_flow, &work.reply, u64::from(BPF_NOEXIST))
-        .is_ok()
-    {
+    if conntrack::insert(&work.reply_flow, &work.reply, BPF_NOEXIST) {
         return true;
     }
     // The client's entry may have been evicted while the reply's was not: then the reservation is its own.
     let own = conntrack::find(&work.reply_flow).is_some_and(|entry| entry.to == work.reply.to);
-    own && CONNTRACK
-        .insert(&work.reply_flow, &work.reply, u64::from(BPF_ANY))
-        .is_ok()
+    own && conntrack::insert(&work.reply_flow, &work.reply, BPF_ANY)
 }

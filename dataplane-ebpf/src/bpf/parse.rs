@@ -100,34 +100,50 @@ struct Network {
     destination: Addr,
     protocol: Protocol,
     l4: usize,
-    payload: u32,
+    /// Where the packet ends, if it is not cut short.
+    end: u32,
     ttl: u8,
     fragment: Fragment,
+}
+
+impl Network {
+    /// Bytes after the IP header and its options.
+    #[inline(always)]
+    fn payload(&self) -> Result<u32, Drop> {
+        self.end.checked_sub(self.l4 as u32).ok_or(Drop::Malformed)
+    }
 }
 
 /// The TCP or UDP packet in `ctx`; `None` if it is neither.
 #[inline(always)]
 pub(crate) fn packet(ctx: &TcContext) -> Result<Option<Packet>, Drop> {
+    match network(ctx)? {
+        Some(network) => transport(ctx, &network),
+        None => Ok(None),
+    }
+}
+
+/// The IP packet in `ctx`, complete; `None` if it is none.
+#[inline(always)]
+fn network(ctx: &TcContext) -> Result<Option<Network>, Drop> {
     let network = match u32::from(u16::from_be(ctx.skb.protocol() as u16)) {
-        ETH_P_IP => ipv4(ctx)?,
-        ETH_P_IPV6 => match ipv6(ctx)? {
-            Some(network) => network,
-            None => return Ok(None),
-        },
+        ETH_P_IP => ipv4(ctx, L3)?,
+        ETH_P_IPV6 => ipv6(ctx, L3)?,
         _ => return Ok(None),
     };
-    transport(ctx, &network)
+    if network.end > ctx.len() {
+        Err(Drop::Malformed)
+    } else {
+        Ok(Some(network))
+    }
 }
 
 #[inline(always)]
-fn ipv4(ctx: &TcContext) -> Result<Network, Drop> {
-    let header: Ipv4Header = load(ctx, L3)?;
+fn ipv4(ctx: &TcContext, at: usize) -> Result<Network, Drop> {
+    let header: Ipv4Header = load(ctx, at)?;
     let header_length = u32::from(header.version_ihl & 0xf) * 4;
     let total_length = u32::from(u16::from_be(header.total_length));
     if header.version_ihl >> 4 != 4 || header_length < 20 || total_length < header_length {
-        return Err(Drop::Malformed);
-    }
-    if L3 as u32 + total_length > ctx.len() {
         return Err(Drop::Malformed);
     }
     let fragment = u16::from_be(header.fragment);
@@ -135,23 +151,18 @@ fn ipv4(ctx: &TcContext) -> Result<Network, Drop> {
         source: Addr::from_v4_word(header.source),
         destination: Addr::from_v4_word(header.destination),
         protocol: Protocol::new(header.protocol),
-        l4: L3 + header_length as usize,
-        payload: total_length - header_length,
+        l4: at + header_length as usize,
+        end: at as u32 + total_length,
         ttl: header.ttl,
         fragment: piece(fragment & 0x1fff, fragment & 0x2000 != 0),
     })
 }
 
 #[inline(always)]
-fn ipv6(ctx: &TcContext) -> Result<Option<Network>, Drop> {
-    let header: Ipv6Header = load(ctx, L3)?;
-    let payload_length = u32::from(u16::from_be(header.payload_length));
-    let end = L3 as u32 + 40 + payload_length;
-    if end > ctx.len() {
-        return Err(Drop::Malformed);
-    }
+fn ipv6(ctx: &TcContext, at: usize) -> Result<Network, Drop> {
+    let header: Ipv6Header = load(ctx, at)?;
     let mut next = header.next_header;
-    let mut l4 = L3 + 40;
+    let mut l4 = at + 40;
     let mut fragment = Fragment::Whole;
     for _ in 0..MAX_EXTENSIONS {
         match next {
@@ -161,26 +172,29 @@ fn ipv6(ctx: &TcContext) -> Result<Option<Network>, Drop> {
                 next = following;
                 l4 += (usize::from(length) + 1) * 8;
             }
-            // Fragment (section 4.5).
+            // Fragment (section 4.5). What follows in a later piece is no header.
             44 => {
-                let words: [u16; 2] = load(ctx, l4)?;
-                let offset = u16::from_be(words[1]);
+                let [following, _, high, low]: [u8; 4] = load(ctx, l4)?;
+                let offset = u16::from_be_bytes([high, low]);
                 fragment = piece(offset & 0xfff8, offset & 1 != 0);
-                next = u16::from_be(words[0]).to_be_bytes()[0];
+                next = following;
                 l4 += 8;
+                if fragment == Fragment::Later {
+                    break;
+                }
             }
             _ => break,
         }
     }
-    Ok(Some(Network {
+    Ok(Network {
         source: Addr::from_words(header.source),
         destination: Addr::from_words(header.destination),
         protocol: Protocol::new(next),
         l4,
-        payload: end.checked_sub(l4 as u32).ok_or(Drop::Malformed)?,
+        end: at as u32 + 40 + u32::from(u16::from_be(header.payload_length)),
         ttl: header.hop_limit,
         fragment,
-    }))
+    })
 }
 
 #[inline(always)]
@@ -199,29 +213,92 @@ fn transport(ctx: &TcContext, network: &Network) -> Result<Option<Packet>, Drop>
         Protocol::UDP => 8,
         _ => return Ok(None),
     };
-    let mut ports = [Port::NONE; 2];
+    let payload = network.payload()?;
+    let mut flow = Flow::new(
+        (network.source, Port::NONE),
+        (network.destination, Port::NONE),
+        network.protocol,
+    );
     let mut tcp_flags = 0;
     if network.fragment != Fragment::Later {
-        if network.payload < header_length {
+        if payload < header_length {
             return Err(Drop::Malformed);
         }
-        ports = load::<[u16; 2]>(ctx, network.l4)?.map(Port::from_word);
+        (flow.source_port, flow.destination_port) = ports(ctx, network.l4)?;
         if network.protocol == Protocol::TCP {
             tcp_flags = load(ctx, network.l4 + 13)?;
         }
     }
     Ok(Some(Packet {
-        flow: Flow::new(
-            (network.source, ports[0]),
-            (network.destination, ports[1]),
-            network.protocol,
-        ),
+        flow,
         l4: network.l4,
-        payload: network.payload,
+        payload,
         ttl: network.ttl,
         tcp_flags,
         fragment: network.fragment,
     }))
+}
+
+/// An ICMP error about a TCP or UDP packet.
+pub(crate) struct IcmpError {
+    /// Who sends it to whom.
+    pub(crate) source: Addr,
+    pub(crate) destination: Addr,
+    /// Where the ICMP header begins.
+    pub(crate) l4: usize,
+    /// Time to live or hop limit.
+    pub(crate) ttl: u8,
+    /// The flow of the packet it is about.
+    pub(crate) about: Flow,
+    /// Where that packet's quoted IP header begins.
+    pub(crate) quoted_l3: usize,
+    /// Where its transport header begins.
+    pub(crate) quoted_l4: usize,
+}
+
+/// The ICMP error in `ctx`; `None` if it is none, or about something that is none of ours.
+#[inline(always)]
+pub(crate) fn icmp_error(ctx: &TcContext) -> Result<Option<IcmpError>, Drop> {
+    let Some(network) = network(ctx)? else {
+        return Ok(None);
+    };
+    if network.fragment != Fragment::Whole {
+        return Ok(None);
+    }
+    let kind: u8 = load(ctx, network.l4)?;
+    let quoted_l3 = network.l4 + 8;
+    let quoted = match (network.protocol, kind) {
+        // Unreachable, time exceeded, parameter problem (RFC 792).
+        (Protocol::ICMP, 3 | 11 | 12) => ipv4(ctx, quoted_l3)?,
+        // Unreachable, too big, time exceeded, parameter problem (RFC 4443).
+        (Protocol::ICMPV6, 1..=4) => ipv6(ctx, quoted_l3)?,
+        _ => return Ok(None),
+    };
+    if quoted.fragment == Fragment::Later
+        || (quoted.protocol != Protocol::TCP && quoted.protocol != Protocol::UDP)
+    {
+        return Ok(None);
+    }
+    let (source_port, destination_port) = ports(ctx, quoted.l4)?;
+    Ok(Some(IcmpError {
+        source: network.source,
+        destination: network.destination,
+        l4: network.l4,
+        ttl: network.ttl,
+        about: Flow::new(
+            (quoted.source, source_port),
+            (quoted.destination, destination_port),
+            quoted.protocol,
+        ),
+        quoted_l3,
+        quoted_l4: quoted.l4,
+    }))
+}
+
+#[inline(always)]
+fn ports(ctx: &TcContext, l4: usize) -> Result<(Port, Port), Drop> {
+    let [source, destination]: [u16; 2] = load(ctx, l4)?;
+    Ok((Port::from_word(source), Port::from_word(destination)))
 }
 
 #[inline(always)]
