@@ -1,6 +1,5 @@
 //! System calls that no safe wrapper offers: all of this package's `unsafe` is here.
 
-use std::convert::Infallible;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -21,7 +20,9 @@ pub(crate) fn fork_single_threaded() -> nix::Result<ForkResult> {
 }
 
 fn threads() -> Option<usize> {
-    std::fs::read_dir("/proc/self/task").ok().map(Iterator::count)
+    std::fs::read_dir("/proc/self/task")
+        .ok()
+        .map(Iterator::count)
 }
 
 /// A descriptor of the process `pid`, which becomes readable when the process ends.
@@ -42,7 +43,13 @@ pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: Signal) -> nix::Result
     // SAFETY: the signal information may be null, by the call's contract; no other pointer is passed.
     let result = unsafe {
         let info = std::ptr::null::<libc::siginfo_t>();
-        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal as libc::c_int, info, 0)
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal as libc::c_int,
+            info,
+            0,
+        )
     };
     Errno::result(result).map(drop)
 }
@@ -51,7 +58,14 @@ pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: Signal) -> nix::Result
 pub(crate) fn close_on_exec_from(first: u32) -> nix::Result<()> {
     #[expect(unsafe_code, reason = "close_range has no wrapper in nix")]
     // SAFETY: with CLOSE_RANGE_CLOEXEC the call closes nothing now, so no owner of a descriptor is betrayed.
-    let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
     Errno::result(result).map(drop)
 }
 
@@ -59,7 +73,15 @@ pub(crate) fn close_on_exec_from(first: u32) -> nix::Result<()> {
 pub(crate) fn drop_bounding(capability: u8) -> nix::Result<()> {
     #[expect(unsafe_code, reason = "PR_CAPBSET_DROP has no wrapper in nix")]
     // SAFETY: this option reads one integer.
-    let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability), 0, 0, 0) };
+    let result = unsafe {
+        libc::prctl(
+            libc::PR_CAPBSET_DROP,
+            libc::c_ulong::from(capability),
+            0,
+            0,
+            0,
+        )
+    };
     Errno::result(result).map(drop)
 }
 
@@ -79,15 +101,26 @@ pub(crate) fn clear_inheritable() -> nix::Result<()> {
     }
     /// _LINUX_CAPABILITY_VERSION_3: two words of sets.
     const VERSION: u32 = 0x2008_0522;
-    let mut header = Header { version: VERSION, pid: 0 };
+    let mut header = Header {
+        version: VERSION,
+        pid: 0,
+    };
     let mut sets = [Sets::default(); 2];
     #[expect(unsafe_code, reason = "capget and capset have no wrapper in nix")]
     // SAFETY: both structures have the layout of the kernel's cap_user_header_t and two cap_user_data_t, which is what
     // version 3 reads and writes, and they live across the calls.
     unsafe {
-        Errno::result(libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()))?;
+        Errno::result(libc::syscall(
+            libc::SYS_capget,
+            &raw mut header,
+            sets.as_mut_ptr(),
+        ))?;
         sets.iter_mut().for_each(|set| set.inheritable = 0);
-        Errno::result(libc::syscall(libc::SYS_capset, &raw mut header, sets.as_ptr()))?;
+        Errno::result(libc::syscall(
+            libc::SYS_capset,
+            &raw mut header,
+            sets.as_ptr(),
+        ))?;
     }
     Ok(())
 }
@@ -102,7 +135,12 @@ pub(crate) fn set_controlling_terminal(fd: BorrowedFd<'_>) -> nix::Result<()> {
 
 /// Sets a terminal's size.
 pub(crate) fn set_window_size(fd: BorrowedFd<'_>, columns: u16, rows: u16) -> nix::Result<()> {
-    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    let size = libc::winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     #[expect(unsafe_code, reason = "TIOCSWINSZ has no wrapper in nix")]
     // SAFETY: TIOCSWINSZ reads one winsize, which lives across the call.
     let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
@@ -112,10 +150,20 @@ pub(crate) fn set_window_size(fd: BorrowedFd<'_>, columns: u16, rows: u16) -> ni
 /// Installs a seccomp filter for this thread and all that it becomes.
 pub(crate) fn install_seccomp(filter: &[libc::sock_filter]) -> nix::Result<()> {
     let len = u16::try_from(filter.len()).map_err(|_| Errno::EINVAL)?;
-    let program = libc::sock_fprog { len, filter: filter.as_ptr().cast_mut() };
+    let program = libc::sock_fprog {
+        len,
+        filter: filter.as_ptr().cast_mut(),
+    };
     #[expect(unsafe_code, reason = "seccomp has no wrapper in nix")]
     // SAFETY: `program` points to `len` instructions that live across the call; the kernel only reads and verifies them.
-    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            0,
+            &raw const program,
+        )
+    };
     Errno::result(result).map(drop)
 }
 
@@ -148,7 +196,7 @@ pub(crate) enum Standard {
 }
 
 /// Ends this process at once, running nothing: for the child of a fork.
-pub(crate) fn exit_now(code: i32) -> Infallible {
+pub(crate) fn exit_now(code: i32) -> ! {
     #[expect(unsafe_code, reason = "_exit has no safe wrapper")]
     // SAFETY: _exit never returns and runs no code of this process.
     unsafe {
@@ -158,5 +206,9 @@ pub(crate) fn exit_now(code: i32) -> Infallible {
 
 /// Opens `/dev/null`.
 pub(crate) fn dev_null() -> io::Result<OwnedFd> {
-    Ok(std::fs::File::options().read(true).write(true).open("/dev/null")?.into())
+    Ok(std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?
+        .into())
 }

@@ -9,6 +9,8 @@ mod archive;
 mod layer;
 mod pull;
 
+pub(crate) use archive::architecture;
+
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};

@@ -38,16 +38,29 @@ impl Hierarchies {
     }
 
     fn parse(mountinfo: &str) -> Self {
-        let mut found = Self { v1: BTreeMap::new(), v2: None };
+        let mut found = Self {
+            v1: BTreeMap::new(),
+            v2: None,
+        };
         for line in mountinfo.lines() {
-            let Some((mount, source)) = line.split_once(" - ") else { continue };
-            let Some(point) = mount.split(' ').nth(4).map(PathBuf::from) else { continue };
+            let Some((mount, source)) = line.split_once(" - ") else {
+                continue;
+            };
+            let Some(point) = mount.split(' ').nth(4).map(PathBuf::from) else {
+                continue;
+            };
             let mut source = source.split(' ');
             match (source.next(), source.nth(1)) {
                 (Some("cgroup2"), _) => found.v2 = found.v2.or(Some(point)),
                 (Some("cgroup"), Some(options)) => {
-                    for controller in options.split(',').filter(|option| V1_CONTROLLERS.contains(option)) {
-                        found.v1.entry(controller.to_owned()).or_insert_with(|| point.clone());
+                    for controller in options
+                        .split(',')
+                        .filter(|option| V1_CONTROLLERS.contains(option))
+                    {
+                        found
+                            .v1
+                            .entry(controller.to_owned())
+                            .or_insert_with(|| point.clone());
                     }
                 }
                 _ => {}
@@ -59,8 +72,15 @@ impl Hierarchies {
     /// The directories of the group `path` in every hierarchy.
     pub(crate) fn group(&self, path: &Path) -> CgroupDirs {
         let path = path.strip_prefix("/").unwrap_or(path);
-        let v1 = self.v1.iter().map(|(controller, mount)| (controller.clone(), mount.join(path))).collect();
-        CgroupDirs { v1, v2: self.v2.as_ref().map(|mount| mount.join(path)) }
+        let v1 = self
+            .v1
+            .iter()
+            .map(|(controller, mount)| (controller.clone(), mount.join(path)))
+            .collect();
+        CgroupDirs {
+            v1,
+            v2: self.v2.as_ref().map(|mount| mount.join(path)),
+        }
     }
 }
 
@@ -74,18 +94,28 @@ pub(crate) struct CgroupDirs {
 impl CgroupDirs {
     /// The group `name` below this one.
     pub(crate) fn child(&self, name: &str) -> Self {
-        let v1 = self.v1.iter().map(|(controller, dir)| (controller.clone(), dir.join(name))).collect();
-        Self { v1, v2: self.v2.as_ref().map(|dir| dir.join(name)) }
+        let v1 = self
+            .v1
+            .iter()
+            .map(|(controller, dir)| (controller.clone(), dir.join(name)))
+            .collect();
+        Self {
+            v1,
+            v2: self.v2.as_ref().map(|dir| dir.join(name)),
+        }
     }
 
     /// Makes the group's directories.
     pub(crate) fn create(&self) -> io::Result<()> {
-        self.dirs().try_for_each(|dir| fs::create_dir_all(dir).map_err(at(dir)))
+        self.dirs()
+            .try_for_each(|dir| fs::create_dir_all(dir).map_err(at(dir)))
     }
 
     /// Lets groups below this one have limits. On version 2 that is refused while processes are in this very group.
     pub(crate) fn delegate(&self) -> io::Result<()> {
-        let Some(dir) = self.v2.as_ref().filter(|_| !self.v1.contains_key("memory")) else { return Ok(()) };
+        let Some(dir) = self.v2.as_ref().filter(|_| !self.v1.contains_key("memory")) else {
+            return Ok(());
+        };
         let path = dir.join("cgroup.subtree_control");
         fs::write(&path, V2_CONTROLLERS).map_err(at(&path))
     }
@@ -105,7 +135,9 @@ impl CgroupDirs {
     fn settings(&self, limits: &Limits) -> Vec<(PathBuf, String)> {
         // A thousandth of a CPU is 1.024 shares; the kernel's least is 2.
         let shares = (limits.cpu_request * 1024 / 1000).clamp(2, 262_144);
-        let quota = limits.cpu_limit.map(|milli| (milli * CPU_PERIOD / 1000).max(1000));
+        let quota = limits
+            .cpu_limit
+            .map(|milli| (milli * CPU_PERIOD / 1000).max(1000));
         let mut files = Vec::new();
         let mut put = |dir: Option<&PathBuf>, name: &str, value: Option<String>| {
             if let (Some(dir), Some(value)) = (dir, value) {
@@ -114,19 +146,51 @@ impl CgroupDirs {
         };
         let v1 = |controller| self.v1.get(controller);
         put(v1("cpu"), "cpu.shares", Some(shares.to_string()));
-        put(v1("cpu"), "cpu.cfs_period_us", quota.map(|_| CPU_PERIOD.to_string()));
-        put(v1("cpu"), "cpu.cfs_quota_us", quota.map(|quota| quota.to_string()));
-        put(v1("memory"), "memory.limit_in_bytes", limits.memory_limit.map(|bytes| bytes.to_string()));
-        put(v1("pids"), "pids.max", limits.pids_limit.map(|count| count.to_string()));
+        put(
+            v1("cpu"),
+            "cpu.cfs_period_us",
+            quota.map(|_| CPU_PERIOD.to_string()),
+        );
+        put(
+            v1("cpu"),
+            "cpu.cfs_quota_us",
+            quota.map(|quota| quota.to_string()),
+        );
+        put(
+            v1("memory"),
+            "memory.limit_in_bytes",
+            limits.memory_limit.map(|bytes| bytes.to_string()),
+        );
+        put(
+            v1("pids"),
+            "pids.max",
+            limits.pids_limit.map(|count| count.to_string()),
+        );
         if !self.v1.contains_key("memory") {
             let v2 = self.v2.as_ref();
             // Shares 2..262144 become weights 1..10000.
             let weight = 1 + (shares - 2) * 9999 / 262_142;
             put(v2, "cpu.weight", Some(weight.to_string()));
-            put(v2, "cpu.max", quota.map(|quota| format!("{quota} {CPU_PERIOD}")));
-            put(v2, "memory.max", limits.memory_limit.map(|bytes| bytes.to_string()));
-            put(v2, "memory.oom.group", limits.memory_limit.map(|_| "1".to_owned()));
-            put(v2, "pids.max", limits.pids_limit.map(|count| count.to_string()));
+            put(
+                v2,
+                "cpu.max",
+                quota.map(|quota| format!("{quota} {CPU_PERIOD}")),
+            );
+            put(
+                v2,
+                "memory.max",
+                limits.memory_limit.map(|bytes| bytes.to_string()),
+            );
+            put(
+                v2,
+                "memory.oom.group",
+                limits.memory_limit.map(|_| "1".to_owned()),
+            );
+            put(
+                v2,
+                "pids.max",
+                limits.pids_limit.map(|count| count.to_string()),
+            );
         }
         files
     }
@@ -141,14 +205,24 @@ impl CgroupDirs {
 
     /// How often the kernel has killed a process of the group for want of memory.
     pub(crate) fn memory_kills(&self) -> u64 {
-        let v1 = self.v1.get("memory").map(|dir| dir.join("memory.oom_control"));
+        let v1 = self
+            .v1
+            .get("memory")
+            .map(|dir| dir.join("memory.oom_control"));
         let v2 = self.v2.as_ref().map(|dir| dir.join("memory.events"));
-        v1.iter().chain(&v2).filter_map(|path| field(path, "oom_kill")).max().unwrap_or(0)
+        v1.iter()
+            .chain(&v2)
+            .filter_map(|path| field(path, "oom_kill"))
+            .max()
+            .unwrap_or(0)
     }
 
     /// Bytes of memory in use, if anyone counts.
     pub(crate) fn memory_usage(&self) -> Option<u64> {
-        let v1 = self.v1.get("memory").map(|dir| dir.join("memory.usage_in_bytes"));
+        let v1 = self
+            .v1
+            .get("memory")
+            .map(|dir| dir.join("memory.usage_in_bytes"));
         let path = v1.or_else(|| self.v2.as_ref().map(|dir| dir.join("memory.current")))?;
         fs::read_to_string(path).ok()?.trim().parse().ok()
     }
@@ -171,9 +245,16 @@ impl CgroupDirs {
         loop {
             for pid in self.processes() {
                 // Gone already is as good.
-                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).ok();
+                nix::sys::signal::kill(
+                    nix::unistd::Pid::from_raw(pid),
+                    nix::sys::signal::Signal::SIGKILL,
+                )
+                .ok();
             }
-            match self.dirs().try_for_each(|dir| ignore_missing(remove_tree(dir)).map_err(at(dir))) {
+            match self
+                .dirs()
+                .try_for_each(|dir| ignore_missing(remove_tree(dir)).map_err(at(dir)))
+            {
                 Ok(()) => return Ok(()),
                 Err(error) if Instant::now() >= deadline => return Err(error),
                 // Killed processes stay in their group until they are dead, which nothing announces here.
@@ -191,7 +272,13 @@ impl CgroupDirs {
 /// The value of a line `key value`.
 fn field(path: &Path, key: &str) -> Option<u64> {
     let text = fs::read_to_string(path).ok()?;
-    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+    text.lines().find_map(|line| {
+        line.strip_prefix(key)?
+            .strip_prefix(' ')?
+            .trim()
+            .parse()
+            .ok()
+    })
 }
 
 fn collect_processes(dir: &Path, found: &mut Vec<i32>) {
@@ -205,7 +292,10 @@ fn collect_processes(dir: &Path, found: &mut Vec<i32>) {
 
 fn children(dir: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
 }
 
 /// Removes a group and those below it; the files in them go with them.
@@ -225,19 +315,29 @@ mod tests {
 35 31 0:32 / /sys/fs/cgroup/memory rw,relatime shared:9 - cgroup cgroup rw,memory
 36 31 0:33 / /sys/fs/cgroup/devices rw,relatime - cgroup cgroup rw,devices
 38 31 0:35 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw";
-    const UNIFIED: &str = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate";
+    const UNIFIED: &str =
+        "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate";
 
     fn check(mountinfo: &str, limits: &Limits, expected: &[(&str, &str)]) {
         let group = Hierarchies::parse(mountinfo).group(Path::new("/p"));
-        let found: Vec<(String, String)> =
-            group.settings(limits).into_iter().map(|(path, value)| (path.display().to_string(), value)).collect();
-        let expected: Vec<(String, String)> =
-            expected.iter().map(|(path, value)| (format!("/sys/fs/cgroup/{path}"), (*value).to_owned())).collect();
+        let found: Vec<(String, String)> = group
+            .settings(limits)
+            .into_iter()
+            .map(|(path, value)| (path.display().to_string(), value))
+            .collect();
+        let expected: Vec<(String, String)> = expected
+            .iter()
+            .map(|(path, value)| (format!("/sys/fs/cgroup/{path}"), (*value).to_owned()))
+            .collect();
         assert_eq!(found, expected);
     }
 
-    const LIMITS: Limits =
-        Limits { cpu_request: 250, cpu_limit: Some(500), memory_limit: Some(1 << 20), pids_limit: Some(9) };
+    const LIMITS: Limits = Limits {
+        cpu_request: 250,
+        cpu_limit: Some(500),
+        memory_limit: Some(1 << 20),
+        pids_limit: Some(9),
+    };
 
     #[test]
     fn limits_go_to_version_1_where_its_controllers_are() {
@@ -272,7 +372,13 @@ mod tests {
     #[test]
     fn groups_exist_in_version_2_even_beside_version_1() {
         let group = Hierarchies::parse(HYBRID).group(Path::new("/portolan/node-1"));
-        assert_eq!(group.v2.as_deref(), Some(Path::new("/sys/fs/cgroup/unified/portolan/node-1")));
-        assert_eq!(group.child("pods").v1["memory"], Path::new("/sys/fs/cgroup/memory/portolan/node-1/pods"));
+        assert_eq!(
+            group.v2.as_deref(),
+            Some(Path::new("/sys/fs/cgroup/unified/portolan/node-1"))
+        );
+        assert_eq!(
+            group.child("pods").v1["memory"],
+            Path::new("/sys/fs/cgroup/memory/portolan/node-1/pods")
+        );
     }
 }

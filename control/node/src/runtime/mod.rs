@@ -35,8 +35,9 @@ mod seccomp;
 pub(crate) mod shim;
 mod spec;
 
-pub(crate) use control::{Container, RuntimeError};
+pub(crate) use control::{Container, Found, RuntimeError, clean};
 pub(crate) use enter::ExecRequest;
 pub(crate) use spec::{
-    ContainerSpec, Exit, Limits, Mount, Namespaces, Process, Security, ProcessId, Started, User, UserName,
+    ContainerSpec, Exit, Limits, Mount, Namespaces, Process, Security, Started, User, UserName,
+    read_json,
 };

@@ -99,6 +99,8 @@ pub(crate) struct Security {
 pub(crate) struct Mount {
     /// A file or directory of the machine.
     pub(crate) source: PathBuf,
+    /// A path inside the source, which it cannot leave; made as a directory if missing.
+    pub(crate) sub_path: Option<PathBuf>,
     /// Where it appears in the container.
     pub(crate) target: PathBuf,
     /// The container may not write to it.
@@ -154,7 +156,10 @@ pub(crate) struct ProcessId {
 impl ProcessId {
     /// The process that has the id `pid` now.
     pub(crate) fn of(pid: Pid) -> io::Result<Self> {
-        Ok(Self { pid: pid.as_raw(), start: start_time(pid)? })
+        Ok(Self {
+            pid: pid.as_raw(),
+            start: start_time(pid)?,
+        })
     }
 
     /// True if this very process still exists and is not a zombie.
@@ -180,9 +185,20 @@ fn start_time(pid: Pid) -> io::Result<u64> {
 fn stat(pid: Pid) -> io::Result<Stat> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name in parentheses may hold anything: fields are counted from its end. Field 3 is the state, 22 the start.
-    let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split_ascii_whitespace().collect();
-    let start = fields.get(19).and_then(|field| field.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
-    Ok(Stat { start, zombie: matches!(fields.first(), Some(&"Z" | &"X")) })
+    let fields: Vec<&str> = text
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_ascii_whitespace()
+        .collect();
+    let start = fields
+        .get(19)
+        .and_then(|field| field.parse().ok())
+        .ok_or(io::ErrorKind::InvalidData)?;
+    Ok(Stat {
+        start,
+        zombie: matches!(fields.first(), Some(&"Z" | &"X")),
+    })
 }
 
 /// How a container ended.
@@ -231,7 +247,13 @@ mod tests {
     fn a_process_is_not_mistaken_for_another_of_the_same_number() {
         let mine = ProcessId::of(Pid::this()).expect("this process exists");
         assert!(mine.is_alive());
-        assert!(!ProcessId { start: mine.start + 1, ..mine }.is_alive());
+        assert!(
+            !ProcessId {
+                start: mine.start + 1,
+                ..mine
+            }
+            .is_alive()
+        );
         assert!(ProcessId::of(Pid::from_raw(i32::MAX)).is_err());
     }
 }
