@@ -71,7 +71,9 @@ fn tagged(request: &Request<Incoming>, mut answer: Answer, document: &Value) -> 
     let tag = format!("\"{:016x}\"", fingerprint(document.to_string().as_bytes()));
     let tag = HeaderValue::from_str(&tag).expect("hexadecimal digits are plain ASCII");
     if request.headers().get(IF_NONE_MATCH) == Some(&tag) {
-        answer = respond::text(StatusCode::NOT_MODIFIED, Bytes::new());
+        // The headers stay: caches put them over the ones they have.
+        *answer.status_mut() = StatusCode::NOT_MODIFIED;
+        *answer.body_mut() = respond::full(Bytes::new());
     }
     answer.headers_mut().insert(ETAG, tag);
     answer

@@ -60,7 +60,11 @@ fn refused(error: PatchError) -> ApiError {
     let text = error.to_string();
     match error {
         PatchError::Invalid(_) => ApiError::bad_request(text),
-        PatchError::Unprocessable(_) => ApiError::new(422, "Invalid", text),
+        PatchError::Unprocessable(_) => ApiError::new(
+            422,
+            "Invalid",
+            "the server rejected our request due to an error in our request",
+        ),
         PatchError::TooLarge(_) => ApiError::new(413, "RequestEntityTooLarge", text),
     }
 }

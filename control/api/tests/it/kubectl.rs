@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use crate::support::{PATIENCE, Server, furnish, run};
 
 /// The versions to try: the machine's (or a 1.32 that lies beside it) and the one fetched for tests.
-fn programs() -> Vec<PathBuf> {
+pub(crate) fn programs() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let own = std::env::split_paths(&path)
         .map(|directory| directory.join("kubectl"))
@@ -23,20 +23,19 @@ fn programs() -> Vec<PathBuf> {
         .collect()
 }
 
-/// kubectl against a server of its own.
-struct Kubectl {
+/// One version of kubectl, as the administrator of a server.
+pub(crate) struct Kubectl {
     program: PathBuf,
-    server: Server,
+    kubeconfig: PathBuf,
     home: TempDir,
 }
 
 impl Kubectl {
-    async fn start(program: PathBuf) -> Self {
-        let server = Server::start().await;
-        furnish(&server.wire().await, "default").await;
+    pub(crate) fn on(program: &Path, server: &Server) -> Self {
+        let kubeconfig = server.kubeconfig_path();
         Self {
-            program,
-            server,
+            program: program.to_owned(),
+            kubeconfig,
             home: tempfile::tempdir().unwrap(),
         }
     }
@@ -46,13 +45,18 @@ impl Kubectl {
         [
             (
                 "KUBECONFIG".into(),
-                self.server.kubeconfig_path().to_str().unwrap().into(),
+                self.kubeconfig.to_str().unwrap().into(),
             ),
             ("KUBECACHEDIR".into(), cache.to_str().unwrap().into()),
         ]
     }
 
-    async fn outcome(&self, command: &str, stdin: &str, editor: &str) -> crate::support::Outcome {
+    pub(crate) async fn outcome(
+        &self,
+        command: &str,
+        stdin: &str,
+        editor: &str,
+    ) -> crate::support::Outcome {
         let args: Vec<&str> = command.split(' ').collect();
         let env = self.env();
         let mut env: Vec<(&str, &str)> = env
@@ -121,9 +125,10 @@ spec: {type: NodePort, selector: {app: app}, ports: [{port: 80}]}
 /// Runs a scenario with every version at hand.
 async fn with_each(scenario: impl AsyncFn(&Kubectl)) {
     for program in programs() {
-        let kubectl = Kubectl::start(program).await;
-        scenario(&kubectl).await;
-        kubectl.server.stop().await;
+        let server = Server::start().await;
+        furnish(&server.wire().await, "default").await;
+        scenario(&Kubectl::on(&program, &server)).await;
+        server.stop().await;
     }
 }
 

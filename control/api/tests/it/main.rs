@@ -5,6 +5,7 @@ mod kube_client;
 mod kubectl;
 mod python;
 mod services;
+mod streams;
 mod support;
 mod tokens;
 mod watches;

@@ -124,9 +124,12 @@ impl Server {
 }
 
 async fn client_of(kubeconfig: Kubeconfig) -> Client {
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+    let options = KubeConfigOptions::default();
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &options)
         .await
         .unwrap();
+    // Tests want to see refusals, not outlast them.
+    config.default_retry = false;
     Client::try_from(config).unwrap()
 }
 
