@@ -7,6 +7,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::unistd::{ForkResult, Pid};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// Forks this process, which must have one thread only.
 pub(crate) fn fork_single_threaded() -> nix::Result<ForkResult> {
@@ -211,4 +213,13 @@ pub(crate) fn dev_null() -> io::Result<OwnedFd> {
         .write(true)
         .open("/dev/null")?
         .into())
+}
+
+/// Lets the agent's runtime wait for a descriptor.
+pub(crate) fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    #[expect(unsafe_code, reason = "the registration trusts `as_raw_fd`")]
+    // SAFETY: an `OwnedFd` is the same open descriptor for as long as it lives, and only the `AsyncFd` can drop it.
+    unsafe {
+        AsyncFd::register_with_interest(fd, interest).map_err(Into::into)
+    }
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use nix::sys::signal::Signal;
-use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncBufReadExt, BufReader, Interest};
 use tokio::process::Command;
 
@@ -141,7 +140,7 @@ impl Container {
             Ok(_) | Err(nix::errno::Errno::ESRCH) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        AsyncFd::register_with_interest(pidfd, Interest::READABLE)?
+        sys::watch(pidfd, Interest::READABLE)?
             .readable()
             .await
             .map(drop)

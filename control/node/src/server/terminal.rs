@@ -6,6 +6,7 @@ use std::process::Stdio;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::sys;
@@ -34,7 +35,7 @@ impl Terminal {
         ];
         Ok((
             Self {
-                master: AsyncFd::register(pty.master)?,
+                master: sys::watch(pty.master, Interest::READABLE | Interest::WRITABLE)?,
             },
             streams,
         ))
