@@ -329,7 +329,7 @@ pub struct Node {
 /// Value of `CONNTRACK`: what one direction of a connection is translated to, and on whose behalf.
 ///
 /// The two directions of a connection name each other: the key of one is the reverse of the other's [`Self::to`].
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connection {
     /// What the packet's flow becomes.

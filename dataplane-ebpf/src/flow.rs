@@ -17,8 +17,10 @@ pub struct Flow {
     pub destination_port: Port,
     /// TCP or UDP.
     pub protocol: Protocol,
-    /// Bytes of a hash key are all compared, so padding is spelled out and always zero.
-    padding: [u8; 3],
+    /// Bytes of a hash key are all compared, so padding is spelled out and always zero. Two integers: the compiler for BPF
+    /// clears an array of three bytes by a call.
+    padding: u8,
+    more_padding: u16,
 }
 
 impl Flow {
@@ -31,7 +33,8 @@ impl Flow {
             source_port: source.1,
             destination_port: destination.1,
             protocol,
-            padding: [0; 3],
+            padding: 0,
+            more_padding: 0,
         }
     }
 

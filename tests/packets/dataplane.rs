@@ -1,11 +1,13 @@
 //! The dataplane under test: the real object file in the real kernel, with maps of its own.
 
+use std::io::ErrorKind;
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{
-    CgroupSock, CgroupSockAddr, ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions,
+    CgroupSock, CgroupSockAddr, ProgramError, ProgramInfo, SchedClassifier, TestRun as _,
+    TestRunOptions,
 };
 use aya::{Ebpf, EbpfLoader, Pod};
 use dataplane_ebpf::abi::{
@@ -61,11 +63,25 @@ impl Dataplane {
             .ebpf
             .program_mut(name)
             .with_context(|| format!("no program {name}"))?;
-        let loaded = match hook {
-            Hook::SocketAddress => <&mut CgroupSockAddr>::try_from(program)?.load(),
-            Hook::Socket => <&mut CgroupSock>::try_from(program)?.load(),
-            Hook::Ingress | Hook::Egress => <&mut SchedClassifier>::try_from(program)?.load(),
+        let mut load = || match hook {
+            Hook::SocketAddress => Ok(<&mut CgroupSockAddr>::try_from(&mut *program)?.load()?),
+            Hook::Socket => Ok(<&mut CgroupSock>::try_from(&mut *program)?.load()?),
+            Hook::Ingress | Hook::Egress => {
+                Ok(<&mut SchedClassifier>::try_from(&mut *program)?.load()?)
+            }
         };
+        let mut loaded: Result<(), ProgramError> = load();
+        // A signal, such as a child's end, interrupts the verifier with EAGAIN; libbpf tries five times as well.
+        for _ in 0..5 {
+            match loaded {
+                Err(ProgramError::LoadError { ref io_error, .. })
+                    if io_error.kind() == ErrorKind::WouldBlock =>
+                {
+                    loaded = load()
+                }
+                _ => break,
+            }
+        }
         loaded.with_context(|| format!("the kernel does not accept {name}"))
     }
 

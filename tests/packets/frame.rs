@@ -24,6 +24,8 @@ pub(crate) struct Frame {
     pub(crate) ttl: u8,
     /// IPv4 flags and offset, or the IPv6 fragment header's, if the packet is a fragment.
     pub(crate) fragment: Option<u16>,
+    /// Whether the IP header has options that say nothing.
+    pub(crate) options: bool,
     pub(crate) body: Body,
 }
 
@@ -67,6 +69,7 @@ impl Frame {
             destination,
             ttl: 60,
             fragment: None,
+            options: false,
             body,
         }
     }
@@ -98,13 +101,16 @@ impl Frame {
     }
 
     fn ipv4(&self, source: Ipv4Addr, destination: Ipv4Addr, segment: &[u8]) -> Vec<u8> {
-        let mut header = vec![0x45, 0];
-        header.extend(length(20 + segment.len()));
+        // Four bytes of "no operation" (RFC 791).
+        let options: &[u8] = if self.options { &[1; 4] } else { &[] };
+        let mut header = vec![0x45 + options.len() as u8 / 4, 0];
+        header.extend(length(20 + options.len() + segment.len()));
         header.extend([0, 0]);
         header.extend(self.fragment.unwrap_or(0).to_be_bytes());
         header.extend([self.ttl, self.body.protocol(true), 0, 0]);
         header.extend(source.octets());
         header.extend(destination.octets());
+        header.extend(options);
         let sum = checksum::sum(&header).checksum();
         header[10..12].copy_from_slice(&sum.to_ne_bytes());
         [&header, segment].concat()
@@ -112,26 +118,21 @@ impl Frame {
 
     fn ipv6(&self, source: Ipv6Addr, destination: Ipv6Addr, segment: &[u8]) -> Vec<u8> {
         let protocol = self.body.protocol(false);
-        let mut payload = Vec::new();
-        if let Some(fragment) = self.fragment {
-            payload.extend([protocol, 0]);
-            payload.extend(fragment.to_be_bytes());
-            payload.extend([0, 0, 0, 1]);
-        }
-        payload.extend(segment);
+        let (next, extension) = match (self.options, self.fragment) {
+            // A destination options header with six bytes of padding (RFC 8200, section 4.6).
+            (true, _) => (60, vec![protocol, 0, 1, 4, 0, 0, 0, 0]),
+            (false, None) => (protocol, vec![]),
+            (false, Some(fragment)) => {
+                let [high, low] = fragment.to_be_bytes();
+                (44, vec![protocol, 0, high, low, 0, 0, 0, 1])
+            }
+        };
         let mut header = vec![0x60, 0, 0, 0];
-        header.extend(length(payload.len()));
-        header.extend([
-            if self.fragment.is_some() {
-                44
-            } else {
-                protocol
-            },
-            self.ttl,
-        ]);
+        header.extend(length(extension.len() + segment.len()));
+        header.extend([next, self.ttl]);
         header.extend(source.octets());
         header.extend(destination.octets());
-        [header, payload].concat()
+        [&header, &extension[..], segment].concat()
     }
 
     fn segment(&self) -> Vec<u8> {
@@ -239,6 +240,7 @@ impl Frame {
             destination: Ipv4Addr::from(array::<4>(packet, 16)?).into(),
             ttl: header[8],
             fragment: (fragment != 0).then_some(fragment),
+            options: false,
             body: Body::decode(header[9], &packet[20..])?,
         }
         .verified(&packet[20..])
@@ -263,6 +265,7 @@ impl Frame {
             destination: Ipv6Addr::from(array::<16>(packet, 24)?).into(),
             ttl: header[7],
             fragment: None,
+            options: false,
             body: Body::decode(header[6], &packet[40..])?,
         }
         .verified(&packet[40..])

@@ -9,6 +9,7 @@ use super::service::{self, Standing};
 use super::stats;
 use super::work::Work;
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use core::ptr::copy_nonoverlapping;
 use dataplane_ebpf::abi::{Connection, UDP_IDLE, moment};
 use dataplane_ebpf::drop::Drop;
 use dataplane_ebpf::flow::Flow;
@@ -50,16 +51,22 @@ pub(crate) fn resume(work: &mut Work, known: &mut Connection) -> Result<Course, 
                 close(&work.packet.flow, &known.partner());
                 return Ok(course);
             }
-            touch(&work.packet, known);
-            work.connection = *known;
+            take_up(work, known);
             Ok(course)
         }
         _ => {
-            touch(&work.packet, known);
-            work.connection = *known;
+            take_up(work, known);
             Ok(Course::Continue)
         }
     }
+}
+
+#[inline(always)]
+fn take_up(work: &mut Work, known: &mut Connection) {
+    touch(&work.packet, known);
+    // SAFETY: both are valid, and in different maps. An assignment would become a call that copies byte by byte, since
+    // the compiler cannot know that.
+    unsafe { copy_nonoverlapping(&raw const *known, &raw mut work.connection, 1) };
 }
 
 /// Decides what becomes of a client's `packet` that belongs to `connection`.

@@ -143,7 +143,7 @@ fn ipv4(ctx: &TcContext, at: usize) -> Result<Network, Drop> {
     let header: Ipv4Header = load(ctx, at)?;
     let header_length = u32::from(header.version_ihl & 0xf) * 4;
     let total_length = u32::from(u16::from_be(header.total_length));
-    if header.version_ihl >> 4 != 4 || header_length < 20 || total_length < header_length {
+    if header.version_ihl >> 4 != 4 || header_length < 20 {
         return Err(Drop::Malformed);
     }
     let fragment = u16::from_be(header.fragment);
@@ -152,7 +152,7 @@ fn ipv4(ctx: &TcContext, at: usize) -> Result<Network, Drop> {
         destination: Addr::from_v4_word(header.destination),
         protocol: Protocol::new(header.protocol),
         l4: at + header_length as usize,
-        end: at as u32 + total_length,
+        end: end(ctx, at, total_length),
         ttl: header.ttl,
         fragment: piece(fragment & 0x1fff, fragment & 0x2000 != 0),
     })
@@ -161,6 +161,7 @@ fn ipv4(ctx: &TcContext, at: usize) -> Result<Network, Drop> {
 #[inline(always)]
 fn ipv6(ctx: &TcContext, at: usize) -> Result<Network, Drop> {
     let header: Ipv6Header = load(ctx, at)?;
+    let payload_length = u32::from(u16::from_be(header.payload_length));
     let mut next = header.next_header;
     let mut l4 = at + 40;
     let mut fragment = Fragment::Whole;
@@ -191,10 +192,29 @@ fn ipv6(ctx: &TcContext, at: usize) -> Result<Network, Drop> {
         destination: Addr::from_words(header.destination),
         protocol: Protocol::new(next),
         l4,
-        end: at as u32 + 40 + u32::from(u16::from_be(header.payload_length)),
+        end: end(
+            ctx,
+            at,
+            if payload_length == 0 {
+                0
+            } else {
+                payload_length + 40
+            },
+        ),
         ttl: header.hop_limit,
         fragment,
     })
+}
+
+/// Where the packet at `at` ends. A length of zero stands for one beyond 65,535 bytes, which packets that a device or the
+/// stack has put together may have (BIG TCP).
+#[inline(always)]
+fn end(ctx: &TcContext, at: usize, length: u32) -> u32 {
+    if length == 0 {
+        ctx.len()
+    } else {
+        at as u32 + length
+    }
 }
 
 #[inline(always)]
@@ -256,31 +276,35 @@ pub(crate) struct IcmpError {
     pub(crate) quoted_l4: usize,
 }
 
-/// The ICMP error in `ctx`; `None` if it is none, or about something that is none of ours.
+/// The ICMP error in `ctx`; `None` if it is none, or quotes too little, or something that is none of ours.
 #[inline(always)]
 pub(crate) fn icmp_error(ctx: &TcContext) -> Result<Option<IcmpError>, Drop> {
-    let Some(network) = network(ctx)? else {
-        return Ok(None);
-    };
-    if network.fragment != Fragment::Whole {
-        return Ok(None);
+    match network(ctx)? {
+        Some(network) => Ok(quotation(ctx, &network)),
+        None => Ok(None),
     }
-    let kind: u8 = load(ctx, network.l4)?;
+}
+
+#[inline(always)]
+fn quotation(ctx: &TcContext, network: &Network) -> Option<IcmpError> {
+    if network.fragment != Fragment::Whole {
+        return None;
+    }
+    let kind: u8 = load(ctx, network.l4).ok()?;
     let quoted_l3 = network.l4 + 8;
     let quoted = match (network.protocol, kind) {
         // Unreachable, time exceeded, parameter problem (RFC 792).
-        (Protocol::ICMP, 3 | 11 | 12) => ipv4(ctx, quoted_l3)?,
+        (Protocol::ICMP, 3 | 11 | 12) => ipv4(ctx, quoted_l3).ok()?,
         // Unreachable, too big, time exceeded, parameter problem (RFC 4443).
-        (Protocol::ICMPV6, 1..=4) => ipv6(ctx, quoted_l3)?,
-        _ => return Ok(None),
+        (Protocol::ICMPV6, 1..=4) => ipv6(ctx, quoted_l3).ok()?,
+        _ => return None,
     };
-    if quoted.fragment == Fragment::Later
-        || (quoted.protocol != Protocol::TCP && quoted.protocol != Protocol::UDP)
-    {
-        return Ok(None);
+    let translatable = quoted.protocol == Protocol::TCP || quoted.protocol == Protocol::UDP;
+    if quoted.fragment == Fragment::Later || !translatable {
+        return None;
     }
-    let (source_port, destination_port) = ports(ctx, quoted.l4)?;
-    Ok(Some(IcmpError {
+    let (source_port, destination_port) = ports(ctx, quoted.l4).ok()?;
+    Some(IcmpError {
         source: network.source,
         destination: network.destination,
         l4: network.l4,
@@ -292,7 +316,7 @@ pub(crate) fn icmp_error(ctx: &TcContext) -> Result<Option<IcmpError>, Drop> {
         ),
         quoted_l3,
         quoted_l4: quoted.l4,
-    }))
+    })
 }
 
 #[inline(always)]

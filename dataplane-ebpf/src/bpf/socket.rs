@@ -48,7 +48,7 @@ fn try_connect(call: &Call<'_>) -> Result<(), Drop> {
     let stored = unsafe { CONNECTED.get_or_insert_ptr_mut(call.ctx, Some(&mut peer)) };
     if !stored.is_null() {
         // SAFETY: not null, and alive as long as the socket; a second connect finds the first one's value.
-        unsafe { *stored = peer };
+        unsafe { stored.write(peer) };
     } else if protocol == Protocol::UDP {
         // TCP would only show the backend in getpeername, but UDP would take replies for a stranger's.
         return Err(Drop::TableFull);

@@ -1,0 +1,143 @@
+//! Golden packets: what each hook makes of one packet after another, in both families, for TCP and UDP.
+//!
+//! A case is a list of steps on one dataplane; every case has a client port of its own.
+
+mod cases;
+mod world;
+mod writer;
+
+use anyhow::{Context as _, Result, ensure};
+use dataplane_ebpf::addr::Protocol;
+use dataplane_ebpf::drop::Drop;
+
+use self::world::{World, v4, v6};
+use self::writer::Writer;
+use crate::dataplane::Dataplane;
+use crate::frame::Frame;
+
+/// `TCX_NEXT`.
+const PASS: i32 = -1;
+const SHOT: i32 = 2;
+const REDIRECT: i32 = 7;
+
+/// What a case consists of.
+enum Step {
+    /// A packet from the wire.
+    Ingress(Vec<u8>, Expected),
+    /// A packet to the wire.
+    Egress(Vec<u8>, Expected),
+    /// The daemon changes something.
+    Change(fn(&mut Dataplane) -> Result<()>),
+}
+
+/// What becomes of a packet.
+#[derive(Debug)]
+enum Expected {
+    /// It goes on as it came.
+    Untouched,
+    /// It goes to the stack, or to the wire, like this.
+    Passed(Frame),
+    /// It is sent on from here like this.
+    Sent(Frame),
+    /// It is dropped.
+    Dropped(Drop),
+    /// It is answered like this.
+    Refused(Drop, Frame),
+}
+
+struct Case {
+    name: &'static str,
+    steps: Vec<Step>,
+}
+
+/// Runs a case's steps; an error shows the step with its packets decoded.
+fn check(world: &mut World, case: &Case) -> Result<()> {
+    for (number, step) in case.steps.iter().enumerate() {
+        let (hook, packet, expected) = match step {
+            Step::Change(change) => {
+                change(&mut world.dataplane)?;
+                continue;
+            }
+            Step::Ingress(packet, expected) => ("ingress", packet, expected),
+            Step::Egress(packet, expected) => ("egress", packet, expected),
+        };
+        check_packet(world, hook, packet, expected)
+            .with_context(|| format!("{}, step {number}: {hook} of {}", case.name, show(packet)))?;
+    }
+    Ok(())
+}
+
+fn check_packet(world: &World, hook: &str, packet: &[u8], expected: &Expected) -> Result<()> {
+    let before = world.dataplane.drops()?;
+    let (verdict, out, _) = world.run(hook, packet, 1)?;
+    let dropped = dropped_since(&before, &world.dataplane.drops()?);
+    let (wanted_verdict, wanted_packet, wanted_drop) = match expected {
+        Expected::Untouched => (PASS, Some(packet.to_vec()), None),
+        Expected::Passed(frame) => (PASS, Some(frame.bytes()), None),
+        Expected::Sent(frame) => (REDIRECT, Some(frame.bytes()), None),
+        Expected::Dropped(reason) => (SHOT, None, Some(*reason)),
+        Expected::Refused(reason, frame) => (REDIRECT, Some(frame.bytes()), Some(*reason)),
+    };
+    ensure!(
+        verdict == wanted_verdict && dropped == wanted_drop,
+        "verdict {verdict} and drop {dropped:?} with {}, wanted {expected:?}",
+        show(&out)
+    );
+    if let Some(wanted) = wanted_packet {
+        ensure!(
+            out == wanted,
+            "became {}\n  {out:02x?}\nwanted {}\n  {wanted:02x?}",
+            show(&out),
+            show(&wanted)
+        );
+    }
+    Ok(())
+}
+
+/// The reason that was counted between two readings.
+fn dropped_since(before: &[(Drop, u64)], after: &[(Drop, u64)]) -> Option<Drop> {
+    let new = after.iter().find(|count| !before.contains(count));
+    new.map(|(reason, _)| *reason)
+}
+
+fn show(packet: &[u8]) -> String {
+    match Frame::decode(packet) {
+        Ok(frame) => format!("{frame:?}"),
+        Err(error) => format!("{error:#} in {packet:02x?}"),
+    }
+}
+
+fn check_all(cases: fn(Writer) -> Vec<Case>, protocols: &[Protocol]) {
+    for (addresses, protocol) in [v4(), v6()]
+        .into_iter()
+        .flat_map(|a| protocols.iter().map(move |p| (a, *p)))
+    {
+        let mut world = World::create(addresses, protocol).expect("a node can be made");
+        for case in cases(Writer {
+            a: addresses,
+            protocol,
+        }) {
+            check(&mut world, &case).unwrap_or_else(|error| panic!("{error:?}"));
+        }
+    }
+}
+
+#[test]
+fn requests_and_replies() {
+    check_all(cases::common, &[Protocol::TCP, Protocol::UDP]);
+}
+
+#[test]
+fn malformed_packets_are_dropped_and_counted() {
+    check_all(cases::malformed, &[Protocol::TCP, Protocol::UDP]);
+}
+
+#[test]
+fn tcp_connections_live_and_die() {
+    check_all(cases::tcp_only, &[Protocol::TCP]);
+}
+
+#[test]
+fn udp_flows_move() {
+    check_all(cases::udp_only, &[Protocol::UDP]);
+}

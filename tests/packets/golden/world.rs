@@ -1,0 +1,174 @@
+//! The node that golden packets meet: its addresses, services and backends.
+
+use std::net::IpAddr;
+
+use anyhow::Result;
+use dataplane_ebpf::abi::{Node, Run, Service};
+use dataplane_ebpf::addr::Protocol;
+
+use crate::dataplane::{Dataplane, Place};
+use crate::net::Namespace;
+
+/// The services, by what they have.
+pub(super) mod service {
+    /// One backend, on this node.
+    pub(in crate::golden) const LOCAL: u32 = 1;
+    /// One backend, on another node.
+    pub(in crate::golden) const REMOTE: u32 = 2;
+    /// No backend.
+    pub(in crate::golden) const EMPTY: u32 = 3;
+    /// A backend elsewhere, and policies that allow only this node's.
+    pub(in crate::golden) const POLICY: u32 = 4;
+    /// A backend here and one elsewhere, and policies that allow only this node's.
+    pub(in crate::golden) const POLICY_LOCAL: u32 = 5;
+    /// For cases that change it.
+    pub(in crate::golden) const SCRATCH: u32 = 6;
+}
+
+/// The node port of a service.
+pub(super) const fn node_port(service: u32) -> u16 {
+    30080 + service as u16
+}
+
+/// The cluster IP's port of a service.
+pub(super) const fn cluster_port(service: u32) -> u16 {
+    80 + service as u16
+}
+
+/// Where the backends listen.
+pub(super) const TARGET: u16 = 8080;
+
+pub(super) mod backend {
+    pub(in crate::golden) const HERE: u32 = 1;
+    pub(in crate::golden) const ELSEWHERE: u32 = 2;
+    /// The backends of the service that cases change.
+    pub(in crate::golden) const FIRST: u32 = 3;
+    pub(in crate::golden) const SECOND: u32 = 4;
+}
+
+/// The addresses of one family.
+#[derive(Clone, Copy)]
+pub(super) struct Addresses {
+    pub(super) client: IpAddr,
+    pub(super) node: IpAddr,
+    pub(super) cluster_ip: IpAddr,
+    pub(super) other_ip: IpAddr,
+    pub(super) here: IpAddr,
+    pub(super) elsewhere: IpAddr,
+    pub(super) second: IpAddr,
+}
+
+pub(super) fn ip(text: &str) -> IpAddr {
+    text.parse().expect("the tables hold addresses")
+}
+
+pub(super) fn v4() -> Addresses {
+    Addresses {
+        client: ip("198.51.100.7"),
+        node: ip("192.0.2.1"),
+        cluster_ip: ip("10.96.0.10"),
+        other_ip: ip("10.96.0.11"),
+        here: ip("10.244.1.5"),
+        elsewhere: ip("10.244.2.6"),
+        second: ip("10.244.1.9"),
+    }
+}
+
+pub(super) fn v6() -> Addresses {
+    Addresses {
+        client: ip("2001:db8:51::7"),
+        node: ip("2001:db8::1"),
+        cluster_ip: ip("fd00:10:96::a"),
+        other_ip: ip("fd00:10:96::b"),
+        here: ip("fd00:10:244:1::5"),
+        elsewhere: ip("fd00:10:244:2::6"),
+        second: ip("fd00:10:244:1::9"),
+    }
+}
+
+/// A node with an uplink, and the dataplane on it.
+pub(super) struct World {
+    pub(super) dataplane: Dataplane,
+    pub(super) namespace: Namespace,
+    pub(super) uplink: u32,
+    pub(super) addresses: Addresses,
+    pub(super) protocol: Protocol,
+}
+
+impl World {
+    pub(super) fn create(addresses: Addresses, protocol: Protocol) -> Result<Self> {
+        let namespace = Namespace::create()?;
+        namespace.ip("link add uplink type veth peer name wire
+             link set wire up
+             link set uplink up
+             addr add 192.0.2.1/24 dev uplink
+             addr add 2001:db8::1/64 dev uplink nodad
+             route add default via 192.0.2.254
+             route add 10.244.2.0/24 via 192.0.2.2
+             -6 route add default via 2001:db8::fe
+             -6 route add fd00:10:244:2::/64 via 2001:db8::2")?;
+        namespace.set("ipv4/ip_forward", "1")?;
+        namespace.set("ipv6/conf/all/forwarding", "1")?;
+        let uplink = namespace.index("uplink")?;
+        let mut world = Self {
+            dataplane: Dataplane::load()?,
+            namespace,
+            uplink,
+            addresses,
+            protocol,
+        };
+        world.fill()?;
+        Ok(world)
+    }
+
+    fn fill(&mut self) -> Result<()> {
+        let (a, protocol, dataplane) = (self.addresses, self.protocol, &mut self.dataplane);
+        dataplane.set_node(Node {
+            source_v4: v4().node.into(),
+            source_v6: v6().node.into(),
+            netns_cookie: 1,
+            seed: 42,
+            first_port: 32768,
+            last_port: 65535,
+        })?;
+        dataplane.add_node_address(a.node, 0)?;
+        dataplane.set_backend(backend::HERE, (a.here, TARGET), protocol, Place::Here)?;
+        dataplane.set_backend(
+            backend::ELSEWHERE,
+            (a.elsewhere, TARGET),
+            protocol,
+            Place::Elsewhere,
+        )?;
+        dataplane.set_backend(backend::FIRST, (a.here, TARGET), protocol, Place::Here)?;
+        dataplane.set_backend(backend::SECOND, (a.second, TARGET), protocol, Place::Here)?;
+        let here = dataplane.add_run(&[backend::HERE])?;
+        let elsewhere = dataplane.add_run(&[backend::ELSEWHERE])?;
+        let both = dataplane.add_run(&[backend::HERE, backend::ELSEWHERE])?;
+        let first = dataplane.add_run(&[backend::FIRST])?;
+        let policy = Service::INTERNAL_LOCAL | Service::EXTERNAL_LOCAL;
+        for (id, cluster, local, flags) in [
+            (service::LOCAL, here, here, 0),
+            (service::REMOTE, elsewhere, Run::DROP, 0),
+            (service::EMPTY, Run::REFUSE, Run::REFUSE, 0),
+            (service::POLICY, elsewhere, Run::DROP, policy),
+            (service::POLICY_LOCAL, both, here, policy),
+            (service::SCRATCH, first, first, 0),
+        ] {
+            dataplane.set_service(id, cluster, local, flags)?;
+            dataplane.add_node_port(id, node_port(id), protocol)?;
+            dataplane.add_cluster_ip(id, a.cluster_ip, cluster_port(id), protocol)?;
+            dataplane.add_cluster_ip(id, a.other_ip, cluster_port(id), protocol)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn run(
+        &self,
+        hook: &str,
+        packet: &[u8],
+        repeat: u32,
+    ) -> Result<(i32, Vec<u8>, std::time::Duration)> {
+        self.namespace
+            .run(|| self.dataplane.run(hook, self.uplink, packet, repeat))
+    }
+}

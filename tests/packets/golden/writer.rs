@@ -1,0 +1,119 @@
+//! Packets of one family and protocol, as the cases write them.
+
+use std::net::IpAddr;
+
+use dataplane_ebpf::addr::Protocol;
+
+use super::world::Addresses;
+use crate::frame::{Body, Frame, tcp};
+
+/// Writes packets of one family and protocol.
+#[derive(Clone, Copy)]
+pub(super) struct Writer {
+    pub(super) a: Addresses,
+    pub(super) protocol: Protocol,
+}
+
+impl Writer {
+    pub(super) fn body(self, source: u16, destination: u16, flags: u8, data: &[u8]) -> Body {
+        let data = data.to_vec();
+        if self.protocol == Protocol::UDP {
+            return Body::Udp {
+                source,
+                destination,
+                data,
+            };
+        }
+        Body::Tcp {
+            source,
+            destination,
+            sequence: 1000,
+            acknowledgment: 2000,
+            flags,
+            data,
+        }
+    }
+
+    /// The packet that opens a flow.
+    pub(super) fn open(self, source: (IpAddr, u16), destination: (IpAddr, u16)) -> Frame {
+        let data: &[u8] = if self.protocol == Protocol::UDP {
+            b"ping"
+        } else {
+            b""
+        };
+        Frame::new(
+            source.0,
+            destination.0,
+            self.body(source.1, destination.1, tcp::SYN, data),
+        )
+    }
+
+    /// A packet in the middle of a flow.
+    pub(super) fn data(self, source: (IpAddr, u16), destination: (IpAddr, u16)) -> Frame {
+        Frame::new(
+            source.0,
+            destination.0,
+            self.body(source.1, destination.1, tcp::ACK, b"data"),
+        )
+    }
+
+    /// A packet with the given TCP flags.
+    pub(super) fn flagged(
+        self,
+        source: (IpAddr, u16),
+        destination: (IpAddr, u16),
+        flags: u8,
+    ) -> Frame {
+        Frame::new(
+            source.0,
+            destination.0,
+            self.body(source.1, destination.1, flags, b""),
+        )
+    }
+
+    /// What refuses `packet`, which [`Self::open`] made.
+    pub(super) fn refusal(self, packet: &Frame) -> Frame {
+        let body = match &packet.body {
+            Body::Tcp {
+                source,
+                destination,
+                ..
+            } => Body::Tcp {
+                source: *destination,
+                destination: *source,
+                sequence: 0,
+                acknowledgment: 1001,
+                flags: tcp::RST | tcp::ACK,
+                data: vec![],
+            },
+            _ => {
+                let v4 = packet.source.is_ipv4();
+                let (kind, code, quoted) = if v4 { (3, 3, 28) } else { (1, 4, 48) };
+                Body::Icmp {
+                    kind,
+                    code,
+                    rest: 0,
+                    data: packet.packet()[..quoted].to_vec(),
+                }
+            }
+        };
+        answer(packet, body)
+    }
+}
+
+/// A packet back to the sender of `packet`, the way it came.
+pub(super) fn answer(packet: &Frame, body: Body) -> Frame {
+    let [to, from] = packet.ethernet;
+    Frame {
+        ethernet: [from, to],
+        ttl: 64,
+        ..Frame::new(packet.destination, packet.source, body)
+    }
+}
+
+pub(super) fn forwarded(frame: Frame) -> Frame {
+    Frame {
+        ttl: frame.ttl - 1,
+        ..frame
+    }
+}
