@@ -1,14 +1,15 @@
 //! The cases, as tables. Expected packets are written out, never computed by the code under test.
 
 use anyhow::Result;
-use dataplane_ebpf::abi::{Backend, Run};
+use dataplane_ebpf::abi::{Backend, Node, Run};
+use dataplane_ebpf::addr::Protocol;
 use dataplane_ebpf::drop::Drop;
 
-use super::Case;
 use super::Expected::{Dropped, Passed, Refused, Sent, Untouched};
 use super::Step::{Change, Egress, Ingress};
-use super::world::{Addresses, TARGET, backend, cluster_port, node_port, service};
+use super::world::{self, Addresses, TARGET, backend, cluster_port, node_port, service};
 use super::writer::{Writer, answer, forwarded};
+use super::{Case, Expected};
 use crate::dataplane::Dataplane;
 use crate::frame::{Body, Frame, tcp};
 
@@ -405,4 +406,206 @@ fn point_to(dataplane: &mut Dataplane, id: u32) -> Result<()> {
 fn restore(dataplane: &mut Dataplane) -> Result<()> {
     dataplane.change_backend(backend::FIRST, |b| b.flags |= Backend::SERVING)?;
     point_to(dataplane, backend::FIRST)
+}
+
+/// Two connections that would look the same to the backend, and ports that run out.
+pub(super) fn ports(w: Writer) -> Vec<Case> {
+    let a = w.a;
+    let client = |port| (a.client, port);
+    let here = (a.here, TARGET);
+    let elsewhere = (a.elsewhere, TARGET);
+    let one = (a.cluster_ip, cluster_port(service::LOCAL));
+    let other = (a.other_ip, cluster_port(service::LOCAL));
+    let third = (a.node, node_port(service::LOCAL));
+    let remote = (a.node, node_port(service::REMOTE));
+    let moved = (a.client, ONLY_PORT);
+    let node = (a.node, ONLY_PORT);
+    vec![
+        Case {
+            name: "three services, one backend, one client port",
+            steps: vec![
+                Change(leave_one_port),
+                Ingress(
+                    w.open(client(44001), one).bytes(),
+                    Passed(w.open(client(44001), here)),
+                ),
+                Ingress(
+                    w.open(client(44001), other).bytes(),
+                    Passed(w.open(moved, here)),
+                ),
+                Ingress(
+                    w.data(client(44001), other).bytes(),
+                    Passed(w.data(moved, here)),
+                ),
+                Egress(
+                    w.data(here, client(44001)).bytes(),
+                    Passed(w.data(one, client(44001))),
+                ),
+                Egress(
+                    w.data(here, moved).bytes(),
+                    Passed(w.data(other, client(44001))),
+                ),
+                Ingress(w.open(client(44001), third).bytes(), Dropped(Drop::NoPort)),
+            ],
+        },
+        Case {
+            name: "a port outside the node's range is not kept, and the range runs out",
+            steps: vec![
+                Change(leave_one_port),
+                Ingress(
+                    w.open(client(1024), remote).bytes(),
+                    Sent(forwarded(w.open(node, elsewhere))),
+                ),
+                Ingress(
+                    w.data(elsewhere, node).bytes(),
+                    Sent(forwarded(w.data(remote, client(1024)))),
+                ),
+                Ingress(w.open(client(1025), remote).bytes(), Dropped(Drop::NoPort)),
+            ],
+        },
+    ]
+}
+
+/// The one port that [`leave_one_port`] leaves.
+const ONLY_PORT: u16 = 50001;
+
+fn leave_one_port(dataplane: &mut Dataplane) -> Result<()> {
+    dataplane.set_node(Node {
+        first_port: ONLY_PORT,
+        last_port: ONLY_PORT,
+        ..world::node()
+    })
+}
+
+/// Headers between the IP header and the transport header.
+pub(super) fn options(w: Writer) -> Vec<Case> {
+    let a = w.a;
+    let client = |port| (a.client, port);
+    let with = |frame: Frame| Frame {
+        options: true,
+        ..frame
+    };
+    let to = (a.node, node_port(service::REMOTE));
+    let request = with(w.open(client(45001), to));
+    let forward = forwarded(with(w.open((a.node, 45001), (a.elsewhere, TARGET))));
+    let refused = with(w.open(client(45002), (a.node, node_port(service::EMPTY))));
+    let refusal = match w.protocol {
+        // A reset keeps the options; an ICMP error would have to quote them.
+        Protocol::TCP => Refused(Drop::NoBackend, with(w.refusal(&refused))),
+        _ => Dropped(Drop::NoBackend),
+    };
+    vec![
+        Case {
+            name: "translated with options",
+            steps: vec![Ingress(request.bytes(), Sent(forward))],
+        },
+        Case {
+            name: "refused with options",
+            steps: vec![Ingress(refused.bytes(), refusal)],
+        },
+    ]
+}
+
+/// A UDP checksum of zero says that there is none (RFC 768), and has to stay.
+pub(super) fn no_checksum(w: Writer) -> Vec<Case> {
+    let to = (w.a.node, node_port(service::LOCAL));
+    let without = |frame: Frame| {
+        let mut bytes = frame.bytes();
+        bytes[14 + 20 + 6..14 + 20 + 8].fill(0);
+        bytes
+    };
+    let request = without(w.open((w.a.client, 45003), to));
+    let wanted = without(w.open((w.a.client, 45003), (w.a.here, TARGET)));
+    vec![Case {
+        name: "no checksum",
+        steps: vec![Ingress(request, Expected::Bytes(wanted))],
+    }]
+}
+
+/// ICMP errors, from the client's side and from the backend's, about packets to backends here and elsewhere.
+pub(super) fn errors(w: Writer) -> Vec<Case> {
+    let a = w.a;
+    let client = |port| (a.client, port);
+    let (here, elsewhere) = ((a.here, TARGET), (a.elsewhere, TARGET));
+    let (local, remote) = (
+        (a.node, node_port(service::LOCAL)),
+        (a.node, node_port(service::REMOTE)),
+    );
+    let source = (a.node, 46002);
+    let open_local = Ingress(
+        w.open(client(46001), local).bytes(),
+        Passed(w.open(client(46001), here)),
+    );
+    let open_remote = Ingress(
+        w.open(client(46002), remote).bytes(),
+        Sent(forwarded(w.open(source, elsewhere))),
+    );
+    vec![
+        Case {
+            name: "a router near the client cannot pass on a local backend's reply",
+            steps: vec![
+                open_local,
+                Ingress(
+                    w.error((a.router, a.node), &w.data(local, client(46001)), None)
+                        .bytes(),
+                    Passed(w.error(
+                        (a.router, a.here),
+                        &w.data(here, client(46001)),
+                        Some(&w.data(local, client(46001))),
+                    )),
+                ),
+            ],
+        },
+        Case {
+            name: "a local backend does not want a client's packet",
+            steps: vec![Egress(
+                w.error((a.here, a.client), &w.data(client(46001), here), None)
+                    .bytes(),
+                Passed(w.error(
+                    (a.node, a.client),
+                    &w.data(client(46001), local),
+                    Some(&w.data(client(46001), here)),
+                )),
+            )],
+        },
+        Case {
+            name: "a router near the client cannot pass on a remote backend's reply",
+            steps: vec![
+                open_remote,
+                Ingress(
+                    w.error((a.router, a.node), &w.data(remote, client(46002)), None)
+                        .bytes(),
+                    Sent(forwarded(w.error(
+                        (a.node, a.elsewhere),
+                        &w.data(elsewhere, source),
+                        Some(&w.data(remote, client(46002))),
+                    ))),
+                ),
+            ],
+        },
+        Case {
+            name: "a router near a remote backend cannot pass on a client's packet",
+            steps: vec![Ingress(
+                w.error((a.router, a.node), &w.data(source, elsewhere), None)
+                    .bytes(),
+                Sent(forwarded(w.error(
+                    (a.node, a.client),
+                    &w.data(client(46002), remote),
+                    Some(&w.data(source, elsewhere)),
+                ))),
+            )],
+        },
+        Case {
+            name: "an error about a connection of the node's own",
+            steps: vec![Ingress(
+                w.error(
+                    (a.router, a.node),
+                    &w.data((a.node, 46003), client(443)),
+                    None,
+                )
+                .bytes(),
+                Untouched,
+            )],
+        },
+    ]
 }

@@ -37,6 +37,8 @@ enum Expected {
     Untouched,
     /// It goes to the stack, or to the wire, like this.
     Passed(Frame),
+    /// The same, for a packet that no [`Frame`] describes.
+    Bytes(Vec<u8>),
     /// It is sent on from here like this.
     Sent(Frame),
     /// It is dropped.
@@ -74,6 +76,7 @@ fn check_packet(world: &World, hook: &str, packet: &[u8], expected: &Expected) -
     let (wanted_verdict, wanted_packet, wanted_drop) = match expected {
         Expected::Untouched => (PASS, Some(packet.to_vec()), None),
         Expected::Passed(frame) => (PASS, Some(frame.bytes()), None),
+        Expected::Bytes(bytes) => (PASS, Some(bytes.clone()), None),
         Expected::Sent(frame) => (REDIRECT, Some(frame.bytes()), None),
         Expected::Dropped(reason) => (SHOT, None, Some(*reason)),
         Expected::Refused(reason, frame) => (REDIRECT, Some(frame.bytes()), Some(*reason)),
@@ -140,4 +143,31 @@ fn tcp_connections_live_and_die() {
 #[test]
 fn udp_flows_move() {
     check_all(cases::udp_only, &[Protocol::UDP]);
+}
+
+#[test]
+fn connections_do_not_collide_and_ports_run_out() {
+    check_all(cases::ports, &[Protocol::TCP, Protocol::UDP]);
+}
+
+#[test]
+fn options_are_skipped_and_kept() {
+    check_all(cases::options, &[Protocol::TCP, Protocol::UDP]);
+}
+
+#[test]
+fn a_missing_udp_checksum_stays_missing() {
+    check(
+        &mut World::create(v4(), Protocol::UDP).expect("a node can be made"),
+        &cases::no_checksum(Writer {
+            a: v4(),
+            protocol: Protocol::UDP,
+        })[0],
+    )
+    .unwrap_or_else(|error| panic!("{error:?}"));
+}
+
+#[test]
+fn errors_are_translated_both_ways() {
+    check_all(cases::errors, &[Protocol::TCP, Protocol::UDP]);
 }

@@ -50,6 +50,8 @@ pub(super) mod backend {
 #[derive(Clone, Copy)]
 pub(super) struct Addresses {
     pub(super) client: IpAddr,
+    /// On the way to anywhere.
+    pub(super) router: IpAddr,
     pub(super) node: IpAddr,
     pub(super) cluster_ip: IpAddr,
     pub(super) other_ip: IpAddr,
@@ -65,6 +67,7 @@ pub(super) fn ip(text: &str) -> IpAddr {
 pub(super) fn v4() -> Addresses {
     Addresses {
         client: ip("198.51.100.7"),
+        router: ip("203.0.113.1"),
         node: ip("192.0.2.1"),
         cluster_ip: ip("10.96.0.10"),
         other_ip: ip("10.96.0.11"),
@@ -77,12 +80,25 @@ pub(super) fn v4() -> Addresses {
 pub(super) fn v6() -> Addresses {
     Addresses {
         client: ip("2001:db8:51::7"),
+        router: ip("2001:db8:113::1"),
         node: ip("2001:db8::1"),
         cluster_ip: ip("fd00:10:96::a"),
         other_ip: ip("fd00:10:96::b"),
         here: ip("fd00:10:244:1::5"),
         elsewhere: ip("fd00:10:244:2::6"),
         second: ip("fd00:10:244:1::9"),
+    }
+}
+
+/// The node's settings.
+pub(super) fn node() -> Node {
+    Node {
+        source_v4: v4().node.into(),
+        source_v6: v6().node.into(),
+        netns_cookie: 1,
+        seed: 42,
+        first_port: 32768,
+        last_port: 65535,
     }
 }
 
@@ -123,14 +139,7 @@ impl World {
 
     fn fill(&mut self) -> Result<()> {
         let (a, protocol, dataplane) = (self.addresses, self.protocol, &mut self.dataplane);
-        dataplane.set_node(Node {
-            source_v4: v4().node.into(),
-            source_v6: v6().node.into(),
-            netns_cookie: 1,
-            seed: 42,
-            first_port: 32768,
-            last_port: 65535,
-        })?;
+        dataplane.set_node(node())?;
         dataplane.add_node_address(a.node, 0)?;
         dataplane.set_backend(backend::HERE, (a.here, TARGET), protocol, Place::Here)?;
         dataplane.set_backend(

@@ -71,6 +71,36 @@ impl Writer {
         )
     }
 
+    /// An ICMP error that `source` sends `destination` about a packet that does not fit. Of a quote that was translated,
+    /// the transport checksum is still the `original`'s.
+    pub(super) fn error(
+        self,
+        (source, destination): (IpAddr, IpAddr),
+        about: &Frame,
+        original: Option<&Frame>,
+    ) -> Frame {
+        let (kind, code, network) = if source.is_ipv4() {
+            (3, 4, 20)
+        } else {
+            (2, 0, 40)
+        };
+        let mut data = about.packet()[..network + 8].to_vec();
+        if let (Some(original), Protocol::UDP) = (original, self.protocol) {
+            let original = original.packet();
+            data[network + 6..].copy_from_slice(&original[network + 6..network + 8]);
+        }
+        Frame::new(
+            source,
+            destination,
+            Body::Icmp {
+                kind,
+                code,
+                rest: 1400,
+                data,
+            },
+        )
+    }
+
     /// What refuses `packet`, which [`Self::open`] made.
     pub(super) fn refusal(self, packet: &Frame) -> Frame {
         let body = match &packet.body {
