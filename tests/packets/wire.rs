@@ -297,37 +297,56 @@ fn a_service_without_backends_refuses_clients_outside_at_once() {
         let start = Instant::now();
         let tcp = world
             .client
-            .run(|| TcpStream::connect_timeout(&address, PATIENCE))
-            .map(drop);
-        assert_eq!(
-            tcp.expect_err("nobody serves").kind(),
-            ErrorKind::ConnectionRefused,
-            "{address} by TCP"
-        );
-        let udp = world.client.run(|| {
-            let socket = socket(
-                if address.is_ipv4() {
-                    ip("0.0.0.0")
-                } else {
-                    ip("::")
-                },
-                0,
-            );
-            socket.connect(address)?;
-            socket.send(b"ping")?;
-            socket.recv(&mut [0; 64])
-        });
-        assert_eq!(
-            udp.expect_err("nobody serves").kind(),
-            ErrorKind::ConnectionRefused,
-            "{address} by UDP"
-        );
+            .run(|| TcpStream::connect_timeout(&address, PATIENCE));
+        assert_refused(tcp.map(drop), address);
+        let udp = world.client.run(|| ping(address));
+        assert_refused(udp.map(drop), address);
         assert!(
             start.elapsed() < Duration::from_secs(1),
             "{address} took {:?}",
             start.elapsed()
         );
     }
+}
+
+/// Nobody listens at the backend, whose own refusal comes back as the service's.
+#[test]
+fn a_backends_refusal_reaches_the_client() {
+    let _turn = take_turn();
+    let world = World::create().expect("the machines can be made");
+    for a in families() {
+        for address in [LOCAL, REMOTE]
+            .into_iter()
+            .flat_map(|service| services(a, service))
+        {
+            let tcp = world
+                .client
+                .run(|| TcpStream::connect_timeout(&address, PATIENCE));
+            assert_refused(tcp.map(drop), address);
+            let udp = world.client.run(|| ping(address));
+            assert_refused(udp.map(drop), address);
+        }
+    }
+}
+
+fn assert_refused(result: std::io::Result<()>, address: SocketAddr) {
+    let error = result.expect_err("nobody serves");
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{address}");
+}
+
+/// Sends a datagram and waits for the answer.
+fn ping(address: SocketAddr) -> std::io::Result<usize> {
+    let socket = socket(
+        if address.is_ipv4() {
+            ip("0.0.0.0")
+        } else {
+            ip("::")
+        },
+        0,
+    );
+    socket.connect(address)?;
+    socket.send(b"ping")?;
+    socket.recv(&mut [0; 64])
 }
 
 fn socket(address: IpAddr, port: u16) -> UdpSocket {
