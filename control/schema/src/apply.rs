@@ -9,7 +9,6 @@ use serde_json::{Map, Value};
 
 use crate::{Resource, types};
 use managers::{Managers, Operation};
-use set::Set;
 use walk::Form;
 
 mod element;

@@ -171,7 +171,7 @@ impl fmt::Display for Quantity {
 fn decimal(text: &str) -> Option<(bool, &str, i32)> {
     let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
     let (whole, fraction) = unsigned.split_once('.').unwrap_or((unsigned, ""));
-    let is_number = !(whole.is_empty() && fraction.is_empty()) && !fraction.contains('.');
+    let is_number = (!whole.is_empty() || !fraction.is_empty()) && !fraction.contains('.');
     is_number.then(|| {
         (
             text.starts_with('-'),

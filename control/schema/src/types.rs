@@ -74,8 +74,6 @@ pub(crate) struct Field {
     pub(crate) list_type: ListType,
     /// Strategic merge: lists merge instead of replacing each other.
     pub(crate) patch_merge: bool,
-    /// Strategic merge: keys not named by `$retainKeys` go.
-    pub(crate) patch_retain_keys: bool,
     /// Strategic merge: field by which elements are matched.
     pub(crate) merge_key: Option<&'static str>,
 }
@@ -120,14 +118,6 @@ impl Type {
 }
 
 impl Shape {
-    /// The type of an object of this shape.
-    pub(crate) fn object(&self) -> Option<&'static Type> {
-        match self {
-            Self::Object(id) => Some(get(*id)),
-            _ => None,
-        }
-    }
-
     /// The shape of a list's elements.
     pub(crate) fn element(&self) -> Option<&Shape> {
         match self {
@@ -221,7 +211,6 @@ fn field(words: &[&'static str], ids: &HashMap<&str, TypeId>) -> Field {
             .iter()
             .find_map(|w| w.strip_prefix(key)?.strip_prefix('='))
     };
-    let strategies = attribute("patch").unwrap_or_default();
     Field {
         name: words[0],
         tag: number(tag),
@@ -232,8 +221,8 @@ fn field(words: &[&'static str], ids: &HashMap<&str, TypeId>) -> Field {
         by_value: words[3..].contains(&"value"),
         atomic: words[3..].contains(&"atomic"),
         list_type: attribute("list").map(list_type).unwrap_or_default(),
-        patch_merge: strategies.split(',').any(|s| s == "merge"),
-        patch_retain_keys: strategies.split(',').any(|s| s == "retainKeys"),
+        // The other strategy, retainKeys, is for clients: they name the keys in the patch.
+        patch_merge: attribute("patch").is_some_and(|p| p.split(',').any(|s| s == "merge")),
         merge_key: attribute("key"),
     }
 }
@@ -273,6 +262,13 @@ fn shape(text: &str, ids: &HashMap<&str, TypeId>) -> Shape {
 mod tests {
     use super::*;
 
+    fn object(shape: &Shape) -> Option<&'static Type> {
+        match shape {
+            Shape::Object(id) => Some(get(*id)),
+            _ => None,
+        }
+    }
+
     #[test]
     fn every_resource_and_subresource_kind_has_a_type() {
         for res in crate::resources() {
@@ -294,11 +290,11 @@ mod tests {
         assert_eq!(containers.merge_key, Some("name"));
         assert_eq!(containers.list_type, ListType::Map(vec!["name"]));
         let volumes = spec.field("volumes").expect("pods have volumes");
-        assert!(volumes.patch_merge && volumes.patch_retain_keys);
+        assert!(volumes.patch_merge);
         let volume = volumes
             .shape
             .element()
-            .and_then(Shape::object)
+            .and_then(object)
             .expect("volumes are objects");
         let secret = volume.field("secret").expect("secrets are volumes");
         assert_eq!((secret.inlined_at, secret.tag), (2, 6));

@@ -104,7 +104,7 @@ fn last_seen(event: &Value, now: Timestamp) -> String {
     }
 }
 
-fn first_set<'a>(values: [&'a Value; 2]) -> &'a Value {
+fn first_set(values: [&Value; 2]) -> &Value {
     values
         .into_iter()
         .find(|v| !v.is_null())
