@@ -283,7 +283,7 @@ mod tests {
     #[test]
     fn fields_carry_their_attributes() {
         let spec = by_kind("v1", "Pod")
-            .and_then(|t| t.field("spec")?.shape.object())
+            .and_then(|t| object(&t.field("spec")?.shape))
             .expect("pods have a spec");
         let containers = spec.field("containers").expect("pods have containers");
         assert!(containers.required && containers.patch_merge);
