@@ -140,7 +140,10 @@ impl<M: Maps> Reconciler<M> {
             self.phase = Phase::Pruning(Due::at_once(now));
         }
         if let Err(error) = self.tables.release(now) {
-            warn!(error = &error as &dyn std::error::Error, "freed entries could not be cleared yet");
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "freed entries could not be cleared yet"
+            );
         }
         if self.node.is_due(now) {
             let result = self.write_node();

@@ -106,7 +106,7 @@ impl<T: Pod> Array<T> {
     pub(crate) fn store_u32(&self, index: u32, offset: usize, word: u32) -> io::Result<()> {
         let value = self.value(index)?;
         assert!(
-            offset % 4 == 0 && offset + 4 <= size_of::<T>(),
+            offset.is_multiple_of(4) && offset + 4 <= size_of::<T>(),
             "a field of the value"
         );
         // SAFETY: in bounds and aligned by the assertion, since values start at multiples of eight bytes.
@@ -120,7 +120,7 @@ impl<T: Pod> Array<T> {
     pub(crate) fn store_u64(&self, index: u32, offset: usize, word: u64) -> io::Result<()> {
         let value = self.value(index)?;
         assert!(
-            offset % 8 == 0 && offset + 8 <= size_of::<T>(),
+            offset.is_multiple_of(8) && offset + 8 <= size_of::<T>(),
             "a field of the value"
         );
         // SAFETY: in bounds and aligned by the assertion, since values start at multiples of eight bytes.

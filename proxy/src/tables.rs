@@ -158,10 +158,7 @@ impl<M: Maps> Tables<M> {
 
     /// Removes what an earlier daemon left and nobody has asked for. To be called once everything desired was applied.
     pub fn prune(&mut self, now: Instant) -> Result<(), Error> {
-        let mut result = self
-            .entries
-            .remove_unclaimed(&mut self.maps)
-            .map_err(Error::from);
+        let mut result = self.entries.remove_unclaimed(&mut self.maps);
         let named = self.entries.services();
         let unnamed: Vec<u32> = self
             .orphans
@@ -394,7 +391,11 @@ impl<M: Maps> Tables<M> {
     }
 
     /// Takes back a backend that nothing has ever named.
-    fn forget_backend(&mut self, installed: &mut Installed, listener: Listener) -> Result<(), Error> {
+    fn forget_backend(
+        &mut self,
+        installed: &mut Installed,
+        listener: Listener,
+    ) -> Result<(), Error> {
         if let Some(held) = installed.backends.get(&listener) {
             self.clear_backend(held.id)?;
             self.backends.give_back(held.id);
@@ -406,7 +407,8 @@ impl<M: Maps> Tables<M> {
     fn write_flags(&mut self, held: Held, flags: u8) -> Result<Held, Error> {
         if held.flags != flags {
             let old = self.maps.backend(held.id)?;
-            self.maps.write_backend(held.id, abi::Backend { flags, ..old })?;
+            self.maps
+                .write_backend(held.id, abi::Backend { flags, ..old })?;
         }
         Ok(Held { flags, ..held })
     }
@@ -418,11 +420,24 @@ impl<M: Maps> Tables<M> {
         protocol: WireProtocol,
         flags: u8,
     ) -> Result<Held, Error> {
-        let id = self.backends.take().ok_or(Error::Full { map: "BACKENDS" })?;
+        let id = self
+            .backends
+            .take()
+            .ok_or(Error::Full { map: "BACKENDS" })?;
         let write = |maps: &mut M| {
             let generation = next_generation(maps.backend(id)?.generation);
             let reserved = owned_by(owner);
-            maps.write_backend(id, abi::Backend { address, port, protocol, flags, generation, reserved })
+            maps.write_backend(
+                id,
+                abi::Backend {
+                    address,
+                    port,
+                    protocol,
+                    flags,
+                    generation,
+                    reserved,
+                },
+            )
         };
         match write(&mut self.maps) {
             Ok(()) => Ok(Held { id, flags }),

@@ -38,8 +38,12 @@ struct Daemon {
 
 fn golden(extension: &str) -> Vec<PathBuf> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let files = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-    let mut files: Vec<PathBuf> = files.filter(|path| path.extension().unwrap() == extension).collect();
+    let files = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let mut files: Vec<PathBuf> = files
+        .filter(|path| path.extension().unwrap() == extension)
+        .collect();
     files.sort();
     files
 }
@@ -73,17 +77,32 @@ fn parse(text: &str) -> Objects {
 }
 
 fn sizes() -> Sizes {
-    Sizes { services: 64, backends: 64, slots: 64 }
+    Sizes {
+        services: 64,
+        backends: 64,
+        slots: 64,
+    }
 }
 
 fn devices() -> Devices {
     let row = |text: &str, device| {
         let ip: IpAddr = text.parse().unwrap();
-        LocalAddress { ip, device, global: device != 1 }
+        LocalAddress {
+            ip,
+            device,
+            global: device != 1,
+        }
     };
     Devices {
-        uplinks: BTreeSet::from([Device { index: 2, name: "eth0".to_owned() }]),
-        addresses: vec![row("127.0.0.1", 1), row("192.168.0.7", 2), row("2001:db8::7", 2)],
+        uplinks: BTreeSet::from([Device {
+            index: 2,
+            name: "eth0".to_owned(),
+        }]),
+        addresses: vec![
+            row("127.0.0.1", 1),
+            row("192.168.0.7", 2),
+            row("2001:db8::7", 2),
+        ],
     }
 }
 
@@ -162,7 +181,11 @@ fn installed(objects: &Objects) -> Daemon {
 fn each_scenario(check: impl Fn(&str, &Objects, &str)) {
     for path in golden("yaml") {
         let expected = std::fs::read_to_string(path.with_extension("txt")).unwrap_or_default();
-        check(&path.file_name().unwrap().to_string_lossy(), &read(&path), &expected);
+        check(
+            &path.file_name().unwrap().to_string_lossy(),
+            &read(&path),
+            &expected,
+        );
     }
 }
 
@@ -174,7 +197,12 @@ fn scenarios_install_what_is_expected() {
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
             std::fs::write(&expected, &text).unwrap();
         }
-        assert_eq!(text, std::fs::read_to_string(&expected).unwrap(), "{}", path.display());
+        assert_eq!(
+            text,
+            std::fs::read_to_string(&expected).unwrap(),
+            "{}",
+            path.display()
+        );
     }
 }
 
@@ -186,7 +214,11 @@ fn the_order_of_arrival_does_not_matter() {
         slices_first.see(Event::Slices(objects.slices.clone()));
         slices_first.see(Event::Services(objects.services.clone()));
         slices_first.settle();
-        assert_eq!(slices_first.dump(), expected, "{name}, lists the other way round");
+        assert_eq!(
+            slices_first.dump(),
+            expected,
+            "{name}, lists the other way round"
+        );
 
         let mut one_by_one = Daemon::start(Fake::new(sizes()));
         one_by_one.see_all(&Objects::default());
@@ -198,7 +230,11 @@ fn the_order_of_arrival_does_not_matter() {
         }
         one_by_one.see(Event::Node(objects.node.clone()));
         one_by_one.settle();
-        assert_eq!(one_by_one.dump(), expected, "{name}, one by one from the end");
+        assert_eq!(
+            one_by_one.dump(),
+            expected,
+            "{name}, one by one from the end"
+        );
     });
 }
 
@@ -260,7 +296,11 @@ fn a_daemon_that_dies_between_two_writes_is_made_up_for() {
             let mut next = dying.restart();
             next.see_all(objects);
             next.settle();
-            assert_eq!(next.dump(), expected, "{name}, dead after {survived} writes");
+            assert_eq!(
+                next.dump(),
+                expected,
+                "{name}, dead after {survived} writes"
+            );
             next.see(Event::Services(Vec::new()));
             next.settle();
             next.assert_empty();
@@ -282,7 +322,11 @@ fn failing_writes_are_repeated_until_they_succeed() {
             }
             daemon.fail(None);
             daemon.settle();
-            assert_eq!(daemon.dump(), expected, "{name}, one write in {period} fails");
+            assert_eq!(
+                daemon.dump(),
+                expected,
+                "{name}, one write in {period} fails"
+            );
             assert_eq!(daemon.reconciler.behind_since(), None);
 
             daemon.fail(Some(Box::new(move |write| write % period == 0)));
@@ -307,7 +351,9 @@ fn a_service_that_does_not_fit_leaves_its_neighbours_alone_and_comes_in_when_the
         )
     };
     let slice = |n: u8, count: u8| {
-        let endpoints: Vec<String> = (1..=count).map(|e| format!("{{addresses: [10.244.{n}.{e}]}}")).collect();
+        let endpoints: Vec<String> = (1..=count)
+            .map(|e| format!("{{addresses: [10.244.{n}.{e}]}}"))
+            .collect();
         format!(
             "{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, \
              metadata: {{namespace: d, name: s{n}, labels: {{kubernetes.io/service-name: s{n}}}}}, \
@@ -315,28 +361,49 @@ fn a_service_that_does_not_fit_leaves_its_neighbours_alone_and_comes_in_when_the
             endpoints.join(", ")
         )
     };
-    let text = [service(1), slice(1, 3), service(2), slice(2, 6), service(3), slice(3, 2)].concat();
+    let text = [
+        service(1),
+        slice(1, 3),
+        service(2),
+        slice(2, 6),
+        service(3),
+        slice(3, 2),
+    ]
+    .concat();
     let objects = parse(text.trim_end_matches("---\n"));
-    let mut daemon = Daemon::start(Fake::new(Sizes { services: 8, backends: 8, slots: 64 }));
+    let mut daemon = Daemon::start(Fake::new(Sizes {
+        services: 8,
+        backends: 8,
+        slots: 64,
+    }));
     daemon.see_all(&objects);
     daemon.now += LATER;
     daemon.reconciler.round(daemon.now);
     let text = daemon.dump();
-    assert!(text.contains("10.244.1.3:80") && text.contains("10.244.3.2:80"), "{text}");
+    assert!(
+        text.contains("10.244.1.3:80") && text.contains("10.244.3.2:80"),
+        "{text}"
+    );
     assert!(!text.contains("10.96.0.2"), "{text}");
     assert!(daemon.reconciler.behind_since().is_some());
 
     daemon.see(Event::ServiceGone(objects.services[0].name.clone()));
     daemon.settle();
     let text = daemon.dump();
-    assert!(text.contains("10.244.2.6:80") && text.contains("10.244.3.2:80"), "{text}");
+    assert!(
+        text.contains("10.244.2.6:80") && text.contains("10.244.3.2:80"),
+        "{text}"
+    );
     assert!(!text.contains("10.96.0.1:80"), "{text}");
     assert_eq!(daemon.reconciler.behind_since(), None);
 }
 
 #[test]
 fn an_address_passes_from_one_service_to_another() {
-    let path = golden("yaml").into_iter().find(|path| path.ends_with("conflict.yaml")).unwrap();
+    let path = golden("yaml")
+        .into_iter()
+        .find(|path| path.ends_with("conflict.yaml"))
+        .unwrap();
     let objects = read(&path);
     let mut daemon = installed(&objects);
     daemon.see(Event::ServiceGone(objects.services[0].name.clone()));

@@ -51,12 +51,25 @@ impl Session {
         let address = listener.local_addr().unwrap();
         let script = Arc::new(Mutex::new(script));
         let shutdown = CancellationToken::new();
-        tokio::spawn(shutdown.clone().run_until_cancelled_owned(serve(listener, script.clone())));
+        tokio::spawn(
+            shutdown
+                .clone()
+                .run_until_cancelled_owned(serve(listener, script.clone())),
+        );
         let config = kube::Config::new(format!("http://{address}").parse().unwrap());
         let client = kube::Client::try_from(config).unwrap();
         let (sender, events) = mpsc::channel(64);
-        tokio::spawn(proxy::watch::run(client, "here".to_owned(), sender, shutdown.clone()));
-        Self { events, script, shutdown }
+        tokio::spawn(proxy::watch::run(
+            client,
+            "here".to_owned(),
+            sender,
+            shutdown.clone(),
+        ));
+        Self {
+            events,
+            script,
+            shutdown,
+        }
     }
 
     /// The next `count` events, in an order of their own: three watches race.
@@ -76,7 +89,10 @@ fn describe(event: &Event) -> String {
         names.map(|name| &*name.name).collect::<Vec<_>>().join(" ")
     }
     match event {
-        Event::Services(all) => format!("services: {}", names(all.iter().map(|service| &service.name))),
+        Event::Services(all) => format!(
+            "services: {}",
+            names(all.iter().map(|service| &service.name))
+        ),
         Event::Service(service) => format!("service {}", service.name),
         Event::ServiceGone(name) => format!("service {name} gone"),
         Event::Slices(all) => format!("slices: {}", names(all.iter().map(|slice| &slice.name))),
@@ -96,22 +112,43 @@ async fn serve(listener: TcpListener, script: Shared) {
     }
 }
 
-async fn answer(request: Request<Incoming>, script: Shared) -> Result<Response<Full<Bytes>>, Infallible> {
-    let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
+async fn answer(
+    request: Request<Incoming>,
+    script: Shared,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (path, query) = (
+        request.uri().path(),
+        request.uri().query().unwrap_or_default(),
+    );
     let body = {
         let mut script = script.lock().unwrap();
         script.queries.push(format!("{path}?{query}"));
         if query.contains("watch=true") {
             let events = script.watches.get_mut(path).and_then(VecDeque::pop_front);
-            events.map(|events| events.iter().map(|event| format!("{event}\n")).collect::<String>())
+            events.map(|events| {
+                events
+                    .iter()
+                    .map(|event| format!("{event}\n"))
+                    .collect::<String>()
+            })
         } else {
             // The last list is what stays true.
             let lists = script.lists.get_mut(path);
-            lists.map(|lists| if lists.len() > 1 { lists.pop_front().unwrap() } else { lists[0].clone() }.to_string())
+            lists.map(|lists| {
+                if lists.len() > 1 {
+                    lists.pop_front().unwrap()
+                } else {
+                    lists[0].clone()
+                }
+                .to_string()
+            })
         }
     };
     match body {
-        Some(body) => Ok(Response::builder().header("content-type", "application/json").body(body.into()).unwrap()),
+        Some(body) => Ok(Response::builder()
+            .header("content-type", "application/json")
+            .body(body.into())
+            .unwrap()),
         // Nothing more happens on this watch.
         None => std::future::pending().await,
     }
@@ -127,7 +164,8 @@ fn service(name: &str, spec: Value) -> Value {
 }
 
 fn slice(name: &str, labels: Value) -> Value {
-    let metadata = json!({"namespace": "d", "name": name, "resourceVersion": "2", "labels": labels});
+    let metadata =
+        json!({"namespace": "d", "name": name, "resourceVersion": "2", "labels": labels});
     json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": metadata,
         "addressType": "IPv4", "endpoints": [],
@@ -146,12 +184,18 @@ fn owned() -> Value {
 fn script() -> Script {
     let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "here"}});
     let lists = [
-        (SERVICES, list(&[service("a", json!({"clusterIP": "10.96.0.1"}))])),
+        (
+            SERVICES,
+            list(&[service("a", json!({"clusterIP": "10.96.0.1"}))]),
+        ),
         (SLICES, list(&[slice("s", owned())])),
         (NODES, list(&[node])),
     ];
     Script {
-        lists: lists.into_iter().map(|(path, list)| (path, VecDeque::from([list]))).collect(),
+        lists: lists
+            .into_iter()
+            .map(|(path, list)| (path, VecDeque::from([list])))
+            .collect(),
         ..Script::default()
     }
 }
@@ -165,10 +209,15 @@ async fn each_source_is_listed_with_its_selector() {
     let queries = session.script.lock().unwrap().queries.join("\n");
     let ours = "labelSelector=%21service.kubernetes.io%2Fservice-proxy-name%2C%21service.kubernetes.io%2Fheadless";
     for path in [SERVICES, SLICES] {
-        let asked = queries.lines().any(|query| query.starts_with(path) && query.contains(ours));
+        let asked = queries
+            .lines()
+            .any(|query| query.starts_with(path) && query.contains(ours));
         assert!(asked, "{path} in {queries}");
     }
-    assert!(queries.lines().any(|query| query.starts_with(NODES) && query.contains("fieldSelector=metadata.name%3Dhere")));
+    assert!(
+        queries.lines().any(|query| query.starts_with(NODES)
+            && query.contains("fieldSelector=metadata.name%3Dhere"))
+    );
 }
 
 #[tokio::test]
@@ -182,11 +231,22 @@ async fn changes_are_passed_on_and_what_cannot_be_used_counts_as_gone() {
             change("MODIFIED", service("b", Value::Null)),
         ]]),
     );
-    script.watches.insert(SLICES, VecDeque::from([vec![change("MODIFIED", slice("s", json!({})))]]));
+    script.watches.insert(
+        SLICES,
+        VecDeque::from([vec![change("MODIFIED", slice("s", json!({})))]]),
+    );
     let mut session = Session::start(script).await;
-    let expected = ["service d/a gone", "service d/b", "service d/b gone", "slice d/s gone"];
+    let expected = [
+        "service d/a gone",
+        "service d/b",
+        "service d/b gone",
+        "slice d/s gone",
+    ];
     let seen = session.next(7).await;
-    let changes: Vec<&String> = seen.iter().filter(|event| !LISTED.contains(&event.as_str())).collect();
+    let changes: Vec<&String> = seen
+        .iter()
+        .filter(|event| !LISTED.contains(&event.as_str()))
+        .collect();
     assert_eq!(changes, expected);
 }
 
@@ -194,7 +254,9 @@ async fn changes_are_passed_on_and_what_cannot_be_used_counts_as_gone() {
 async fn a_watch_that_has_expired_leads_to_a_new_list() {
     let gone = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Expired", "code": 410, "message": "too old"});
     let mut script = script();
-    script.watches.insert(SERVICES, VecDeque::from([vec![change("ERROR", gone)]]));
+    script
+        .watches
+        .insert(SERVICES, VecDeque::from([vec![change("ERROR", gone)]]));
     let later = list(&[service("b", json!({"clusterIP": "10.96.0.2"}))]);
     script.lists.entry(SERVICES).or_default().push_back(later);
     let mut session = Session::start(script).await;

@@ -66,7 +66,11 @@ impl Fake {
 
     fn write(&mut self, map: &'static str) -> Result<(), Error> {
         self.writes += 1;
-        if self.failing.as_ref().is_some_and(|failing| failing(self.writes)) {
+        if self
+            .failing
+            .as_ref()
+            .is_some_and(|failing| failing(self.writes))
+        {
             let source = io::Error::from_raw_os_error(libc::E2BIG);
             return Err(Error {
                 action: "write",
@@ -93,9 +97,16 @@ impl Fake {
     fn check_unnamed(&self, id: u32) {
         for service in &self.services {
             for run in [service.cluster, service.local] {
-                let base = if run.count() == 0 { 0 } else { run.base() as usize };
+                let base = if run.count() == 0 {
+                    0
+                } else {
+                    run.base() as usize
+                };
                 let slots = &self.slots[base..base + run.count() as usize];
-                assert!(!slots.contains(&id), "backend {id} is in the published {run:?}");
+                assert!(
+                    !slots.contains(&id),
+                    "backend {id} is in the published {run:?}"
+                );
             }
         }
     }
@@ -161,7 +172,9 @@ impl Maps for Fake {
     fn write_backend(&mut self, id: u32, backend: Backend) -> Result<(), Error> {
         self.write("BACKENDS")?;
         let old = self.backends[id as usize];
-        if (old.address, old.port) != (backend.address, backend.port) || old.generation != backend.generation {
+        if (old.address, old.port) != (backend.address, backend.port)
+            || old.generation != backend.generation
+        {
             self.check_unnamed(id);
         }
         self.backends[id as usize] = backend;
