@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use kube::config::Kubeconfig;
 use tokio_util::sync::CancellationToken;
 
 use local::{ClusterArgs, down, enter, supervisor, up};
@@ -28,7 +29,7 @@ enum Command {
     /// Run the control plane: API server, controllers and scheduler.
     Server(ServerArgs),
     /// Run the node agent: it registers this machine and runs the pods bound to it.
-    Node(control_node::NodeArgs),
+    Node(NodeArgs),
     /// Print a kubeconfig for a user of a control plane on this machine.
     Kubeconfig(KubeconfigArgs),
     /// Work with the images that pods on this machine start from.
@@ -46,6 +47,17 @@ struct ServerArgs {
     api: control_api::ServerArgs,
     #[command(flatten)]
     controllers: control_controllers::ControllersArgs,
+}
+
+#[derive(clap::Args, Debug, Clone)]
+struct NodeArgs {
+    #[command(flatten)]
+    agent: control_node::NodeArgs,
+    #[command(flatten)]
+    dns: control_dns::DnsArgs,
+    /// Remove everything the node's pods have left on this machine, and exit.
+    #[arg(long)]
+    cleanup: bool,
 }
 
 #[derive(clap::Args, Debug)]
@@ -74,6 +86,9 @@ enum ImageCommand {
         store: ImageStoreArgs,
         /// The archive or directory.
         path: PathBuf,
+        /// Name of the image, where the archive holds one without a name.
+        #[arg(long)]
+        image_name: Option<String>,
     },
     /// List the images that are here.
     List {
@@ -92,6 +107,9 @@ struct ImageStoreArgs {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = control_node::hidden_command() {
+        return code;
+    }
     match start(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -126,7 +144,8 @@ async fn run(command: Command) -> Result<()> {
         Command::Up(args) => up::run(args).await,
         Command::Down(args) => down::run(&args).await,
         Command::Server(args) => server(args, until_terminated()?).await,
-        Command::Node(args) => Ok(control_node::run(args, until_terminated()?).await?),
+        Command::Node(args) if args.cleanup => Ok(control_node::cleanup(&args.agent)?),
+        Command::Node(args) => node(args, until_terminated()?).await,
         Command::Kubeconfig(args) => kubeconfig(&args),
         Command::Image(command) => image(command),
         Command::Supervise(args) => supervisor::run(args).await,
@@ -148,7 +167,7 @@ async fn server(args: ServerArgs, shutdown: CancellationToken) -> Result<()> {
         let pki = control_api::pki::Pki::open(&args.api.data_dir)?;
         let url = format!("https://127.0.0.1:{}", args.api.bind.port());
         let text = pki.client_kubeconfig(&url, "system:kube-controller-manager", &NO_GROUPS)?;
-        let kubeconfig = kube::config::Kubeconfig::from_yaml(&text)?;
+        let kubeconfig = Kubeconfig::from_yaml(&text)?;
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?;
         control_controllers::run(
             kube::Client::try_from(config)?,
@@ -162,6 +181,27 @@ async fn server(args: ServerArgs, shutdown: CancellationToken) -> Result<()> {
     shutdown.cancel();
     api.await.context("the API server panicked")??;
     result
+}
+
+/// The node agent, and the DNS server of its pods.
+async fn node(args: NodeArgs, shutdown: CancellationToken) -> Result<()> {
+    let config = match &args.agent.kubeconfig {
+        Some(path) => {
+            kube::Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &Default::default())
+                .await?
+        }
+        None => kube::Config::infer().await?,
+    };
+    let settings = args.dns.settings(&args.agent.cluster_domain);
+    let dns = control_dns::run(kube::Client::try_from(config)?, settings, shutdown.clone());
+    let agent = control_node::run(args.agent, shutdown.clone());
+    // Whichever fails takes the other down, and whoever started us starts both again.
+    let ended = shutdown.clone().drop_guard();
+    tokio::try_join!(async { anyhow::Ok(dns.await?) }, async {
+        anyhow::Ok(agent.await?)
+    },)?;
+    drop(ended);
+    Ok(())
 }
 
 fn until_terminated() -> Result<CancellationToken> {
@@ -211,14 +251,18 @@ fn image(command: ImageCommand) -> Result<()> {
             .with_context(|| format!("opening {}", dir.display()))
     };
     match command {
-        ImageCommand::Load { store, path } => {
-            for name in open(&store)?.load_archive(&path)? {
+        ImageCommand::Load {
+            store,
+            path,
+            image_name,
+        } => {
+            for name in open(&store)?.load_archive(&path, image_name.as_deref())? {
                 println!("loaded {name}");
             }
         }
         ImageCommand::List { store } => {
-            for name in open(&store)?.names()? {
-                println!("{name}");
+            for image in open(&store)?.list()? {
+                println!("{}", image.name);
             }
         }
     }

@@ -13,6 +13,9 @@ pub(crate) const INGRESS_CLASS: &str = "portolan";
 /// The controller name behind [`INGRESS_CLASS`].
 pub(crate) const INGRESS_CONTROLLER: &str = "portolan.dev/ingress";
 
+/// Where each node's DNS server answers its own pods: the same link-local address on every node.
+const DNS_ADDRESS: &str = "169.254.20.10";
+
 /// A program to keep running.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Daemon {
@@ -79,32 +82,41 @@ fn server(layout: &Layout, programs: &Programs) -> Daemon {
 
 fn node_agent(layout: &Layout, programs: &Programs, node: &NodeLayout) -> Result<Daemon> {
     let mut command = inside(programs, node)?;
-    command.extend([text(&programs.portolan), "node".into()]);
-    command.extend(flag("name", &node.name));
-    command.extend(flag("node-ip", node.address_list()));
-    command.extend(flag("kubeconfig", text(&node.dir.join("kubeconfig"))));
-    command.extend(flag("data-dir", text(&node.dir)));
-    command.extend(flag("image-dir", text(&layout.image_dir())));
-    command.extend(flag("cgroup-root", text(&node.cgroup)));
-    command.extend(flag("tls-cert-file", text(&node.dir.join("kubelet.crt"))));
-    command.extend(flag(
-        "tls-private-key-file",
-        text(&node.dir.join("kubelet.key")),
-    ));
-    command.extend(flag(
-        "client-ca-file",
-        text(&layout.server_dir().join("pki/ca.crt")),
-    ));
-    if !layout.insecure_registries.is_empty() {
-        command.extend(flag(
-            "insecure-registry",
-            layout.insecure_registries.join(","),
-        ));
-    }
+    command.push(text(&programs.portolan));
+    command.extend(node_agent_arguments(layout, node));
     Ok(Daemon {
         name: node.name.clone(),
         command,
     })
+}
+
+/// The node agent's own arguments.
+pub(crate) fn node_agent_arguments(layout: &Layout, node: &NodeLayout) -> Vec<String> {
+    let mut arguments = vec!["node".into()];
+    arguments.extend(flag("name", &node.name));
+    arguments.extend(flag("node-ip", node.address_list()));
+    arguments.extend(flag("kubeconfig", text(&node.dir.join("kubeconfig"))));
+    arguments.extend(flag("data-dir", text(&node.dir)));
+    arguments.extend(flag("image-dir", text(&layout.image_dir())));
+    arguments.extend(flag("cgroup-root", text(&node.cgroup)));
+    arguments.extend(flag("cluster-dns", DNS_ADDRESS));
+    arguments.extend(flag("dns-bind", format!("{DNS_ADDRESS}:53")));
+    arguments.extend(flag("tls-cert-file", text(&node.dir.join("kubelet.crt"))));
+    arguments.extend(flag(
+        "tls-private-key-file",
+        text(&node.dir.join("kubelet.key")),
+    ));
+    arguments.extend(flag(
+        "client-ca-file",
+        text(&layout.server_dir().join("pki/ca.crt")),
+    ));
+    if !layout.insecure_registries.is_empty() {
+        arguments.extend(flag(
+            "insecure-registry",
+            layout.insecure_registries.join(","),
+        ));
+    }
+    arguments
 }
 
 fn proxy(layout: &Layout, programs: &Programs, node: &NodeLayout) -> Result<Daemon> {

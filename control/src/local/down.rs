@@ -2,14 +2,15 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::layout::{Layout, NodeLayout};
 use super::process::Process;
 use super::supervisor;
-use super::{ClusterArgs, network, outside, place};
+use super::{ClusterArgs, daemons, network, outside, place};
 
 /// How long the supervisor may take to end all daemons.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -41,7 +42,7 @@ pub(crate) async fn remove_everything(layout: &Layout) -> Result<()> {
     end_daemons(layout);
     let mut results = Vec::new();
     for node in layout.node_layouts() {
-        results.push(remove_node(&node).await);
+        results.push(remove_node(layout, &node));
     }
     results.push(network::remove_bridge(layout).await);
     results.push(outside::close(layout));
@@ -78,10 +79,22 @@ fn end_daemons(layout: &Layout) {
     }
 }
 
-async fn remove_node(node: &NodeLayout) -> Result<()> {
-    control_node::cleanup(&node.dir, &node.cgroup)
-        .await
-        .with_context(|| format!("removing the pods of {}", node.name))?;
+/// The node agent itself knows what its pods leave behind.
+fn remove_node(layout: &Layout, node: &NodeLayout) -> Result<()> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command
+        .args(daemons::node_agent_arguments(layout, node))
+        .arg("--cleanup");
+    let output = command
+        .output()
+        .context("starting the node agent's cleanup")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "removing the pods of {}: {}",
+        node.name,
+        said.trim()
+    );
     place::remove_netns(&node.netns)
 }
 

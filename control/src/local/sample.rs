@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use control_api::pki::Pki;
+use control_node::image::{FileContent, ImageConfig, ImageFile, ImageStore};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
@@ -24,33 +26,60 @@ const BUSYBOX: &str = "/bin/busybox";
 
 /// Puts the sample's images into the store that the nodes share.
 pub(crate) fn import_images(layout: &Layout) -> Result<()> {
-    let store = control_node::image::ImageStore::open(&layout.image_dir())
-        .context("opening the image store")?;
-    let server = serve_hostname()?;
-    let server_files = [("/serve-hostname".to_owned(), server)];
+    let store = ImageStore::open(&layout.image_dir()).context("opening the image store")?;
+    let server = [ImageFile {
+        path: "/serve-hostname".into(),
+        content: FileContent::Copy(serve_hostname()?),
+    }];
+    let config = ImageConfig {
+        entrypoint: vec!["/serve-hostname".into()],
+        ..Default::default()
+    };
     store
-        .import_files(
-            "portolan.dev/serve-hostname:v1",
-            &server_files,
-            &["/serve-hostname"],
-        )
+        .import_files("portolan.dev/serve-hostname:v1", &server, &config)
         .context("making the image serve-hostname")?;
-    let busybox = Path::new(BUSYBOX);
-    if !busybox.exists() {
+    if !Path::new(BUSYBOX).exists() {
         tracing::warn!(
             "{BUSYBOX} is missing, so there is no busybox image: `apt-get install busybox-static` brings it"
         );
         return Ok(());
     }
-    let busybox_files = [("/bin/busybox".to_owned(), busybox.to_owned())];
+    let config = ImageConfig {
+        cmd: vec!["sh".into()],
+        env: vec!["PATH=/bin".into()],
+        ..Default::default()
+    };
     store
-        .import_files(
-            "docker.io/library/busybox:v1",
-            &busybox_files,
-            &["/bin/busybox", "sh"],
-        )
+        .import_files("busybox:v1", &busybox()?, &config)
         .context("making the image busybox")?;
     Ok(())
+}
+
+/// The program under its own name, and a link for each of its applets.
+fn busybox() -> Result<Vec<ImageFile>> {
+    let list = Command::new(BUSYBOX)
+        .arg("--list")
+        .output()
+        .context("asking busybox for its applets")?;
+    let link = |applet: &str| ImageFile {
+        path: Path::new("/bin").join(applet),
+        content: FileContent::Link("busybox".into()),
+    };
+    let applets = String::from_utf8_lossy(&list.stdout);
+    let mut files: Vec<ImageFile> = applets
+        .lines()
+        .filter(|applet| *applet != "busybox")
+        .map(link)
+        .collect();
+    files.push(ImageFile {
+        path: BUSYBOX.into(),
+        content: FileContent::Copy(BUSYBOX.into()),
+    });
+    files.push(ImageFile {
+        path: "/tmp".into(),
+        content: FileContent::Directory(0o1777),
+    });
+    Ok(files)
 }
 
 fn serve_hostname() -> Result<PathBuf> {
