@@ -1,6 +1,8 @@
 //! The compiled programs, for the daemon that loads them and the tests that run them.
 
 /// The BPF object file with every program and map.
+///
+/// Loading a program may fail with `EAGAIN` when a signal arrives meanwhile; then it has to be tried again.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dataplane.o"));
 
 /// A program of [`OBJECT`].

@@ -1,8 +1,10 @@
 //! A cgroup of the test's own, with the socket hooks attached and this process inside.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use aya::programs::{CgroupAttachMode, CgroupSock, CgroupSockAddr};
@@ -71,9 +73,21 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        let left = move_to(&self.home).and_then(|()| Ok(fs::remove_dir(&self.path)?));
-        if let Err(error) = left {
+        if let Err(error) = move_to(&self.home).and_then(|()| remove(&self.path)) {
             eprintln!("cannot leave {}: {error:#}", self.path.display());
+        }
+    }
+}
+
+/// Removes the cgroup once the last program that a test started in it has ended.
+fn remove(cgroup: &Path) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match fs::remove_dir(cgroup) {
+            Err(error) if error.kind() == ErrorKind::ResourceBusy && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            result => return Ok(result?),
         }
     }
 }

@@ -104,7 +104,7 @@ fn tcp_course(
 fn udp_course(connection: &Connection, standing: Standing) -> Course {
     if standing == Standing::Gone
         || !service::is_same(connection.service, connection.service_generation)
-        || now().wrapping_sub(connection.seen) > UDP_IDLE
+        || is_idle(connection)
     {
         Course::Begin
     } else if standing == Standing::NotServing {
@@ -112,6 +112,14 @@ fn udp_course(connection: &Connection, standing: Standing) -> Course {
     } else {
         Course::Continue
     }
+}
+
+/// Whether neither direction was used for long.
+#[inline(always)]
+fn is_idle(connection: &Connection) -> bool {
+    let is_old = |seen: u32| now().wrapping_sub(seen) > UDP_IDLE;
+    is_old(connection.seen)
+        && find(&connection.partner()).is_none_or(|partner| is_old(partner.seen))
 }
 
 #[inline(always)]

@@ -14,6 +14,9 @@ use dataplane_ebpf::drop::{Answer, Drop};
 /// The next program on the device decides, and in the end the stack: `TCX_NEXT`, and `TC_ACT_UNSPEC` for clsact.
 const PASS: i32 = -1;
 
+/// `skb->pkt_type` of a frame for this machine.
+const PACKET_HOST: u32 = 0;
+
 /// Not a verdict of the kernel's: the packet is to be answered with a refusal.
 const REFUSE: i32 = 100;
 
@@ -77,6 +80,9 @@ fn error(ctx: &TcContext, side: Side) -> i32 {
 /// Requests of clients outside, and replies of backends on other nodes.
 #[inline(always)]
 fn try_from_wire(ctx: &TcContext) -> Result<i32, Drop> {
+    if !is_for_us(ctx) {
+        return Ok(PASS);
+    }
     let Some(packet) = parse::packet(ctx)? else {
         return Ok(OTHER);
     };
@@ -91,6 +97,14 @@ fn try_from_wire(ctx: &TcContext) -> Result<i32, Drop> {
     } else {
         hand_over(ctx, &work.packet, &work.connection)
     }
+}
+
+/// Whether the frame is addressed to this machine. A switch may flood a frame for another one, and two nodes must not
+/// both answer it.
+#[inline(always)]
+fn is_for_us(ctx: &TcContext) -> bool {
+    // SAFETY: the kernel's context.
+    unsafe { (*ctx.skb.skb).pkt_type == PACKET_HOST }
 }
 
 /// Replies of backends on this node.

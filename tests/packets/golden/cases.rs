@@ -11,7 +11,7 @@ use super::world::{self, Addresses, TARGET, backend, cluster_port, node_port, se
 use super::writer::{Writer, answer, forwarded};
 use super::{Case, Expected};
 use crate::dataplane::Dataplane;
-use crate::frame::{Body, Frame, tcp};
+use crate::frame::{ARRIVING, Body, Frame, tcp};
 
 /// The cases that hold for both protocols.
 pub(super) fn common(w: Writer) -> Vec<Case> {
@@ -117,6 +117,16 @@ pub(super) fn common(w: Writer) -> Vec<Case> {
             name: "node port of an address that is not the node's",
             steps: one(
                 w.open(client(40013), (a.here, node_port(service::LOCAL))),
+                Untouched,
+            ),
+        },
+        Case {
+            name: "a frame for another machine",
+            steps: one(
+                Frame {
+                    ethernet: [[2, 0, 0, 0, 0, 9], ARRIVING[1]],
+                    ..w.open(client(40021), cluster(service::LOCAL))
+                },
                 Untouched,
             ),
         },

@@ -3,6 +3,7 @@
 //! A case is a list of steps on one dataplane; every case has a client port of its own.
 
 mod cases;
+mod cost;
 mod world;
 mod writer;
 

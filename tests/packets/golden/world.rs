@@ -115,6 +115,7 @@ impl World {
     pub(super) fn create(addresses: Addresses, protocol: Protocol) -> Result<Self> {
         let namespace = Namespace::create()?;
         namespace.ip("link add uplink type veth peer name wire
+             link set uplink address 02:00:00:00:00:01
              link set wire up
              link set uplink up
              addr add 192.0.2.1/24 dev uplink

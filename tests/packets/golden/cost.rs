@@ -1,0 +1,82 @@
+//! What a packet costs: the median time of one run of its program.
+//!
+//! Each run gets a fresh packet, since a translated one would take another way the second time. A single run's time
+//! includes reading the clock twice, some 20 ns.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use dataplane_ebpf::addr::Protocol;
+
+use super::world::{TARGET, World, node_port, service, v4, v6};
+use super::writer::Writer;
+use crate::frame::Frame;
+
+const RUNS: usize = 2_000;
+
+/// Far above what any of them takes on an idle machine, so that only a mistake of another order fails.
+const LIMIT: Duration = Duration::from_micros(10);
+
+#[test]
+fn a_packet_costs_little() {
+    for addresses in [v4(), v6()] {
+        let world = World::create(addresses, Protocol::TCP).expect("a node can be made");
+        let (a, w) = (
+            addresses,
+            Writer {
+                a: addresses,
+                protocol: Protocol::TCP,
+            },
+        );
+        let client = (a.client, 40000);
+        let (local, remote) = (
+            (a.node, node_port(service::LOCAL)),
+            (a.node, node_port(service::REMOTE)),
+        );
+        for packet in [w.open(client, local), w.open(client, remote)] {
+            world
+                .run("ingress", &packet.bytes(), 1)
+                .expect("the connection is opened");
+        }
+        for (name, hook, packet) in [
+            ("none of ours", "ingress", w.data(client, (a.node, 22))),
+            ("request, backend here", "ingress", w.data(client, local)),
+            (
+                "reply, backend here",
+                "egress",
+                w.data((a.here, TARGET), client),
+            ),
+            (
+                "request, backend elsewhere",
+                "ingress",
+                w.data(client, remote),
+            ),
+            (
+                "reply, backend elsewhere",
+                "ingress",
+                w.data((a.elsewhere, TARGET), (a.node, 40000)),
+            ),
+        ] {
+            let time = median(&world, hook, &packet).expect("the program runs");
+            println!(
+                "{} {name:27} {:5} ns",
+                if a.node.is_ipv4() { "IPv4" } else { "IPv6" },
+                time.as_nanos()
+            );
+            assert!(time < LIMIT, "{name} takes {time:?}");
+        }
+    }
+}
+
+fn median(world: &World, hook: &str, packet: &Frame) -> Result<Duration> {
+    let bytes = packet.bytes();
+    let mut times = Vec::with_capacity(RUNS);
+    world.namespace.run(|| {
+        for _ in 0..RUNS {
+            times.push(world.dataplane.run(hook, world.uplink, &bytes, 1)?.2);
+        }
+        Ok::<_, anyhow::Error>(())
+    })?;
+    times.sort_unstable();
+    Ok(times[RUNS / 2])
+}
