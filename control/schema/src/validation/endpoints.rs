@@ -18,7 +18,7 @@ pub(super) fn endpoints(object: &At<'_>, causes: &mut Causes) {
             causes.required(&subset, "must specify `addresses` or `notReadyAddresses`");
         }
         for address in lists.iter().flat_map(|list| subset.items(list)) {
-            pod_address(&address.child("ip"), causes);
+            any_address(&address.child("ip"), is_servers_own(object), causes);
         }
         let ports = subset.items("ports");
         for port in &ports {
@@ -34,6 +34,19 @@ pub(super) fn endpoints(object: &At<'_>, causes: &mut Causes) {
             causes.invalid_all(&number, names::port_number(number.number()));
             protocol(port, causes);
         }
+    }
+}
+
+/// The endpoints of the Service `kubernetes`, which the server writes; it may listen on loopback only.
+fn is_servers_own(object: &At<'_>) -> bool {
+    let metadata = object.child("metadata");
+    metadata.child("name").text() == "kubernetes" && metadata.child("namespace").text() == "default"
+}
+
+fn any_address(at: &At<'_>, may_be_loopback: bool, causes: &mut Causes) {
+    let is_loopback = at.text().parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    if !(may_be_loopback && is_loopback) {
+        pod_address(at, causes);
     }
 }
 
@@ -78,7 +91,7 @@ pub(super) fn slice(slice: &At<'_>, causes: &mut Causes) {
         return;
     }
     for endpoint in slice.items("endpoints") {
-        addresses(&endpoint, family.text(), causes);
+        addresses(&endpoint, family.text(), is_servers_own(slice), causes);
         let host = endpoint.child("hostname");
         if !host.is_empty() {
             causes.invalid_all(&host, names::dns_label(host.text()));
@@ -91,7 +104,7 @@ pub(super) fn slice(slice: &At<'_>, causes: &mut Causes) {
     ports(slice, causes);
 }
 
-fn addresses(endpoint: &At<'_>, family: &str, causes: &mut Causes) {
+fn addresses(endpoint: &At<'_>, family: &str, may_be_loopback: bool, causes: &mut Causes) {
     let list = endpoint.child("addresses");
     if list.is_empty() {
         causes.required(&list, "must contain at least 1 address");
@@ -104,7 +117,7 @@ fn addresses(endpoint: &At<'_>, family: &str, causes: &mut Causes) {
             ("IPv4", Ok(IpAddr::V6(_))) => causes.invalid(&address, "must be an IPv4 address"),
             ("IPv6", Ok(IpAddr::V4(_))) => causes.invalid(&address, "must be an IPv6 address"),
             ("FQDN", _) => causes.invalid_all(&address, names::dns_subdomain(address.text())),
-            _ => pod_address(&address, causes),
+            _ => any_address(&address, may_be_loopback, causes),
         }
     }
 }
