@@ -28,8 +28,17 @@ pub struct PortKey {
 pub enum Entry {
     /// An address and port, or a whole address.
     Frontend(FrontendKey),
-    /// A port on the node's own addresses.
-    NodePort(Family, WirePort, WireProtocol),
+    /// A port on all of the node's addresses that take NodePort traffic, for IPv4.
+    NodePort(WirePort, WireProtocol),
+}
+
+/// The addresses of this node.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Here {
+    /// All of them.
+    pub own: BTreeSet<IpAddr>,
+    /// Those that take NodePort traffic.
+    pub node_port: BTreeSet<IpAddr>,
 }
 
 /// Where a backend listens.
@@ -67,8 +76,8 @@ pub enum Target {
 }
 
 /// The entries of the Service called `name`, empty if it has none: because it is gone, is not for a service proxy, or
-/// speaks SCTP. `own` are the addresses of this node.
-pub fn desired(world: &World, own: &BTreeSet<IpAddr>, name: &ServiceName) -> Vec<Port> {
+/// speaks SCTP.
+pub fn desired(world: &World, here: &Here, name: &ServiceName) -> Vec<Port> {
     let Some(service) = world.service(name).filter(|service| service.is_proxied()) else {
         return Vec::new();
     };
@@ -78,9 +87,9 @@ pub fn desired(world: &World, own: &BTreeSet<IpAddr>, name: &ServiceName) -> Vec
             continue;
         };
         for family in Family::ALL {
-            let entries = entries(service, port, protocol, family);
+            let entries = entries(service, here, port, protocol, family);
             if !entries.is_empty() {
-                ports.push(desired_port(world, own, service, port, family, entries));
+                ports.push(desired_port(world, here, service, port, family, entries));
             }
         }
     }
@@ -128,7 +137,7 @@ impl Port {
 
 fn desired_port(
     world: &World,
-    own: &BTreeSet<IpAddr>,
+    here: &Here,
     service: &Service,
     port: &ServicePort,
     family: Family,
@@ -145,7 +154,7 @@ fn desired_port(
         entries,
         flags: flags(service),
         affinity_seconds: affinity_seconds(service),
-        backends: all_backends(place, own, &backends),
+        backends: all_backends(place, &here.own, &backends),
         cluster: target(&selection, TrafficPolicy::Cluster),
         local: target(&selection, TrafficPolicy::Local),
     }
@@ -154,6 +163,7 @@ fn desired_port(
 /// A Service without a cluster address in `family` does not exist there.
 fn entries(
     service: &Service,
+    here: &Here,
     port: &ServicePort,
     protocol: WireProtocol,
     family: Family,
@@ -186,10 +196,30 @@ fn entries(
         entries.insert(Entry::Frontend(key), Kind::ADDRESS);
     }
     if let Some(node_port) = port.node_port {
-        let key = Entry::NodePort(family, WirePort::new(node_port.get()), protocol);
-        entries.insert(key, Kind::NODE_PORT);
+        for entry in node_port_entries(here, WirePort::new(node_port.get()), protocol, family) {
+            entries.insert(entry, Kind::NODE_PORT);
+        }
     }
     entries
+}
+
+/// The map of node ports knows no family, while each family has backends of its own. So it serves IPv4, and IPv6 has an
+/// entry for each address of the node; but none for loopback, which every pod has too.
+fn node_port_entries(
+    here: &Here,
+    number: WirePort,
+    protocol: WireProtocol,
+    family: Family,
+) -> Vec<Entry> {
+    if family == Family::V4 {
+        return vec![Entry::NodePort(number, protocol)];
+    }
+    let addresses = here
+        .node_port
+        .iter()
+        .filter(|ip| family.has(**ip) && !ip.is_loopback());
+    let keys = addresses.map(|ip| FrontendKey::new((*ip).into(), number, protocol));
+    keys.map(Entry::Frontend).collect()
 }
 
 /// Whether the load balancer's addresses are for some clients only. The dataplane cannot tell clients apart yet, so it

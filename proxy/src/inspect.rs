@@ -3,7 +3,6 @@
 //! Ids are left out, since they say nothing about what clients get and depend on the order in which things happened.
 
 use dataplane_ebpf::abi::{Backend, Frontend, Kind, NodeAddress, Run, Service};
-use model::Family;
 
 use crate::desired::Entry;
 use crate::maps::{Error, Maps};
@@ -39,8 +38,7 @@ fn entry_line(maps: &impl Maps, entry: Entry, frontend: Frontend) -> Result<Stri
             format!("{} {}:{}", key.protocol, key.address, key.port)
         }
         Entry::Frontend(key) => format!("{} [{}]:{}", key.protocol, key.address, key.port),
-        Entry::NodePort(Family::V4, port, protocol) => format!("{protocol} node-ipv4:{port}"),
-        Entry::NodePort(Family::V6, port, protocol) => format!("{protocol} node-ipv6:{port}"),
+        Entry::NodePort(port, protocol) => format!("{protocol} node:{port}"),
     };
     let service = maps.service(frontend.service)?;
     let (cluster, local) = (run(maps, service.cluster)?, run(maps, service.local)?);

@@ -5,7 +5,7 @@
 //! more slowly, while all others go on. Until every source has been listed in full nothing is written at all: what an
 //! earlier daemon left is newer than half a list.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::addresses::{NodeAddresses, NodePortAddresses, node_addresses};
-use crate::desired::desired;
+use crate::desired::{Here, desired};
 use crate::devices::Devices;
 use crate::health::Health;
 use crate::maps::{self, Maps};
@@ -48,10 +48,9 @@ pub struct Reconciler<M> {
     settings: Settings,
     world: World,
     devices: Devices,
-    /// All addresses of this node.
-    own: BTreeSet<IpAddr>,
     /// Nothing until the devices have been seen.
     addresses: Option<NodeAddresses>,
+    here: Here,
     tables: Tables<M>,
     due: BTreeMap<ServiceName, Due>,
     node: Due,
@@ -96,8 +95,8 @@ impl<M: Maps> Reconciler<M> {
             world: World::new(settings.node_name.as_str()),
             settings,
             devices: Devices::default(),
-            own: BTreeSet::new(),
             addresses: None,
+            here: Here::default(),
             tables: Tables::recover(maps)?,
             due: BTreeMap::new(),
             node: Due::NEVER,
@@ -118,11 +117,8 @@ impl<M: Maps> Reconciler<M> {
 
     /// Takes in what the node's devices are.
     pub fn see_devices(&mut self, devices: Devices, now: Instant) {
-        self.own = devices.addresses.iter().map(|address| address.ip).collect();
         self.devices = devices;
         self.sort_addresses(now);
-        // Which backends are on this node may depend on its addresses.
-        self.all_due(now);
     }
 
     /// Brings everything that is due to what it should be.
@@ -231,7 +227,7 @@ impl<M: Maps> Reconciler<M> {
     }
 
     fn reconcile(&mut self, name: &ServiceName, now: Instant) -> bool {
-        let desired = desired(&self.world, &self.own, name);
+        let desired = desired(&self.world, &self.here, name);
         let result = self.tables.apply(name, &desired, now);
         self.report_sctp(name);
         let done = result.is_ok();
@@ -282,12 +278,21 @@ impl<M: Maps> Reconciler<M> {
             .collect();
         let wanted = &self.settings.node_port_addresses;
         let addresses = node_addresses(wanted, &self.devices.addresses, &uplinks, internal);
-        if self.addresses.as_ref() == Some(&addresses) {
-            return;
+        let own = self.devices.addresses.iter().map(|address| address.ip);
+        let here = Here {
+            own: own.collect(),
+            node_port: addresses.node_port.clone(),
+        };
+        if self.here != here {
+            // Which backends are on this node, and where node ports answer, depends on its addresses.
+            self.here = here;
+            self.all_due(now);
         }
-        info!(node_port = ?addresses.node_port, primary = ?addresses.primary, "the node's addresses");
-        self.addresses = Some(addresses);
-        self.node.now(now);
+        if self.addresses.as_ref() != Some(&addresses) {
+            info!(node_port = ?addresses.node_port, primary = ?addresses.primary, "the node's addresses");
+            self.addresses = Some(addresses);
+            self.node.now(now);
+        }
     }
 
     /// Writes what the programs know about the node. New addresses come before old ones go.

@@ -16,7 +16,6 @@ use model::{
 };
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Uid;
-use proxy::addresses::NodePortAddresses;
 use proxy::attach::{self, Dataplane, MapSizes};
 use proxy::devices::{self, Devices};
 use proxy::inspect::dump;
@@ -29,8 +28,9 @@ const SERVICE6: &str = "[fd00:10:96::a]:80";
 const EMPTY: &str = "10.96.0.11:80";
 const BACKENDS: [&str; 2] = ["10.244.9.1:8080", "10.244.9.2:8080"];
 const BACKENDS6: [&str; 1] = ["[fd00:10:244:9::1]:8080"];
-/// Address and port of the node, where it answers with the first Service.
+/// Addresses and port of the node, where it answers with the first Service.
 const NODE_PORT: &str = "192.0.2.7:30080";
+const NODE_PORT6: &str = "[2001:db8::7]:30080";
 
 /// A cgroup and a pin directory of our own, gone again at the end.
 struct Place {
@@ -113,7 +113,10 @@ async fn build_network() {
             .unwrap();
     }
     let loopback = nix::net::if_::if_nametoindex("lo").unwrap();
-    let addresses = BACKENDS.iter().chain(&BACKENDS6).chain([&NODE_PORT]);
+    let addresses = BACKENDS
+        .iter()
+        .chain(&BACKENDS6)
+        .chain([&NODE_PORT, &NODE_PORT6]);
     for address in addresses.map(|text| text.parse::<SocketAddr>().unwrap().ip()) {
         let length = if address.is_ipv4() { 32 } else { 128 };
         handle
@@ -272,7 +275,7 @@ impl Daemon {
         dataplane.attach(&devices.uplinks).unwrap();
         let settings = Settings {
             node_name: "here".to_owned(),
-            node_port_addresses: NodePortAddresses::Ranges(vec!["192.0.2.0/24".parse().unwrap()]),
+            node_port_addresses: "192.0.2.0/24,2001:db8::/32".parse().unwrap(),
             masquerade_ports: (61_000, 65_535),
             netns_cookie: netns_cookie().unwrap(),
         };
@@ -328,6 +331,8 @@ fn scenario() {
     assert_eq!(answers(SERVICE6, ask, 4), both(&BACKENDS6));
     assert_eq!(answers(SERVICE6, ask_datagram, 4), both(&BACKENDS6));
     assert_eq!(answers(NODE_PORT, ask, 40), both(&BACKENDS));
+    assert_eq!(answers(NODE_PORT6, ask, 4), both(&BACKENDS6));
+    assert_eq!(answers(NODE_PORT6, ask_datagram, 4), both(&BACKENDS6));
     let start = Instant::now();
     assert_eq!(ask(EMPTY).unwrap_err().kind(), ErrorKind::ConnectionRefused);
     assert_eq!(

@@ -12,7 +12,7 @@ use dataplane_ebpf::abi::{
 };
 use dataplane_ebpf::addr::Addr;
 use dataplane_ebpf::flow::Flow;
-use model::{Family, TrafficPolicy};
+use model::TrafficPolicy;
 
 use super::{Error, Maps, Settings, Sizes};
 use crate::desired::Entry;
@@ -100,7 +100,7 @@ impl Maps for KernelMaps {
             .map_err(failed("list", maps::FRONTENDS))?;
         for item in self.node_ports.iter() {
             let (key, value) = item.map_err(failed("list", maps::NODEPORTS))?;
-            entries.push((Entry::NodePort(Family::V4, key.port, key.protocol), value));
+            entries.push((Entry::NodePort(key.port, key.protocol), value));
         }
         Ok(entries)
     }
@@ -177,8 +177,7 @@ impl Maps for KernelMaps {
                 .frontends
                 .insert(key, frontend, 0)
                 .map_err(failed("write", maps::FRONTENDS)),
-            Entry::NodePort(Family::V6, ..) => Ok(()),
-            Entry::NodePort(Family::V4, port, protocol) => {
+            Entry::NodePort(port, protocol) => {
                 let key = NodePortKey::new(port, protocol);
                 self.node_ports
                     .insert(key, frontend, 0)
@@ -190,8 +189,7 @@ impl Maps for KernelMaps {
     fn remove_entry(&mut self, entry: Entry) -> Result<(), Error> {
         match entry {
             Entry::Frontend(key) => absent_is_fine(self.frontends.remove(&key), maps::FRONTENDS),
-            Entry::NodePort(Family::V6, ..) => Ok(()),
-            Entry::NodePort(Family::V4, port, protocol) => {
+            Entry::NodePort(port, protocol) => {
                 let key = NodePortKey::new(port, protocol);
                 absent_is_fine(self.node_ports.remove(&key), maps::NODEPORTS)
             }
