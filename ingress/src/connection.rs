@@ -1,9 +1,11 @@
 //! A client's connection: handshake, choice of protocol, limits, and a graceful end.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use futures::future::LocalBoxFuture;
 use http::{Request, Response};
@@ -50,13 +52,11 @@ pub async fn serve(worker: &Rc<Worker>, stream: TcpStream, address: SocketAddr, 
 async fn serve_tls(worker: &Rc<Worker>, stream: TcpStream, address: SocketAddr) {
     let port = local_port(&stream);
     let acceptor = TlsAcceptor::from(worker.shared().tls.clone());
-    let handshake = timeout(worker.settings().header_timeout, acceptor.accept(stream));
-    let stream = match handshake.await {
-        Ok(Ok(stream)) => stream,
-        failed => {
+    let stream = match begin(worker, acceptor.accept(stream)).await {
+        Ok(stream) => stream,
+        Err(error) => {
             worker.metrics().failed_handshakes.count();
-            let error = failed.map(|handshake| handshake.err());
-            return tracing::debug!(%address, ?error, "TLS handshake failed");
+            return tracing::debug!(%address, %error, "TLS handshake failed");
         }
     };
     let session = stream.get_ref().1;
@@ -74,11 +74,22 @@ async fn serve_tls(worker: &Rc<Worker>, stream: TcpStream, address: SocketAddr) 
 
 async fn serve_plain(worker: &Rc<Worker>, stream: TcpStream, address: SocketAddr) {
     let peer = peer(worker, address, local_port(&stream), false, None);
-    match timeout(worker.settings().header_timeout, begins_http2(&stream)).await {
-        Ok(Ok(true)) => serve_h2(worker, peer, stream).await,
-        Ok(Ok(false)) => serve_h1(worker, peer, stream).await,
-        Ok(Err(error)) => tracing::debug!(%address, %error, "connection lost at once"),
-        Err(_) => tracing::debug!(%address, "nothing came"),
+    match begin(worker, begins_http2(&stream)).await {
+        Ok(true) => serve_h2(worker, peer, stream).await,
+        Ok(false) => serve_h1(worker, peer, stream).await,
+        Err(error) => tracing::debug!(%address, %error, "connection did not begin"),
+    }
+}
+
+/// Waits for the `beginning` of a connection, until its time is up or the gateway is to end: a client that has not asked
+/// for anything yet loses nothing.
+async fn begin<T>(
+    worker: &Worker,
+    beginning: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
+    tokio::select! {
+        begun = timeout(worker.settings().header_timeout, beginning) => begun?,
+        () = worker.shutdown().cancelled() => Err(io::Error::other("shutting down")),
     }
 }
 
@@ -108,7 +119,7 @@ fn peer(
 }
 
 /// Whether the client begins with HTTP/2's preface. What it sent stays in the socket.
-async fn begins_http2(stream: &TcpStream) -> std::io::Result<bool> {
+async fn begins_http2(stream: &TcpStream) -> io::Result<bool> {
     let mut seen = [0; PREFACE.len()];
     let mut before = 0;
     loop {
@@ -118,7 +129,7 @@ async fn begins_http2(stream: &TcpStream) -> std::io::Result<bool> {
         }
         // A beginning of the preface: the rest does not make the socket any more readable than it is.
         if count == before {
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
         before = count;
     }
@@ -134,7 +145,6 @@ where
         .header_read_timeout(worker.settings().header_timeout)
         .max_headers(MAX_HEADERS)
         .max_header_size(MAX_HEADER_BYTES)
-        .pipeline_flush(true)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = pin!(connection);

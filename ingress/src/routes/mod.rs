@@ -14,6 +14,8 @@ use crate::problem::IngressRef;
 pub mod class;
 pub mod ingress;
 pub mod matcher;
+#[cfg(test)]
+mod tests;
 mod validate;
 
 pub use ingress::{Built, TlsClaim, build};

@@ -1,0 +1,158 @@
+//! Clients: raw bytes over a socket, and proper ones over TCP or TLS.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::harness::PATIENCE;
+
+/// What came back.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: http::HeaderMap,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    /// The body as JSON.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// The name of the backend that answered.
+    pub(crate) fn backend(&self) -> String {
+        self.json()["backend"].as_str().unwrap().to_owned()
+    }
+}
+
+/// A connection for one request at a time.
+pub(crate) enum Http {
+    /// HTTP/1.1.
+    One(http1::SendRequest<Full<Bytes>>),
+    /// HTTP/2.
+    Two(http2::SendRequest<Full<Bytes>>),
+}
+
+impl Http {
+    /// Connects in the clear, for HTTP/1.1.
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
+        Self::over(TcpStream::connect(address).await.unwrap()).await
+    }
+
+    /// HTTP/1.1 over `stream`.
+    pub(crate) async fn over(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(async move { drop(connection.await) });
+        Self::One(sender)
+    }
+
+    /// HTTP/2 over `stream`.
+    pub(crate) async fn two_over(
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    ) -> Self {
+        let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+        let (sender, connection) = handshake.await.unwrap();
+        tokio::spawn(async move { drop(connection.await) });
+        Self::Two(sender)
+    }
+
+    /// Sends `request` and reads the whole answer.
+    pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Answer> {
+        let exchange = async {
+            let response = match self {
+                Self::One(sender) => {
+                    sender.ready().await?;
+                    sender.send_request(request).await?
+                }
+                Self::Two(sender) => {
+                    sender.ready().await?;
+                    sender.send_request(request).await?
+                }
+            };
+            let (parts, body) = response.into_parts();
+            let body = String::from_utf8_lossy(&body.collect().await?.to_bytes()).into_owned();
+            Ok(Answer {
+                status: parts.status,
+                headers: parts.headers,
+                body,
+            })
+        };
+        timeout(PATIENCE, exchange)
+            .await
+            .expect("an answer in time")
+    }
+
+    /// Gets `path` at `host`.
+    pub(crate) async fn get(&mut self, host: &str, path: &str) -> Answer {
+        let target = match self {
+            Self::One(_) => path.to_owned(),
+            Self::Two(_) => format!("https://{host}{path}"),
+        };
+        let request = Request::get(target);
+        let request = match self {
+            Self::One(_) => request.header("host", host),
+            Self::Two(_) => request,
+        };
+        self.send(request.body(Full::default()).unwrap())
+            .await
+            .unwrap()
+    }
+}
+
+/// Gets `path` at `host` over a connection of its own.
+pub(crate) async fn get(address: SocketAddr, host: &str, path: &str) -> Answer {
+    Http::connect(address).await.get(host, path).await
+}
+
+/// Connects with TLS, asking for `server_name` and trusting `root`.
+pub(crate) async fn tls(
+    address: SocketAddr,
+    server_name: &str,
+    root: &CertificateDer<'static>,
+    alpn: &[u8],
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(root.clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![alpn.to_vec()];
+    let name = ServerName::try_from(server_name.to_owned()).unwrap();
+    let stream = TcpStream::connect(address).await?;
+    TlsConnector::from(Arc::new(config))
+        .connect(name, stream)
+        .await
+}
+
+/// Sends `bytes` as they are and returns everything that comes back until the end of the connection. The client's own
+/// side stays open, so what ends it is the gateway.
+pub(crate) async fn raw(address: SocketAddr, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    let mut answer = Vec::new();
+    let read = timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+    match read.expect("the end of the connection in time") {
+        Ok(_) => {}
+        // Closing with bytes unread resets the connection, once the answer is through.
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
+        Err(error) => panic!("{error}"),
+    }
+    String::from_utf8_lossy(&answer).into_owned()
+}

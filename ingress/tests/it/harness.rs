@@ -1,0 +1,230 @@
+//! A gateway of its own for each test: ephemeral ports, objects from JSON, and its access log within reach.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use clap::Parser;
+use ingress::access_log;
+use ingress::config::IngressArgs;
+use ingress::controller::{Controller, Report};
+use ingress::gateway::{Serving, Shared};
+use ingress::objects::{Change, Delta};
+use ingress::routes::class::Classes;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+/// How long anything may take to come true.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running gateway. Dropping it stops it.
+pub(crate) struct Gateway {
+    controller: Controller,
+    pub(crate) http: SocketAddr,
+    pub(crate) https: SocketAddr,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) serving: Option<Serving>,
+    log: Log,
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+#[derive(clap::Parser)]
+#[command(args_override_self = true)]
+struct Cli {
+    #[command(flatten)]
+    args: IngressArgs,
+}
+
+/// Arguments as from a command line, on ephemeral ports of loopback.
+pub(crate) fn arguments(more: &[&str]) -> IngressArgs {
+    let ports = [
+        "portolan-ingress",
+        "--http-bind=127.0.0.1:0",
+        "--https-bind=127.0.0.1:0",
+        "--admin-bind=127.0.0.1:0",
+        "--workers=2",
+    ];
+    Cli::try_parse_from(ports.iter().chain(more))
+        .unwrap_or_else(|error| panic!("{error}"))
+        .args
+}
+
+impl Gateway {
+    /// Starts a gateway that serves `objects`, with `more` arguments.
+    pub(crate) fn start(objects: &[Value], more: &[&str]) -> Self {
+        let shared = Shared::new(arguments(more).gateway).unwrap();
+        let classes = Classes::new("portolan.dev/ingress", "portolan");
+        let mut controller = Controller::new(shared.clone(), classes);
+        controller.apply(Change::Ingress(Delta::All(of_kind(objects, "Ingress"))));
+        controller.apply(Change::Class(Delta::All(vec![])));
+        controller.apply(Change::Service(Delta::All(of_kind(objects, "Service"))));
+        controller.apply(Change::Slice(Delta::All(of_kind(objects, "EndpointSlice"))));
+        controller.apply(Change::Secret(Delta::All(of_kind(objects, "Secret"))));
+        controller.publish().unwrap();
+        let log = Log::default();
+        let (sink, _) = access_log::start(log.clone()).unwrap();
+        let shutdown = CancellationToken::new();
+        let serving = shared.serve(&sink, &shutdown).unwrap();
+        let (http, https) = (serving.http()[0], serving.https()[0]);
+        Self {
+            controller,
+            http,
+            https,
+            shutdown,
+            serving: Some(serving),
+            log,
+        }
+    }
+
+    /// Applies an object, new or changed.
+    pub(crate) fn apply(&mut self, object: Value) -> Option<Report> {
+        let change = match object["kind"].as_str().unwrap() {
+            "Ingress" => Change::Ingress(Delta::Applied(parse(object))),
+            "Service" => Change::Service(Delta::Applied(parse(object))),
+            "EndpointSlice" => Change::Slice(Delta::Applied(parse(object))),
+            "Secret" => Change::Secret(Delta::Applied(parse(object))),
+            other => panic!("what is a {other}?"),
+        };
+        self.controller.apply(change);
+        self.controller.publish()
+    }
+
+    /// Deletes an EndpointSlice.
+    pub(crate) fn delete_slice(&mut self, slice: Value) {
+        self.controller
+            .apply(Change::Slice(Delta::Deleted(parse(slice))));
+        self.controller.publish();
+    }
+
+    /// The first line of the access log that `wanted` accepts.
+    pub(crate) async fn log_line(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        eventually("a line of the access log", async || {
+            let log = self.log.0.lock().unwrap().clone();
+            let lines = log
+                .split(|byte| *byte == b'\n')
+                .filter(|line| !line.is_empty());
+            let mut lines = lines.map(|line| serde_json::from_slice::<Value>(line).unwrap());
+            lines.find(&wanted)
+        })
+        .await
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Tries until something comes of it.
+pub(crate) async fn eventually<T>(what: &str, mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
+    let started = tokio::time::Instant::now();
+    loop {
+        if let Some(found) = attempt().await {
+            return found;
+        }
+        assert!(started.elapsed() < PATIENCE, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn of_kind<T: serde::de::DeserializeOwned>(objects: &[Value], kind: &str) -> Vec<T> {
+    let fitting = objects.iter().filter(|object| object["kind"] == kind);
+    fitting
+        .map(|object| serde_json::from_value(object.clone()).unwrap())
+        .collect()
+}
+
+fn parse<T: serde::de::DeserializeOwned>(object: Value) -> Box<T> {
+    Box::new(serde_json::from_value(object).unwrap())
+}
+
+// Objects.
+
+/// An Ingress of our class with prefix paths to port 80 of Services: `(host, path, service)`.
+pub(crate) fn ingress(name: &str, rules: &[(&str, &str, &str)]) -> Value {
+    let rules: Vec<Value> = rules
+        .iter()
+        .map(|(host, path, service)| {
+            let backend = json!({"service": {"name": service, "port": {"number": 80}}});
+            let path = json!({"path": path, "pathType": "Prefix", "backend": backend});
+            json!({"host": host, "http": {"paths": [path]}})
+        })
+        .collect();
+    json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "Ingress",
+        "metadata": {
+            "name": name,
+            "namespace": "default",
+            "uid": format!("uid-of-{name}"),
+            "annotations": {"kubernetes.io/ingress.class": "portolan"},
+        },
+        "spec": {"rules": rules},
+    })
+}
+
+/// The same with a TLS section for `host` and the certificate in `secret`.
+pub(crate) fn secure_ingress(name: &str, host: &str, service: &str, secret: &str) -> Value {
+    let mut ingress = ingress(name, &[(host, "/", service)]);
+    ingress["spec"]["tls"] = json!([{"hosts": [host], "secretName": secret}]);
+    ingress
+}
+
+/// A Service with port 80.
+pub(crate) fn service(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10"], "ports": [{"port": 80}]},
+    })
+}
+
+/// A slice of `service` with one ready endpoint.
+pub(crate) fn slice(service: &str, name: &str, endpoint: SocketAddr) -> Value {
+    slice_with(service, name, endpoint, json!({"ready": true}))
+}
+
+/// A slice of `service` with one endpoint in the given conditions.
+pub(crate) fn slice_with(
+    service: &str,
+    name: &str,
+    endpoint: SocketAddr,
+    conditions: Value,
+) -> Value {
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": name,
+            "namespace": "default",
+            "labels": {"kubernetes.io/service-name": service},
+        },
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [endpoint.ip()], "conditions": conditions}],
+        "ports": [{"name": "", "port": endpoint.port(), "protocol": "TCP"}],
+    })
+}
+
+/// The Service `name` with one endpoint each for `backends`.
+pub(crate) fn service_of(name: &str, backends: &[SocketAddr]) -> Vec<Value> {
+    let slices = backends
+        .iter()
+        .map(|backend| slice(name, &format!("{name}-{}", backend.port()), *backend));
+    std::iter::once(service(name)).chain(slices).collect()
+}

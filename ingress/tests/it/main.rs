@@ -1,0 +1,12 @@
+//! The gateway over real sockets: in-process backends on loopback, objects fed as the API would send them.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod backend;
+mod change;
+mod client;
+mod harness;
+mod kubernetes;
+mod requests;
+mod strictness;
+mod tls;
+mod upgrade;

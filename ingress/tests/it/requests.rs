@@ -1,0 +1,477 @@
+//! Requests from client to backend and back: routing, headers, bodies, connections, failures.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::Full;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::backend::{Backend, read_head};
+use crate::client::{Http, get, raw};
+use crate::harness::{Gateway, eventually, ingress, service, service_of, slice, slice_with};
+
+#[tokio::test]
+async fn requests_are_routed_by_host_and_path() {
+    let (one, two) = (Backend::echo("one").await, Backend::echo("two").await);
+    let mut objects = vec![ingress(
+        "i",
+        &[
+            ("a.org", "/", "one"),
+            ("a.org", "/sub", "two"),
+            ("*.b.org", "/", "two"),
+        ],
+    )];
+    objects.extend(service_of("one", &[one.address]));
+    objects.extend(service_of("two", &[two.address]));
+    let gateway = Gateway::start(&objects, &[]);
+    for (host, path, expected) in [
+        ("a.org", "/", Some("one")),
+        ("A.ORG:8080", "/x?y=1", Some("one")),
+        ("a.org", "/sub/x", Some("two")),
+        ("a.org", "/%73ub/../sub", Some("two")),
+        ("a.org", "/sub%2Fx", Some("one")),
+        ("x.b.org", "/", Some("two")),
+        ("b.org", "/", None),
+        ("x.y.b.org", "/", None),
+        ("other", "/", None),
+    ] {
+        let answer = get(gateway.http, host, path).await;
+        let found = (answer.status == StatusCode::OK).then(|| answer.backend());
+        assert_eq!(found.as_deref(), expected, "{host}{path}");
+        assert!(expected.is_some() || answer.status == StatusCode::NOT_FOUND);
+    }
+    let line = gateway.log_line(|line| line["host"] == "x.b.org").await;
+    assert_eq!(line["status"], 200);
+    assert_eq!(line["ingress"], "i");
+    assert_eq!(line["service"], "two");
+    assert_eq!(line["backend"], two.address.to_string());
+    let line = gateway.log_line(|line| line["host"] == "other").await;
+    assert_eq!(line["reason"], "no_route");
+}
+
+#[tokio::test]
+async fn backends_see_a_normal_target_and_honest_headers() {
+    let backend = Backend::echo("b").await;
+    let mut objects = vec![ingress("i", &[("a.org", "/", "s")])];
+    objects.extend(service_of("s", &[backend.address]));
+    let gateway = Gateway::start(&objects, &[]);
+    let request = Request::post("/x/../y%2fz/?q=%00")
+        .header("host", "a.org:80")
+        .header("connection", "x-secret")
+        .header("x-secret", "1")
+        .header("x_forwarded_for", "6.6.6.6")
+        .header("x-forwarded-for", "6.6.6.6")
+        .header("forwarded", "for=6.6.6.6")
+        .header("x-request-id", "abc")
+        .header("x-own", "1")
+        .body(Full::from("hello"));
+    let mut client = Http::connect(gateway.http).await;
+    let seen = client.send(request.unwrap()).await.unwrap().json();
+    let port = gateway.http.port().to_string();
+    assert_eq!(seen["target"], "/y%2Fz/?q=%00");
+    assert_eq!(seen["body"], "hello");
+    assert_eq!(
+        seen["headers"],
+        json!({
+            "content-length": ["5"],
+            "host": ["a.org:80"],
+            "x-forwarded-for": ["127.0.0.1"],
+            "x-forwarded-host": ["a.org:80"],
+            "x-forwarded-port": [port],
+            "x-forwarded-proto": ["http"],
+            "x-own": ["1"],
+            "x-real-ip": ["127.0.0.1"],
+            "x-request-id": ["abc"],
+        })
+    );
+}
+
+#[tokio::test]
+async fn bodies_of_unknown_length_arrive_whole_even_with_get() {
+    let backend = Backend::echo("b").await;
+    let mut objects = vec![ingress("i", &[("a.org", "/", "s")])];
+    objects.extend(service_of("s", &[backend.address]));
+    let gateway = Gateway::start(&objects, &[]);
+    for method in ["GET", "POST", "DELETE"] {
+        let request = format!(
+            "{method} / HTTP/1.1\r\nHost: a.org\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n\
+             3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
+        );
+        let answer = raw(gateway.http, request.as_bytes()).await;
+        assert!(answer.contains(r#""body":"abcde""#), "{method}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn connections_to_backends_are_reused() {
+    let backend = Backend::echo("b").await;
+    let mut objects = vec![ingress("i", &[("a.org", "/", "s")])];
+    objects.extend(service_of("s", &[backend.address]));
+    let gateway = Gateway::start(&objects, &["--workers=1"]);
+    for _ in 0..10 {
+        let mut client = Http::connect(gateway.http).await;
+        for _ in 0..10 {
+            assert_eq!(client.get("a.org", "/").await.status, StatusCode::OK);
+        }
+    }
+    assert_eq!((backend.connections(), backend.requests()), (1, 100));
+}
+
+#[tokio::test]
+async fn load_is_spread_over_all_endpoints() {
+    let backends = [
+        Backend::echo("a").await,
+        Backend::echo("b").await,
+        Backend::echo("c").await,
+    ];
+    let mut objects = vec![ingress("i", &[("a.org", "/", "s")])];
+    objects.extend(service_of(
+        "s",
+        &backends.each_ref().map(|backend| backend.address),
+    ));
+    let gateway = Gateway::start(&objects, &[]);
+    let mut client = Http::connect(gateway.http).await;
+    for _ in 0..30 {
+        client.get("a.org", "/").await;
+    }
+    assert_eq!(backends.map(|backend| backend.requests()), [10; 3]);
+}
+
+#[tokio::test]
+async fn terminating_endpoints_serve_while_none_is_ready() {
+    let (ready, leaving) = (Backend::echo("ready").await, Backend::echo("leaving").await);
+    let terminating = json!({"ready": false, "serving": true, "terminating": true});
+    let mut gateway = Gateway::start(
+        &[
+            ingress("i", &[("a.org", "/", "s")]),
+            service("s"),
+            slice("s", "ready", ready.address),
+            slice_with("s", "leaving", leaving.address, terminating),
+        ],
+        &[],
+    );
+    for _ in 0..4 {
+        assert_eq!(get(gateway.http, "a.org", "/").await.backend(), "ready");
+    }
+    gateway.delete_slice(slice("s", "ready", ready.address));
+    assert_eq!(get(gateway.http, "a.org", "/").await.backend(), "leaving");
+    gateway.delete_slice(slice("s", "leaving", leaving.address));
+    let answer = get(gateway.http, "a.org", "/").await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(answer.headers["retry-after"], "1");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_refuses_is_passed_over() {
+    let backend = Backend::echo("b").await;
+    let closed = {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        listener.local_addr().unwrap()
+    };
+    let mut objects = vec![ingress(
+        "i",
+        &[("a.org", "/", "s"), ("dead.org", "/", "dead")],
+    )];
+    objects.extend(service_of("s", &[closed, backend.address]));
+    objects.extend(service_of("dead", &[closed]));
+    let gateway = Gateway::start(&objects, &[]);
+    for _ in 0..4 {
+        let request = Request::post("/")
+            .header("host", "a.org")
+            .body(Full::from("x"))
+            .unwrap();
+        let answer = Http::connect(gateway.http)
+            .await
+            .send(request)
+            .await
+            .unwrap();
+        assert_eq!(answer.status, StatusCode::OK);
+    }
+    assert_eq!(
+        get(gateway.http, "dead.org", "/").await.status,
+        StatusCode::BAD_GATEWAY
+    );
+    let line = gateway.log_line(|line| line["host"] == "dead.org").await;
+    assert_eq!(
+        (&line["reason"], &line["attempts"]),
+        (&json!("connect_failed"), &json!(1))
+    );
+}
+
+#[tokio::test]
+async fn a_connection_that_was_closed_meanwhile_costs_no_request() {
+    // Answers one request a connection without saying so, and closes as the next one comes.
+    let backend = Backend::serve(async |mut stream, _| {
+        if read_head(&mut stream).await.is_some() {
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                .await
+                .unwrap();
+            read_head(&mut stream).await;
+        }
+    })
+    .await;
+    let mut objects = vec![ingress("i", &[("a.org", "/", "s")])];
+    objects.extend(service_of("s", &[backend.address]));
+    let gateway = Gateway::start(&objects, &["--workers=1"]);
+    for _ in 0..5 {
+        assert_eq!(get(gateway.http, "a.org", "/").await.status, StatusCode::OK);
+    }
+    // What is not idempotent must not be sent twice.
+    let request = Request::post("/")
+        .header("host", "a.org")
+        .body(Full::default())
+        .unwrap();
+    let answer = Http::connect(gateway.http)
+        .await
+        .send(request)
+        .await
+        .unwrap();
+    assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
+}
+
+#[tokio::test]
+async fn broken_backends_are_told_from_slow_ones() {
+    let garbage = Backend::script(b"nonsense\r\n\r\n", true).await;
+    let closes = Backend::script(b"", true).await;
+    let silent = Backend::script(b"", false).await;
+    let coded = Backend::script(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        true,
+    )
+    .await;
+    let switches = Backend::script(b"HTTP/1.1 101 Switching Protocols\r\n\r\n", true).await;
+    let rows = [
+        ("garbage.org", &garbage, 502, "bad_response"),
+        ("closes.org", &closes, 502, "backend_closed"),
+        ("silent.org", &silent, 504, "backend_timeout"),
+        ("coded.org", &coded, 502, "bad_response"),
+        ("switches.org", &switches, 502, "bad_response"),
+    ];
+    let mut objects = Vec::new();
+    for (host, backend, ..) in rows {
+        let name = host.strip_suffix(".org").unwrap();
+        objects.push(ingress(name, &[(host, "/", name)]));
+        objects.extend(service_of(name, &[backend.address]));
+    }
+    let gateway = Gateway::start(&objects, &["--backend-timeout=200ms"]);
+    for (host, _, status, reason) in rows {
+        assert_eq!(
+            get(gateway.http, host, "/").await.status.as_u16(),
+            status,
+            "{host}"
+        );
+        let line = gateway.log_line(|line| line["host"] == host).await;
+        assert_eq!(line["reason"], reason, "{host}");
+    }
+}
+
+#[tokio::test]
+async fn a_response_that_breaks_off_never_looks_whole() {
+    let sized = Backend::script(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc", true).await;
+    let chunked = Backend::script(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+        true,
+    )
+    .await;
+    let mut objects = vec![ingress(
+        "i",
+        &[("sized.org", "/", "sized"), ("chunked.org", "/", "chunked")],
+    )];
+    objects.extend(service_of("sized", &[sized.address]));
+    objects.extend(service_of("chunked", &[chunked.address]));
+    let gateway = Gateway::start(&objects, &[]);
+    for host in ["sized.org", "chunked.org"] {
+        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        let answer = raw(gateway.http, request.as_bytes()).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && answer.contains("abc"),
+            "{answer}"
+        );
+        assert!(!answer.ends_with("0\r\n\r\n"), "{answer}");
+        let line = gateway.log_line(|line| line["host"] == host).await;
+        assert_eq!(line["reason"], "truncated");
+    }
+}
+
+#[tokio::test]
+async fn an_early_answer_closes_the_backends_connection() {
+    // Answers after the head, leaves the body unread.
+    let early = Backend::script(
+        b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n",
+        false,
+    )
+    .await;
+    let mut objects = vec![ingress("i", &[("a.org", "/", "s")])];
+    objects.extend(service_of("s", &[early.address]));
+    let gateway = Gateway::start(&objects, &["--workers=1"]);
+    let head = "POST / HTTP/1.1\r\nHost: a.org\r\nContent-Length: 1000000\r\n\r\nsome";
+    let answer = raw(gateway.http, head.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    let answer = raw(gateway.http, head.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    assert_eq!(early.connections(), 2);
+}
+
+#[tokio::test]
+async fn a_client_that_pauses_its_body_gets_408() {
+    let backend = Backend::echo("b").await;
+    let mut objects = vec![ingress("i", &[("a.org", "/", "s")])];
+    objects.extend(service_of("s", &[backend.address]));
+    let gateway = Gateway::start(&objects, &["--client-timeout=200ms"]);
+    let answer = raw(
+        gateway.http,
+        b"POST / HTTP/1.1\r\nHost: a.org\r\nContent-Length: 10\r\n\r\nabc",
+    )
+    .await;
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    assert!(
+        answer.to_lowercase().contains("connection: close"),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_is_logged_and_its_backend_released() {
+    let (started, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let silent = Backend::serve(move |mut stream, _| {
+        let started = started.clone();
+        async move {
+            read_head(&mut stream).await;
+            started.send("started").unwrap();
+            // Ends when the gateway closes.
+            assert!(stream.read_u8().await.is_err());
+            started.send("closed").unwrap();
+        }
+    })
+    .await;
+    let mut objects = vec![ingress("i", &[("a.org", "/", "s")])];
+    objects.extend(service_of("s", &[silent.address]));
+    let gateway = Gateway::start(&objects, &[]);
+    let mut client = TcpStream::connect(gateway.http).await.unwrap();
+    client
+        .write_all(b"GET / HTTP/1.1\r\nHost: a.org\r\n\r\n")
+        .await
+        .unwrap();
+    assert_eq!(seen.recv().await, Some("started"));
+    drop(client);
+    assert_eq!(seen.recv().await, Some("closed"));
+    let line = gateway
+        .log_line(|line| line["reason"] == "client_gone")
+        .await;
+    assert_eq!(line["status"], 499);
+}
+
+#[tokio::test]
+async fn large_bodies_stream_both_ways_at_once() {
+    // Sends back what it gets, as it gets it.
+    let mirror = Backend::serve(async |mut stream, _| {
+        let head = read_head(&mut stream).await.unwrap();
+        assert!(head.contains("content-length: 8000000\r\n"), "{head}");
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 8000000\r\n\r\n")
+            .await
+            .unwrap();
+        let (mut read, mut write) = stream.split();
+        drop(tokio::io::copy(&mut read, &mut write).await);
+    })
+    .await;
+    let mut objects = vec![ingress("i", &[("a.org", "/", "s")])];
+    objects.extend(service_of("s", &[mirror.address]));
+    let gateway = Gateway::start(&objects, &[]);
+    let sent: Bytes = (0..8_000_000u32).map(|n| b'a' + (n % 23) as u8).collect();
+    let request = Request::put("/")
+        .header("host", "a.org")
+        .body(Full::new(sent.clone()))
+        .unwrap();
+    let answer = Http::connect(gateway.http)
+        .await
+        .send(request)
+        .await
+        .unwrap();
+    assert!(
+        answer.body.as_bytes() == sent,
+        "{} bytes came back",
+        answer.body.len()
+    );
+    let line = gateway.log_line(|line| line["method"] == "PUT").await;
+    assert_eq!(line["bytes_sent"], 8_000_000);
+    assert_eq!(line["reason"], json!(null));
+}
+
+#[tokio::test]
+async fn the_signal_to_stop_lets_requests_finish_and_closes_connections() {
+    let (release, released) = tokio::sync::watch::channel(false);
+    let slow = Backend::serve(move |mut stream, requests| {
+        let mut released = released.clone();
+        async move {
+            while read_head(&mut stream).await.is_some() {
+                requests.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                released.wait_for(|released| *released).await.unwrap();
+                stream
+                    .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                    .await
+                    .unwrap();
+            }
+        }
+    })
+    .await;
+    let mut objects = vec![ingress("i", &[("a.org", "/", "s")])];
+    objects.extend(service_of("s", &[slow.address]));
+    let mut gateway = Gateway::start(&objects, &[]);
+    let mut idle = TcpStream::connect(gateway.http).await.unwrap();
+    let mut busy = TcpStream::connect(gateway.http).await.unwrap();
+    busy.write_all(b"GET / HTTP/1.1\r\nHost: a.org\r\n\r\n")
+        .await
+        .unwrap();
+    eventually("the request", async || (slow.requests() == 1).then_some(())).await;
+    gateway.shutdown.cancel();
+    // The idle one is closed at once, the busy one after its answer.
+    assert_eq!(idle.read(&mut [0]).await.unwrap_or(0), 0);
+    release.send(true).unwrap();
+    let mut answer = String::new();
+    busy.read_to_string(&mut answer).await.unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok"),
+        "{answer}"
+    );
+    assert!(
+        answer.to_lowercase().contains("connection: close"),
+        "{answer}"
+    );
+    let finished = gateway.serving.take().unwrap().finished();
+    tokio::time::timeout(Duration::from_secs(5), finished)
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(TcpStream::connect(gateway.http).await.is_err());
+}
+
+#[tokio::test]
+async fn http2_is_served_in_the_clear_to_those_who_know() {
+    let backend = Backend::echo("b").await;
+    let mut objects = vec![ingress("i", &[("a.org", "/", "s")])];
+    objects.extend(service_of("s", &[backend.address]));
+    let gateway = Gateway::start(&objects, &[]);
+    let stream = TcpStream::connect(gateway.http).await.unwrap();
+    let mut client = Http::two_over(stream).await;
+    let request = Request::post("http://a.org/x")
+        .header("cookie", "a=1")
+        .header("cookie", "b=2")
+        .body(Full::from("body"))
+        .unwrap();
+    let seen = client.send(request).await.unwrap().json();
+    assert_eq!(seen["target"], "/x");
+    assert_eq!(seen["body"], "body");
+    assert_eq!(seen["headers"]["host"], json!(["a.org"]));
+    assert_eq!(seen["headers"]["cookie"], json!(["a=1; b=2"]));
+    let request = Request::get("http://a.org/")
+        .header("host", "b.org")
+        .body(Full::default())
+        .unwrap();
+    let answer = client.send(request).await.unwrap();
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+}
