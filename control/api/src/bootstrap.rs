@@ -82,7 +82,7 @@ pub(crate) async fn tend(api: &Api, advertised: SocketAddr, event_ttl: Duration)
         if let Err(error) = furnish(api, advertised).await {
             tracing::warn!(%error, "the server's own objects could not be kept");
         }
-        if round % SWEEP_ROUNDS == 0 {
+        if round.is_multiple_of(SWEEP_ROUNDS) {
             sweep_events(api, event_ttl).await;
             api.store.trim();
         }
@@ -166,7 +166,11 @@ async fn keep(
     kept.map(drop)
 }
 
+/// Says where the server is. A server on the loopback is nowhere for pods, and endpoints there are not valid.
 async fn tend_endpoints(api: &Api, advertised: SocketAddr) -> Result<(), ApiError> {
+    if advertised.ip().is_loopback() {
+        return Ok(());
+    }
     let (ip, port) = (advertised.ip().to_string(), advertised.port());
     let labels = json!({"endpointslice.kubernetes.io/skip-mirror": "true"});
     let endpoints = json!({

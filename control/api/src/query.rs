@@ -130,8 +130,7 @@ fn field_validation(params: &Params) -> Result<FieldValidation, ApiError> {
 
 fn check_manager(manager: &str) -> Result<(), ApiError> {
     if manager.chars().count() > 128 {
-        let text =
-            format!(" \"\" is invalid: fieldManager: Too long: may not be more than 128 bytes");
+        let text = " \"\" is invalid: fieldManager: Too long: may not be more than 128 bytes";
         return Err(ApiError::new(422, "Invalid", text));
     }
     Ok(())

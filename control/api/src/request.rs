@@ -1,7 +1,7 @@
 //! One request's way: who asks, for what, may they, and which part answers.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Method, Request, StatusCode};
 use hyper::body::Incoming;
@@ -18,6 +18,9 @@ use crate::respond::{self, Answer};
 use crate::rest::{self, Call};
 use crate::route::{Route, Target};
 use crate::{meta_paths, reviews, sub};
+
+/// How long a client may take to send a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Answers a request; `certificate` is the user of the connection's client certificate.
 pub(crate) async fn handle(
@@ -87,7 +90,9 @@ async fn resource(
     }
     let permit = admit(api, verb, request.method())?;
     let (parts, incoming) = request.into_parts();
-    let body = body::read(incoming).await?;
+    let body = tokio::time::timeout(BODY_TIMEOUT, body::read(incoming))
+        .await
+        .map_err(|_| slow_body())??;
     let accept = Accept::for_objects(&parts.headers)?;
     let call = Call {
         api,
@@ -139,6 +144,14 @@ fn authorize_resource(user: &User, verb: &str, target: &Target) -> Result<(), Ap
     } else {
         Err(authorize::refusal(user, &asked, Some(target.res)))
     }
+}
+
+fn slow_body() -> ApiError {
+    ApiError::new(
+        504,
+        "Timeout",
+        "Timeout: request did not complete within requested timeout - context deadline exceeded",
+    )
 }
 
 /// A place among the requests under way; watches, which last, take none.

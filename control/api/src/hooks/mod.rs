@@ -130,13 +130,11 @@ pub(crate) fn prepare_termination(res: &Resource, object: &mut Value) {
 
 /// Whether nothing keeps an object that is being deleted.
 pub(crate) fn may_vanish(res: &Resource, object: &Value) -> bool {
-    let waits = object
+    let grace = object
         .pointer("/metadata/deletionGracePeriodSeconds")
-        .and_then(Value::as_i64)
-        .unwrap_or(0)
-        > 0;
+        .and_then(Value::as_i64);
     object::is_terminating(object)
+        && grace.unwrap_or(0) <= 0
         && object::items(object, "/metadata/finalizers").is_empty()
-        && !waits
-        && !(is_core(res, "namespaces") && !object::items(object, "/spec/finalizers").is_empty())
+        && (!is_core(res, "namespaces") || object::items(object, "/spec/finalizers").is_empty())
 }

@@ -168,7 +168,7 @@ impl<'a> Update<'a> {
         self.keep_the_other_half(old, new);
         defaults::apply(self.res, new);
         hooks::prepare_update(self.res, self.sub, new, old);
-        if self.sub.is_none() && self.res.generation && differs_beyond_status(old, new) {
+        if self.changes_spec() && self.res.generation && differs_beyond_status(old, new) {
             meta::next_generation(new, old);
         }
         if !self.tracked {
@@ -226,9 +226,16 @@ impl<'a> Update<'a> {
         }
     }
 
+    /// Whether the write is one of the spec, which makes a generation.
+    fn changes_spec(&self) -> bool {
+        matches!(self.sub, None | Some("scale"))
+    }
+
     fn validate(&self, old: &Value, new: &Value) -> Result<(), ApiError> {
         let causes = match self.sub {
             Some("status") => validation::status_update(self.res, new, old),
+            // It changes what no other update may, and has been checked where it was made.
+            Some("binding") => Vec::new(),
             _ => validation::update(self.res, new, old),
         };
         write::refuse_causes(self.res, new, &causes)

@@ -23,20 +23,10 @@ pub(crate) async fn scale(call: &Call<'_>, verb: &str) -> Result<Answer, ApiErro
         ));
     }
     let options = WriteOptions::parse(call.params, call.user_agent())?;
-    let change: Box<dyn Fn(&Value) -> Result<Value, ApiError> + Send + Sync> = match verb {
-        "update" => {
-            let given = body::object(call.headers, &call.body)?.object;
-            Box::new(move |_| Ok(given.clone()))
-        }
-        _ => {
-            let (kind, given) = body::patch(call.headers, &call.body)?;
-            Box::new(move |scale| patched(kind, scale, &given.object))
-        }
-    };
-    let mut update = Update::of(call, &options);
-    update.sub = None;
+    let change = Change::read(call, verb)?;
+    let update = Update::of(call, &options);
     let bytes = update
-        .run(|object| scaled(object, &change(&scale_of(object))?))
+        .run(|object| scaled(object, &change.applied(&scale_of(object))?))
         .await?;
     Ok(respond::value(
         StatusCode::OK,
@@ -45,13 +35,32 @@ pub(crate) async fn scale(call: &Call<'_>, verb: &str) -> Result<Answer, ApiErro
     ))
 }
 
-/// A Scale has no lists, so a strategic patch of it is a merge patch.
-fn patched(kind: PatchType, scale: &Value, given: &Value) -> Result<Value, ApiError> {
-    match kind {
-        PatchType::Json => {
-            patch::json(scale, given).map_err(|error| ApiError::bad_request(error.to_string()))
+/// What is asked of a Scale.
+enum Change {
+    Replace(Value),
+    Patch(PatchType, Value),
+}
+
+impl Change {
+    fn read(call: &Call<'_>, verb: &str) -> Result<Self, ApiError> {
+        if verb == "update" {
+            return Ok(Self::Replace(
+                body::object(call.headers, &call.body)?.object,
+            ));
         }
-        _ => Ok(patch::merge(scale, given)),
+        let (kind, patch) = body::patch(call.headers, &call.body)?;
+        Ok(Self::Patch(kind, patch.object))
+    }
+
+    /// The changed Scale. It has no lists, so a strategic patch of it is a merge patch.
+    fn applied(&self, scale: &Value) -> Result<Value, ApiError> {
+        match self {
+            Self::Replace(given) => Ok(given.clone()),
+            Self::Patch(PatchType::Json, patch) => {
+                patch::json(scale, patch).map_err(|error| ApiError::bad_request(error.to_string()))
+            }
+            Self::Patch(_, patch) => Ok(patch::merge(scale, patch)),
+        }
     }
 }
 

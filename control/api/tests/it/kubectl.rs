@@ -153,7 +153,7 @@ async fn it_discovers_gets_and_describes() {
         k.shows("get svc -A", "default     kubernetes").await;
         k.shows(
             "describe svc kubernetes",
-            "Endpoints:                127.0.0.1:",
+            "IP:                       10.96.0.1",
         )
         .await;
         k.ok("create deployment web --image=nginx --replicas=3")

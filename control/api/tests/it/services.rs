@@ -27,7 +27,7 @@ async fn created(wire: &Wire, name: &str, spec: Value) -> Value {
 
 #[tokio::test]
 async fn the_servers_own_service_leads_to_it() {
-    let server = Server::start().await;
+    let server = Server::start_with(&["--advertise-address", "192.0.2.1"]).await;
     let wire = server.wire().await;
     let own = wire.get(&format!("{PATH}/kubernetes")).await.json();
     assert_eq!(
@@ -36,13 +36,13 @@ async fn the_servers_own_service_leads_to_it() {
     );
     let slice = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
     let slice = wire.get(slice).await.json();
-    assert_eq!(slice["endpoints"][0]["addresses"][0], "127.0.0.1");
+    assert_eq!(slice["endpoints"][0]["addresses"][0], "192.0.2.1");
     assert_eq!(slice["ports"][0]["port"], server.address().port());
     let endpoints = wire
         .get("/api/v1/namespaces/default/endpoints/kubernetes")
         .await
         .json();
-    assert_eq!(endpoints["subsets"][0]["addresses"][0]["ip"], "127.0.0.1");
+    assert_eq!(endpoints["subsets"][0]["addresses"][0]["ip"], "192.0.2.1");
 }
 
 #[tokio::test]

@@ -91,8 +91,19 @@ impl Server {
         self.url().trim_start_matches("https://").parse().unwrap()
     }
 
+    /// The administrator's, by way of the loopback whatever address is advertised.
     fn kubeconfig(&self) -> Kubeconfig {
-        Kubeconfig::read_from(self.kubeconfig_path()).unwrap()
+        let mut kubeconfig = Kubeconfig::read_from(self.kubeconfig_path()).unwrap();
+        let cluster = kubeconfig.clusters[0].cluster.as_mut().unwrap();
+        let port = cluster
+            .server
+            .as_deref()
+            .unwrap()
+            .rsplit(':')
+            .next()
+            .unwrap();
+        cluster.server = Some(format!("https://127.0.0.1:{port}"));
+        kubeconfig
     }
 
     /// A client of the administrator.
@@ -223,18 +234,6 @@ impl Wire {
     pub(crate) async fn delete(&self, path: &str, options: Value) -> Answer {
         self.send(Method::DELETE, path, &[], options.to_string())
             .await
-    }
-}
-
-/// Collects the bytes of a client's body.
-trait CollectBytes {
-    async fn collect_bytes(self) -> Result<Vec<u8>, kube::Error>;
-}
-
-impl CollectBytes for kube::client::Body {
-    async fn collect_bytes(self) -> Result<Vec<u8>, kube::Error> {
-        use http_body_util::BodyExt as _;
-        Ok(self.collect().await?.to_bytes().to_vec())
     }
 }
 
