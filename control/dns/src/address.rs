@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
+use rtnetlink::packet_route::address::AddressHeaderFlags;
+
 use crate::Error;
 
 /// The loopback device has this index in every network namespace (the kernel's `LOOPBACK_IFINDEX`).
@@ -35,7 +37,11 @@ fn is_local(address: IpAddr) -> bool {
 
 async fn add(handle: &rtnetlink::Handle, address: IpAddr) -> Result<(), Error> {
     let prefix = if address.is_ipv4() { 32 } else { 128 };
-    let request = handle.address().add(LOOPBACK, address, prefix).replace();
+    let mut request = handle.address().add(LOOPBACK, address, prefix).replace();
+    if address.is_ipv6() {
+        // Otherwise the kernel lets nobody bind it before it has looked for duplicates.
+        request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+    }
     request
         .execute()
         .await

@@ -155,7 +155,8 @@ fn fit(mut message: Message, limit: u16) -> Option<Vec<u8>> {
         return Some(bytes);
     }
     // The encoder would leave out what comes last, and that is EDNS: so the records make room for it.
-    let counts = count_fitting(&message, limit - EDNS_SIZE)?;
+    let reserved = message.edns.as_ref().map_or(0, |_| EDNS_SIZE);
+    let counts = count_fitting(&message, limit - reserved)?;
     message.answers.truncate(usize::from(counts.0));
     message.authorities.truncate(usize::from(counts.1));
     message.metadata.truncation = true;

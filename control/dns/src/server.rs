@@ -43,6 +43,13 @@ impl Server {
         Ok(Self { sockets })
     }
 
+    /// Where the server listens.
+    #[cfg(test)]
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        let local = |(udp, _): &(UdpSocket, _)| udp.local_addr().ok();
+        self.sockets.iter().filter_map(local).collect()
+    }
+
     /// Serves until `shutdown`; everything under way ends with it.
     pub(crate) async fn run(self, resolver: Arc<Resolver>, shutdown: CancellationToken) {
         let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));

@@ -1,6 +1,9 @@
 //! Tests of the whole server but for the API: from objects to answers, from packets to packets, over real sockets.
 
 mod changes;
+mod loopback;
+mod packets;
+mod sockets;
 mod specification;
 
 use std::net::IpAddr;
