@@ -2,6 +2,7 @@
 
 mod local;
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -9,6 +10,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use kube::config::Kubeconfig;
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
 
 use local::{ClusterArgs, down, enter, supervisor, up};
 
@@ -27,9 +29,9 @@ enum Command {
     /// Remove a cluster from this machine: processes, namespaces, links, cgroups, mounts, pins and data.
     Down(ClusterArgs),
     /// Run the control plane: API server, controllers and scheduler.
-    Server(ServerArgs),
+    Server(ServerCommand),
     /// Run the node agent: it registers this machine and runs the pods bound to it.
-    Node(NodeArgs),
+    Node(NodeCommand),
     /// Print a kubeconfig for a user of a control plane on this machine.
     Kubeconfig(KubeconfigArgs),
     /// Work with the images that pods on this machine start from.
@@ -42,7 +44,7 @@ enum Command {
 }
 
 #[derive(clap::Args, Debug, Clone)]
-struct ServerArgs {
+struct ServerCommand {
     #[command(flatten)]
     api: control_api::ServerArgs,
     #[command(flatten)]
@@ -50,7 +52,7 @@ struct ServerArgs {
 }
 
 #[derive(clap::Args, Debug, Clone)]
-struct NodeArgs {
+struct NodeCommand {
     #[command(flatten)]
     agent: control_node::NodeArgs,
     #[command(flatten)]
@@ -124,12 +126,7 @@ fn start(command: Command) -> Result<()> {
     if let Command::Enter(args) = command {
         match enter::run(args)? {}
     }
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
-        )
-        .with_writer(std::io::stderr)
-        .init();
+    start_logging();
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .map_err(|_| anyhow::anyhow!("a TLS provider was installed twice"))?;
@@ -137,6 +134,17 @@ fn start(command: Command) -> Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(run(command))
+}
+
+/// Logs go to standard error. The Kubernetes client reports every refused connection itself, beside the caller who
+/// retries and says so.
+fn start_logging() {
+    let quiet = || EnvFilter::new("info,kube_client::client::builder=off");
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| quiet()))
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
 }
 
 async fn run(command: Command) -> Result<()> {
@@ -157,7 +165,7 @@ async fn run(command: Command) -> Result<()> {
 const NO_GROUPS: [&str; 0] = [];
 
 /// The API server, and the controllers as its client.
-async fn server(args: ServerArgs, shutdown: CancellationToken) -> Result<()> {
+async fn server(args: ServerCommand, shutdown: CancellationToken) -> Result<()> {
     let (ready, is_ready) = tokio::sync::oneshot::channel();
     let api = tokio::spawn(control_api::run(args.api.clone(), ready, shutdown.clone()));
     let controllers = async {
@@ -184,7 +192,7 @@ async fn server(args: ServerArgs, shutdown: CancellationToken) -> Result<()> {
 }
 
 /// The node agent, and the DNS server of its pods.
-async fn node(args: NodeArgs, shutdown: CancellationToken) -> Result<()> {
+async fn node(args: NodeCommand, shutdown: CancellationToken) -> Result<()> {
     let config = match &args.agent.kubeconfig {
         Some(path) => {
             kube::Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &Default::default())
@@ -267,4 +275,14 @@ fn image(command: ImageCommand) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn no_two_flags_of_a_command_collide() {
+        super::Cli::command().debug_assert();
+    }
 }

@@ -9,6 +9,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -52,8 +53,14 @@ pub(crate) async fn run(args: SuperviseArgs) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let shutdown = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    for daemon in daemons::of(&layout, &Programs::beside_this_one()?)? {
+    for (position, daemon) in daemons::of(&layout, &Programs::beside_this_one()?)?
+        .into_iter()
+        .enumerate()
+    {
         tasks.spawn(keep_running(layout.clone(), daemon, shutdown.clone()));
+        if position == 0 {
+            api_listens(&layout).await;
+        }
     }
     let abandoned = tokio::select! {
         _ = terminate.recv() => false,
@@ -66,6 +73,15 @@ pub(crate) async fn run(args: SuperviseArgs) -> Result<()> {
         super::down::remove_everything(&layout).await?;
     }
     Ok(())
+}
+
+/// Returns when the API server, which is the first daemon, takes connections: its clients would otherwise begin with a
+/// refused one and a pause. They can wait by themselves, so this gives up after a while.
+async fn api_listens(layout: &Layout) {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline && TcpStream::connect(layout.api_address()).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 fn load(args: &SuperviseArgs) -> Result<Layout> {
