@@ -144,8 +144,24 @@ fn inherit(new: &mut Value, old: &Value) {
     let health = |service: &Value| service.pointer("/spec/healthCheckNodePort").cloned();
     if wants_health_port(new) && health(new).is_none_or(|port| port == 0) {
         object::copy_member(child(new, "spec"), old.get("spec"), "healthCheckNodePort");
-    } else if !wants_health_port(new) && health(new) == health(old) {
-        child(new, "spec").remove("healthCheckNodePort");
+    }
+    drop_unfitting(new, old);
+}
+
+/// Drops fields that only other types have, if the client has merely carried them along.
+fn drop_unfitting(new: &mut Value, old: &Value) {
+    let balanced = kind(new) == "LoadBalancer";
+    let external = balanced || kind(new) == "NodePort";
+    for (fits, key) in [
+        (external, "externalTrafficPolicy"),
+        (balanced, "allocateLoadBalancerNodePorts"),
+        (balanced, "loadBalancerClass"),
+        (wants_health_port(new), "healthCheckNodePort"),
+    ] {
+        let pointer = format!("/spec/{key}");
+        if !fits && new.pointer(&pointer) == old.pointer(&pointer) {
+            child(new, "spec").remove(key);
+        }
     }
 }
 

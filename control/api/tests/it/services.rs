@@ -167,8 +167,9 @@ async fn node_ports_are_given_kept_and_taken_back() {
 
     let changed = wire
         .merge(&path, json!({"spec": {"type": "ClusterIP"}}))
-        .await
-        .json();
+        .await;
+    assert_eq!(changed.code, 200, "{}", changed.text);
+    let changed = changed.json();
     assert!(
         changed["spec"]["ports"][0].get("nodePort").is_none(),
         "{changed}"
