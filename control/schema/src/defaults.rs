@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::Resource;
 
 mod pod;
+mod service;
 
 type Object = Map<String, Value>;
 
@@ -20,7 +21,7 @@ pub fn apply(res: &Resource, object: &mut Value) {
         "Node" => node(object),
         "Pod" => pod(object),
         "Secret" => default(object, "type", json!("Opaque")),
-        "Service" => service(object),
+        "Service" => service::service(object),
         "Endpoints" => endpoints(object),
         "EndpointSlice" => endpoint_slice(object),
         "Deployment" => deployment(object),
@@ -31,6 +32,17 @@ pub fn apply(res: &Resource, object: &mut Value) {
             default(spec, "expirationSeconds", json!(3600))
         }),
         _ => {}
+    }
+}
+
+/// Drops from a changed object what only its old type called for, unless the change sets it anew; before [`apply`].
+///
+/// A Service that is no longer reached from outside loses its traffic policy, its node ports and the like.
+pub fn drop_dependent(res: &Resource, object: &mut Value, old: &Value) {
+    if res.kind == "Service"
+        && let Some(Value::Object(spec)) = object.get_mut("spec")
+    {
+        service::drop_dependent(spec, &old["spec"]);
     }
 }
 
@@ -83,61 +95,6 @@ fn node(object: &mut Object) {
             default(status, "allocatable", capacity);
         }
     });
-}
-
-fn service(object: &mut Object) {
-    with(object, "spec", |spec| {
-        default(spec, "sessionAffinity", json!("None"));
-        session_affinity(spec);
-        default(spec, "type", json!("ClusterIP"));
-        each(spec, "ports", |port| {
-            default(port, "protocol", json!("TCP"));
-            let unset = matches!(port.get("targetPort"), None | Some(Value::Null))
-                || port["targetPort"] == 0
-                || port["targetPort"] == "";
-            if unset && let Some(number) = port.get("port").cloned() {
-                port.insert("targetPort".to_owned(), number);
-            }
-        });
-        let kind = spec["type"].as_str().unwrap_or_default().to_owned();
-        let has_external_ips = spec
-            .get("externalIPs")
-            .and_then(Value::as_array)
-            .is_some_and(|a| !a.is_empty());
-        let external = matches!(kind.as_str(), "NodePort" | "LoadBalancer")
-            || (kind == "ClusterIP" && has_external_ips);
-        if external {
-            default(spec, "externalTrafficPolicy", json!("Cluster"));
-        }
-        if kind != "ExternalName" {
-            default(spec, "internalTrafficPolicy", json!("Cluster"));
-        }
-        if kind == "LoadBalancer" {
-            default(spec, "allocateLoadBalancerNodePorts", json!(true));
-        }
-    });
-    with(object, "status", |status| {
-        with(status, "loadBalancer", |balancer| {
-            each(balancer, "ingress", |ingress| {
-                if ingress.contains_key("ip") {
-                    default(ingress, "ipMode", json!("VIP"));
-                }
-            });
-        });
-    });
-}
-
-fn session_affinity(spec: &mut Object) {
-    if spec["sessionAffinity"] == "None" {
-        spec.remove("sessionAffinityConfig");
-    }
-    if spec["sessionAffinity"] == "ClientIP" {
-        with(spec, "sessionAffinityConfig", |config| {
-            with(config, "clientIP", |client| {
-                default(client, "timeoutSeconds", json!(10800))
-            });
-        });
-    }
 }
 
 fn endpoints(object: &mut Object) {

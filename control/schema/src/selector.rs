@@ -3,7 +3,7 @@
 mod field;
 mod label;
 
-pub use field::FieldSelector;
+pub use field::{FieldSelector, fields};
 pub use label::LabelSelector;
 
 /// A selector that cannot be used; 400, in upstream's words.

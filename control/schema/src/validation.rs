@@ -43,6 +43,9 @@ pub fn create(res: &Resource, object: &Value) -> Vec<Cause> {
         let object = At::root(object);
         meta::object(res, &object, &mut causes);
         content(res, &object, &mut causes);
+        if res.kind == "Service" {
+            service::create(&object.child("spec"), &mut causes);
+        }
     }
     causes.into_vec()
 }

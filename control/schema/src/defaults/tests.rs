@@ -138,3 +138,26 @@ fn qos_classes() {
         "Guaranteed"
     );
 }
+
+#[test]
+fn services_drop_what_their_old_type_called_for() {
+    let res = crate::by_plural("", "v1", "services").expect("services are served");
+    let old = json!({"spec": {"type": "NodePort", "externalTrafficPolicy": "Cluster", "ports": [{"port": 80, "nodePort": 30080}]}});
+    let changed = |spec: Value| {
+        let mut new = crate::patch::merge(&old, &json!({"spec": spec}));
+        super::drop_dependent(res, &mut new, &old);
+        new["spec"].take()
+    };
+    assert_eq!(
+        changed(json!({"type": "ClusterIP"})),
+        json!({"type": "ClusterIP", "ports": [{"port": 80}]})
+    );
+    assert_eq!(
+        changed(json!({"type": "ClusterIP", "ports": [{"port": 80, "nodePort": 30081}]})),
+        json!({"type": "ClusterIP", "ports": [{"port": 80, "nodePort": 30081}]})
+    );
+    assert_eq!(
+        changed(json!({"type": "LoadBalancer"}))["externalTrafficPolicy"],
+        "Cluster"
+    );
+}

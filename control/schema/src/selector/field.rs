@@ -49,6 +49,25 @@ impl FieldSelector {
             .iter()
             .all(|t| (value_of(res, object, &t.field) == t.value) == t.equal)
     }
+
+    /// Whether fields match that are not at hand as an object: `get` gives a field's text, as [`fields`] makes it.
+    pub fn matches_with<'a>(&self, get: impl Fn(&str) -> Option<&'a str>) -> bool {
+        self.terms
+            .iter()
+            .all(|t| (get(&t.field).unwrap_or_default() == t.value) == t.equal)
+    }
+}
+
+/// All fields of an object that can be selected by, with the text they are compared as.
+pub fn fields(res: &Resource, object: &Value) -> Vec<(&'static str, String)> {
+    let namespace = res.namespaced.then_some("metadata.namespace");
+    let names = ["metadata.name"]
+        .into_iter()
+        .chain(namespace)
+        .chain(res.field_selectors.iter().copied());
+    names
+        .map(|name| (name, value_of(res, object, name)))
+        .collect()
 }
 
 impl Term {
@@ -194,6 +213,38 @@ mod tests {
             res("events"),
             &json!({"reportingComponent": "kubelet", "involvedObject": {"kind": "Pod"}})
         ));
+    }
+
+    #[test]
+    fn an_index_of_fields_gives_the_same_answers() {
+        let node = json!({"metadata": {"name": "a"}});
+        let index = fields(res("nodes"), &node);
+        assert_eq!(
+            index,
+            [
+                ("metadata.name", "a".to_owned()),
+                ("spec.unschedulable", "false".to_owned())
+            ]
+        );
+        let get = |name: &str| {
+            index
+                .iter()
+                .find(|(n, _)| *n == name)
+                .map(|(_, value)| value.as_str())
+        };
+        for (selector, expected) in [
+            ("metadata.name=a,spec.unschedulable!=true", true),
+            ("spec.unschedulable=true", false),
+        ] {
+            let parsed = FieldSelector::parse(res("nodes"), selector).expect("a selector");
+            assert_eq!(
+                (
+                    parsed.matches_with(get),
+                    parsed.matches(res("nodes"), &node)
+                ),
+                (expected, expected)
+            );
+        }
     }
 
     #[test]

@@ -178,18 +178,7 @@ fn addresses(spec: &At<'_>, causes: &mut Causes) {
 }
 
 fn policies(spec: &At<'_>, causes: &mut Causes) {
-    let external = spec.child("externalTrafficPolicy");
-    let kind = spec.child("type");
-    let is_external =
-        matches!(kind.text(), "NodePort" | "LoadBalancer") || !spec.child("externalIPs").is_empty();
-    if !external.is_empty() && !is_external {
-        causes.invalid(
-            &external,
-            "may only be set for externally-accessible services",
-        );
-    } else {
-        causes.one_of_if_set(&external, &["Cluster", "Local"]);
-    }
+    causes.one_of_if_set(&spec.child("externalTrafficPolicy"), &["Cluster", "Local"]);
     causes.one_of_if_set(&spec.child("internalTrafficPolicy"), &["Cluster", "Local"]);
     causes.one_of_if_set(
         &spec.child("ipFamilyPolicy"),
@@ -200,6 +189,22 @@ fn policies(spec: &At<'_>, causes: &mut Causes) {
     }
     let distributions = ["PreferClose", "PreferSameNode", "PreferSameZone"];
     causes.one_of_if_set(&spec.child("trafficDistribution"), &distributions);
+}
+
+/// Checks what a new Service may not ask for; one that changes its type may have it left over.
+pub(super) fn create(spec: &At<'_>, causes: &mut Causes) {
+    let policy = spec.child("externalTrafficPolicy");
+    if !policy.is_empty() && !is_external(spec) {
+        causes.invalid(
+            &policy,
+            "may only be set for externally-accessible services",
+        );
+    }
+}
+
+fn is_external(spec: &At<'_>) -> bool {
+    matches!(spec.child("type").text(), "NodePort" | "LoadBalancer")
+        || !spec.child("externalIPs").is_empty()
 }
 
 fn external_name(spec: &At<'_>, causes: &mut Causes) {

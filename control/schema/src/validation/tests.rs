@@ -345,6 +345,13 @@ fn services() {
     check("Service", json!({"spec": {"clusterIP": "None"}}), &[]);
     check(
         "Service",
+        json!({"spec": {"ports": [{"port": 80}], "externalTrafficPolicy": "Local"}}),
+        &[
+            "spec.externalTrafficPolicy: Invalid value: \"Local\": may only be set for externally-accessible services",
+        ],
+    );
+    check(
+        "Service",
         json!({"metadata": {"name": "1web"}, "spec": {"type": "Internal", "ports": [{"port": 80}]}}),
         &[
             "metadata.name: Invalid value: \"1web\": a DNS-1035 label must consist of lower case alphanumeric characters or \
