@@ -99,10 +99,8 @@ fn move_to(cgroup: &Path) -> Result<()> {
 
 fn mount() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
-    let mut fields = mounts.lines().map(|line| line.split(' '));
-    let found = fields.find_map(|mut line| {
-        let path = line.nth(1)?;
-        (line.next()? == "cgroup2").then(|| PathBuf::from(path))
-    });
-    found
+    mounts.lines().find_map(|line| {
+        let [_, path, kind] = *line.splitn(4, ' ').collect::<Vec<_>>().first_chunk()?;
+        (kind == "cgroup2").then(|| PathBuf::from(path))
+    })
 }

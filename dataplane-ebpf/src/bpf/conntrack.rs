@@ -42,23 +42,18 @@ pub(crate) enum Course {
 /// Takes up the connection of a packet from the wire and decides what becomes of the packet.
 #[inline(always)]
 pub(crate) fn resume(work: &mut Work, known: &mut Connection) -> Result<Course, Drop> {
-    match known.flags & (Connection::REPLY | Connection::REMOTE) {
+    let course = match known.flags & (Connection::REPLY | Connection::REMOTE) {
         // A reply of a backend on this node leaves by wire; one that arrives is none.
-        Connection::REPLY => return Ok(Course::Ignore),
-        0 | Connection::REMOTE => {
-            let course = course(&work.packet, known)?;
-            if course == Course::Begin {
-                close(&work.packet.flow, &known.partner());
-                return Ok(course);
-            }
-            take_up(work, known);
-            Ok(course)
-        }
-        _ => {
-            take_up(work, known);
-            Ok(Course::Continue)
-        }
+        Connection::REPLY => Course::Ignore,
+        0 | Connection::REMOTE => course(&work.packet, known)?,
+        _ => Course::Continue,
+    };
+    match course {
+        Course::Ignore => {}
+        Course::Begin => close(&work.packet.flow, &known.partner()),
+        Course::Continue | Course::Move => take_up(work, known),
     }
+    Ok(course)
 }
 
 #[inline(always)]

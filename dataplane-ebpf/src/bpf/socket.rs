@@ -75,49 +75,62 @@ fn try_sendmsg(call: &Call<'_>) -> Result<(), Drop> {
         return Ok(());
     };
     let cookie = call.cookie();
-    let key = SocketKey::new(cookie, address, port, SocketKey::FRONTEND);
-    let known = SOCKETS.get_ptr_mut(key);
-    let standing = known.map_or(Standing::Gone, |peer| {
-        // SAFETY: not null. An entry evicted meanwhile may hold another peer; that costs one wrong datagram.
-        udp_standing(frontend.service, unsafe { &mut *peer })
-    });
-    if standing != Standing::Serving {
-        match service::select(frontend, Origin::Node, random()) {
-            Ok(choice) => {
-                let peer = peer(&choice, address, port);
-                remember(cookie, SocketKey::BACKEND, &peer)?;
-                remember(cookie, SocketKey::FRONTEND, &peer)?;
-                stats::count_connection(choice.service);
-                call.set_address(peer.backend, peer.backend_port);
-                return Ok(());
-            }
-            // With no backend that serves, a flow keeps the one it has.
-            Err(reason) if standing == Standing::Gone => return Err(reason),
-            Err(_) => {}
-        }
-    }
-    if let Some(peer) = known {
-        // SAFETY: as above.
-        let peer = unsafe { &*peer };
+    let mut known = find_peer(SocketKey::new(cookie, address, port, SocketKey::FRONTEND))
+        .filter(|peer| peer.frontend == address && peer.frontend_port == port);
+    let standing = match &mut known {
+        Some(peer) => udp_standing(cookie, frontend.service, peer),
+        None => Standing::Gone,
+    };
+    if let (Standing::Serving, Some(peer)) = (standing, &known) {
         call.set_address(peer.backend, peer.backend_port);
+        return Ok(());
     }
-    Ok(())
+    match (service::select(frontend, Origin::Node, random()), known) {
+        (Ok(choice), _) => {
+            let peer = peer(&choice, address, port);
+            remember(cookie, SocketKey::BACKEND, &peer)?;
+            remember(cookie, SocketKey::FRONTEND, &peer)?;
+            stats::count_connection(choice.service);
+            call.set_address(peer.backend, peer.backend_port);
+            Ok(())
+        }
+        // With no backend that serves, a flow keeps the one it has.
+        (Err(_), Some(peer)) if standing == Standing::NotServing => {
+            call.set_address(peer.backend, peer.backend_port);
+            Ok(())
+        }
+        (Err(reason), _) => Err(reason),
+    }
 }
 
 /// Whether a socket may go on sending to `peer`; if so, its idle time starts anew.
 #[inline(always)]
-fn udp_standing(service: u32, peer: &mut Peer) -> Standing {
-    let now = now();
+fn udp_standing(cookie: u64, service: u32, peer: &mut Peer) -> Standing {
     if peer.service != service
         || !service::is_same(service, peer.service_generation)
-        || now.wrapping_sub(peer.seen) > UDP_IDLE
+        || is_idle(cookie, peer)
     {
         return Standing::Gone;
     }
+    touch(peer);
+    service::standing(peer.backend_id, peer.backend_generation)
+}
+
+/// Whether a socket has neither sent to `peer` nor heard from it for long.
+#[inline(always)]
+fn is_idle(cookie: u64, peer: &Peer) -> bool {
+    let is_old = |seen: u32| now().wrapping_sub(seen) > UDP_IDLE;
+    let answers = SocketKey::new(cookie, peer.backend, peer.backend_port, SocketKey::BACKEND);
+    is_old(peer.seen) && find_peer(answers).is_none_or(|answers| is_old(answers.seen))
+}
+
+/// Notes that `peer` was used. Writes only what changed: a write takes the cache line from other CPUs.
+#[inline(always)]
+fn touch(peer: &mut Peer) {
+    let now = now();
     if peer.seen != now {
         peer.seen = now;
     }
-    service::standing(peer.backend_id, peer.backend_generation)
 }
 
 /// `recvmsg` and `recvfrom`: the sender's address becomes the service's again.
@@ -129,15 +142,27 @@ pub(crate) fn recvmsg(call: &Call<'_>) -> i32 {
         return ALLOW;
     }
     let (address, port) = call.address();
-    let key = SocketKey::new(call.cookie(), address, port, SocketKey::BACKEND);
-    if let Some(peer) = SOCKETS.get_ptr(key) {
-        // SAFETY: not null. An entry evicted meanwhile may hold another peer, which the comparison rules out.
-        let peer = unsafe { &*peer };
-        if peer.backend == address && peer.backend_port == port {
-            call.set_address(peer.frontend, peer.frontend_port);
-        }
+    let known = find_peer(SocketKey::new(
+        call.cookie(),
+        address,
+        port,
+        SocketKey::BACKEND,
+    ))
+    .filter(|peer| peer.backend == address && peer.backend_port == port);
+    if let Some(peer) = known {
+        touch(peer);
+        call.set_address(peer.frontend, peer.frontend_port);
     }
     ALLOW
+}
+
+/// An entry of `SOCKETS`.
+///
+/// One that another CPU evicts meanwhile may turn into another socket's, so callers compare what they use.
+#[inline(always)]
+fn find_peer(key: SocketKey) -> Option<&'static mut Peer> {
+    // SAFETY: a non-null pointer to a value of the map, which exists as long as the program does.
+    SOCKETS.get_ptr_mut(key).map(|peer| unsafe { &mut *peer })
 }
 
 /// `getpeername`: shows the service that the program connected to.
