@@ -90,6 +90,8 @@ impl Resolver {
             tracing::debug!(name = %request.query.name, %error, "upstream did not answer");
             Reply::empty(ResponseCode::ServFail)
         });
+        // The flag speaks of the name asked for (RFC 1035, section 4.1.1), and that one is ours if it is an alias.
+        reply.authoritative = !aliases.is_empty();
         reply.answers.splice(0..0, aliases);
         encode(&request, reply, transport)
     }

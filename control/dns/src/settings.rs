@@ -64,3 +64,46 @@ pub enum Upstreams {
     /// Those in this file, which is read again when it changes.
     ResolvConf(PathBuf),
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        dns: DnsArgs,
+    }
+
+    fn parse(arguments: &[&str]) -> DnsSettings {
+        let arguments = ["node"].iter().chain(arguments);
+        Command::parse_from(arguments).dns.settings("cluster.local")
+    }
+
+    #[test]
+    fn without_flags_it_serves_on_the_link_local_address_and_asks_the_nodes_resolvers() {
+        let settings = parse(&[]);
+        assert_eq!(
+            settings.bind,
+            ["169.254.20.10:53".parse().expect("an address")]
+        );
+        assert_eq!(settings.domain, "cluster.local");
+        assert!(
+            matches!(settings.upstreams, Upstreams::ResolvConf(path) if path.ends_with("resolv.conf"))
+        );
+    }
+
+    #[test]
+    fn addresses_may_be_listed() {
+        let settings = parse(&[
+            "--dns-bind",
+            "10.0.0.1:53,[fd00::1]:53",
+            "--dns-upstream",
+            "192.0.2.1:53",
+        ]);
+        assert_eq!(settings.bind.len(), 2);
+        assert!(matches!(settings.upstreams, Upstreams::Fixed(servers) if servers.len() == 1));
+    }
+}

@@ -274,6 +274,7 @@ async fn an_external_name_comes_with_its_addresses() {
         ResponseCode::NoError,
         &["www.example.com.", "192.0.2.80"],
     );
+    assert!(response.metadata.authoritative);
     let response = server.ask_udp("lost.default.svc.cluster.local").await;
     check(&response, ResponseCode::ServFail, &["broken.example.com."]);
     server.stop().await;
