@@ -86,7 +86,10 @@ impl Controller {
         };
         match outcome {
             Err(error) if is_namespace_terminating(&error) || is_already_exists(&error) => Ok(()),
-            outcome => Ok(outcome.map(|_| ())?),
+            outcome => {
+                self.context.informers.endpoints.absorb(outcome?);
+                Ok(())
+            }
         }
     }
 }

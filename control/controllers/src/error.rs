@@ -85,11 +85,16 @@ pub(crate) fn message(error: &kube::Error) -> String {
     }
 }
 
-/// Takes "not found" as success: what should be gone is gone.
-pub(crate) fn gone_is_fine<T>(outcome: Result<T, kube::Error>) -> Result<(), kube::Error> {
+/// Takes "not found" as nothing to answer: what should be gone is gone.
+pub(crate) fn unless_gone<T>(outcome: Result<T, kube::Error>) -> Result<Option<T>, kube::Error> {
     match outcome {
-        Ok(_) => Ok(()),
-        Err(error) if is_not_found(&error) => Ok(()),
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) if is_not_found(&error) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Takes "not found" as success.
+pub(crate) fn gone_is_fine<T>(outcome: Result<T, kube::Error>) -> Result<(), kube::Error> {
+    unless_gone(outcome).map(|_| ())
 }

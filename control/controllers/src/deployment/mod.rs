@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::plan::{Plan, Step};
 use crate::error::{
-    Error, gone_is_fine, is_already_exists, is_namespace_terminating, is_not_found, message,
+    Error, gone_is_fine, is_already_exists, is_namespace_terminating, message, unless_gone,
 };
 use crate::object::{adoption, controller_of, name, namespace, pod, selector, uid};
 use crate::runtime::events::Recorder;
@@ -106,7 +106,15 @@ impl Controller {
         let sets = &self.context.informers.replica_sets;
         let mut candidates = sets.owned_by(uid(deployment));
         candidates.extend(sets.orphans(namespace(deployment)));
-        adoption::claim_all(&self.api(deployment), deployment, &selector, candidates).await
+        let deployments: Api<Deployment> = self.context.api(namespace(deployment));
+        adoption::claim_all(
+            &deployments,
+            &self.api(deployment),
+            deployment,
+            &selector,
+            candidates,
+        )
+        .await
     }
 
     fn api(&self, deployment: &Deployment) -> Api<ReplicaSet> {
@@ -122,12 +130,7 @@ impl Controller {
     async fn carry_out(&self, deployment: &Deployment, step: Step) -> Result<(), Error> {
         match step {
             Step::Create(set) => self.create(deployment, *set).await,
-            Step::Update(set) => {
-                self.api(deployment)
-                    .replace(name(&*set), &writing(), &set)
-                    .await?;
-                Ok(())
-            }
+            Step::Update(set) => self.update_set(&set).await,
             Step::Scale { set, to } => self.scale(deployment, &set, to).await,
             Step::Delete(set) => {
                 let only_this = Preconditions {
@@ -201,11 +204,16 @@ impl Controller {
         self.write_status(deployment.clone(), status).await
     }
 
+    async fn update_set(&self, set: &ReplicaSet) -> Result<(), Error> {
+        let api: Api<ReplicaSet> = self.context.api(namespace(set));
+        let written = api.replace(name(set), &writing(), set).await?;
+        self.context.informers.replica_sets.absorb(written);
+        Ok(())
+    }
+
     async fn scale(&self, deployment: &Deployment, set: &ReplicaSet, to: i32) -> Result<(), Error> {
         let from = scaling::size(set);
-        self.api(deployment)
-            .replace(name(set), &writing(), &plan::resized(deployment, set, to))
-            .await?;
+        self.update_set(&plan::resized(deployment, set, to)).await?;
         if from != to {
             let direction = if to > from { "up" } else { "down" };
             let text = format!(
@@ -239,13 +247,13 @@ impl Controller {
         }
         deployment.status = Some(status);
         let api = self.context.api::<Deployment>(namespace(&deployment));
-        match api
+        let written = api
             .replace_status(name(&deployment), &writing(), &deployment)
-            .await
-        {
-            Err(error) if is_not_found(&error) => Ok(()),
-            outcome => Ok(outcome.map(|_| ())?),
+            .await;
+        if let Some(written) = unless_gone(written)? {
+            self.context.informers.deployments.absorb(written);
         }
+        Ok(())
     }
 }
 

@@ -265,8 +265,14 @@ mod tests {
         let service = service(json!({}));
         let at = |second: i64| Some(created(&service) + jiff::SignedDuration::from_secs(second));
         let early = pod("a", 1, json!({}));
-        assert_eq!(triggers.earliest_change(&service, &[early.clone()]), at(0));
-        assert_eq!(triggers.earliest_change(&service, &[early.clone()]), None);
+        assert_eq!(
+            triggers.earliest_change(&service, std::slice::from_ref(&early)),
+            at(0)
+        );
+        assert_eq!(
+            triggers.earliest_change(&service, std::slice::from_ref(&early)),
+            None
+        );
         let later = json!({"status": {"conditions": [
             {"type": "Ready", "status": "False", "lastTransitionTime": "2026-01-01T00:00:09Z"}
         ]}});

@@ -152,7 +152,8 @@ impl Controller {
         }
         for mut slice in writes.update {
             stamp(&mut slice, trigger);
-            api.replace(name(&slice), &writing(), &slice).await?;
+            let written = api.replace(name(&slice), &writing(), &slice).await?;
+            self.context.informers.slices.absorb(written);
         }
         for slice in writes.delete {
             gone_is_fine(api.delete(name(&*slice), &DeleteParams::default()).await)?;

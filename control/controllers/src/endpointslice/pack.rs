@@ -354,7 +354,13 @@ mod tests {
     fn a_service_without_endpoints_keeps_one_empty_slice() {
         check(&[], ByPorts::new(), &[0], &[], &[]);
         let placeholder = Arc::new(new_slice(&service(), Family::V4, None, Vec::new()));
-        check(&[placeholder.clone()], ByPorts::new(), &[], &[], &[]);
+        check(
+            std::slice::from_ref(&placeholder),
+            ByPorts::new(),
+            &[],
+            &[],
+            &[],
+        );
         check(&[slice(0..5)], ByPorts::new(), &[0], &[], &[5]);
         check(&[placeholder], wanted(0..1), &[1], &[], &[0]);
     }

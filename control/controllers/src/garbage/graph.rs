@@ -156,6 +156,16 @@ impl Graph {
         gone.iter().flat_map(|uid| self.remove(uid)).collect()
     }
 
+    /// The objects with owners that are not in the graph.
+    pub(super) fn unexplained(&self) -> Vec<String> {
+        let known = |owner: &OwnerReference| self.objects.contains_key(&owner.uid);
+        let unexplained = self
+            .objects
+            .values()
+            .filter(|object| !object.owners.iter().all(known));
+        unexplained.map(|object| object.uid.clone()).collect()
+    }
+
     /// The owner was looked for and does not exist.
     pub(super) fn note_absent(&mut self, uid: &str) {
         if self.absent.len() >= ABSENT_MEMORY {

@@ -15,7 +15,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{
     Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy,
 };
-use kube::runtime::watcher::{Event, metadata_watcher};
+use kube::core::PartialObjectMeta;
+use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt, watcher};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -147,9 +148,9 @@ impl Controller {
     }
 
     async fn watch(self: Arc<Self>, index: usize, kind: Kind, shutdown: CancellationToken) {
-        let api = kind.api(&self.context.client, "");
-        let mut events =
-            pin!(metadata_watcher(api, watcher::Config::default()).backoff(Pause::default()));
+        let api: Api<PartialObjectMeta<DynamicObject>> =
+            Api::all_with(self.context.client.clone(), &kind.resource);
+        let mut events = pin!(watcher(api, watcher::Config::default()).backoff(Pause::default()));
         let mut first = true;
         while let Some(Some(event)) = shutdown.run_until_cancelled(events.next()).await {
             let event = match event {
@@ -163,6 +164,9 @@ impl Controller {
             let concerned = apply(&mut lock(&self.graph), index, event);
             concerned.into_iter().for_each(|uid| self.queue.add(uid));
             if complete && std::mem::take(&mut first) {
+                // An owner of a kind unknown until now could not be looked up.
+                let unexplained = lock(&self.graph).unexplained();
+                unexplained.into_iter().for_each(|uid| self.queue.add(uid));
                 self.listed.send_modify(|listed| *listed += 1);
             }
         }
@@ -299,7 +303,7 @@ impl Controller {
 fn apply(
     graph: &mut Graph,
     kind: usize,
-    event: Event<kube::core::PartialObjectMeta<DynamicObject>>,
+    event: Event<PartialObjectMeta<DynamicObject>>,
 ) -> Vec<String> {
     match event {
         Event::Init => {

@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::decide::{Grace, Health, health, is_eviction, pace};
 use self::heartbeats::Heartbeats;
-use crate::error::{Error, gone_is_fine};
-use crate::object::taint::{Stay, stay};
+use crate::error::{Error, gone_is_fine, unless_gone};
+use crate::object::taint::leave_at;
 use crate::object::{deleting, label, name, namespace, pod, time, uid};
 use crate::pod_gc::pods_on;
 use crate::runtime::events::Recorder;
@@ -144,15 +144,12 @@ impl Controller {
         }
         tracing::warn!(node = name(node), "node fell silent");
         let patch = json!({"status": {"conditions": conditions}});
-        gone_is_fine(
-            self.api()
-                .patch_status(
-                    name(node),
-                    &PatchParams::default(),
-                    &Patch::Strategic(patch),
-                )
-                .await,
-        )?;
+        let how = PatchParams::default();
+        let written = self
+            .api()
+            .patch_status(name(node), &how, &Patch::Strategic(patch))
+            .await;
+        self.absorb(unless_gone(written)?);
         Ok(true)
     }
 
@@ -171,11 +168,19 @@ impl Controller {
         let patch = json!({
             "metadata": {"resourceVersion": node.metadata.resource_version}, "spec": {"taints": wanted}
         });
-        Ok(gone_is_fine(
-            self.api()
-                .patch(name(node), &PatchParams::default(), &Patch::Merge(patch))
-                .await,
-        )?)
+        let how = PatchParams::default();
+        let written = self
+            .api()
+            .patch(name(node), &how, &Patch::Merge(patch))
+            .await;
+        self.absorb(unless_gone(written)?);
+        Ok(())
+    }
+
+    fn absorb(&self, written: Option<Node>) {
+        written
+            .into_iter()
+            .for_each(|node| self.context.informers.nodes.absorb(node));
     }
 
     /// Whether it is this node's turn to be emptied; if it is not yet, it comes back then.
@@ -219,35 +224,29 @@ impl Controller {
 
     /// Deletes the pods whose patience with the node's taints is over, and comes back for the next.
     async fn evict(&self, key: &Key, node: &Node) -> Result<(), Error> {
-        let mut taints = node
+        let taints = node
             .spec
             .as_ref()
-            .and_then(|spec| spec.taints.clone())
+            .and_then(|spec| spec.taints.as_deref())
             .unwrap_or_default();
-        taints.retain(|taint| taint.effect == "NoExecute");
-        let now = Timestamp::now();
-        let Some(since) = taints
-            .iter()
-            .map(|taint| taint.time_added.as_ref().map_or(now, |at| at.0))
-            .max()
-        else {
+        if !taints.iter().any(|taint| taint.effect == "NoExecute") {
             return Ok(());
-        };
+        }
+        let now = Timestamp::now();
         for pod in pods_on(&self.context.informers, name(node)) {
-            if deleting(&*pod) || pod::finished(&pod) {
-                continue;
-            }
             let tolerations = pod
                 .spec
                 .as_ref()
                 .and_then(|spec| spec.tolerations.as_deref())
                 .unwrap_or_default();
-            let Stay::For(patience) = stay(&taints, tolerations) else {
-                continue;
-            };
-            match Duration::try_from((since + patience).duration_since(now)) {
-                Ok(left) if !left.is_zero() => self.queue.add_after(key.clone(), left),
-                _ => self.delete_pod(&pod).await?,
+            let leaving = leave_at(taints, tolerations, now)
+                .filter(|_| !deleting(&*pod) && !pod::finished(&pod));
+            match leaving
+                .map(|at| Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO))
+            {
+                None => {}
+                Some(Duration::ZERO) => self.delete_pod(&pod).await?,
+                Some(left) => self.queue.add_after(key.clone(), left),
             }
         }
         Ok(())

@@ -44,22 +44,32 @@ pub(crate) fn claim<O: Resource, K: Resource>(
     }
 }
 
-/// Carries out the claims on all candidates and answers those that now belong to the owner.
+/// Carries out the claims on all candidates and answers those that now belong to the owner. Before the first adoption the
+/// API is asked whether the owner still lives: what a dead owner adopts would be deleted with it.
 pub(crate) async fn claim_all<O, K>(
+    owners: &Api<O>,
     api: &Api<K>,
     owner: &O,
     selector: &Selector,
     candidates: Vec<Arc<K>>,
 ) -> Result<Vec<Arc<K>>, Error>
 where
-    O: Resource<DynamicType = ()>,
+    O: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
 {
     let mut owned = Vec::with_capacity(candidates.len());
+    let mut lives = None;
     for candidate in candidates {
         match claim(owner, selector, &*candidate) {
             Claim::Keep => owned.push(candidate),
             Claim::Adopt => {
+                let lives = match lives {
+                    Some(known) => known,
+                    None => *lives.insert(still_lives(owners, owner).await?),
+                };
+                if !lives {
+                    continue;
+                }
                 adopt(api, owner, &*candidate).await?;
                 owned.push(candidate);
             }
@@ -68,6 +78,14 @@ where
         }
     }
     Ok(owned)
+}
+
+async fn still_lives<O>(owners: &Api<O>, owner: &O) -> Result<bool, Error>
+where
+    O: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let live = owners.get_metadata_opt(name(owner)).await?;
+    Ok(live.is_some_and(|live| uid(&live) == uid(owner) && !deleting(&live)))
 }
 
 /// The uid in the patch makes it fail on a reborn object of the same name.

@@ -7,7 +7,6 @@ use k8s_openapi::api::core::v1::{NamespaceCondition, NodeCondition, PodCondition
 pub(crate) trait Condition {
     fn kind(&self) -> &str;
     fn status(&self) -> &str;
-    fn reason(&self) -> Option<&str>;
 }
 
 macro_rules! conditions {
@@ -18,9 +17,6 @@ macro_rules! conditions {
             }
             fn status(&self) -> &str {
                 &self.status
-            }
-            fn reason(&self) -> Option<&str> {
-                self.reason.as_deref()
             }
         }
     )* };

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Taint, Toleration};
 
 pub(crate) const NOT_READY: &str = "node.kubernetes.io/not-ready";
@@ -51,37 +52,31 @@ pub(crate) fn untolerated<'a>(
         })
 }
 
-/// How long a pod may stay on a node with these taints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stay {
-    Forever,
-    For(Duration),
-}
-
-/// How long a pod with these tolerations may stay: as long as the least patient toleration in use says, and not at all
-/// if a NoExecute taint is not tolerated.
-pub(crate) fn stay(taints: &[Taint], tolerations: &[Toleration]) -> Stay {
-    let mut shortest = Stay::Forever;
-    for taint in taints.iter().filter(|taint| taint.effect == "NoExecute") {
+/// When a pod with these tolerations has to leave a node with these taints, if ever. A NoExecute taint that nothing
+/// tolerates drives it out at once, one that is tolerated for a time when that has passed since the taint was added. Of
+/// several tolerations for one taint the least patient counts.
+pub(crate) fn leave_at(
+    taints: &[Taint],
+    tolerations: &[Toleration],
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let no_execute = taints.iter().filter(|taint| taint.effect == "NoExecute");
+    let deadlines = no_execute.filter_map(|taint| {
         let covering: Vec<_> = tolerations
             .iter()
             .filter(|toleration| tolerates(toleration, taint))
             .collect();
         if covering.is_empty() {
-            return Stay::For(Duration::ZERO);
+            return Some(now);
         }
-        for seconds in covering
+        let patience = covering
             .iter()
             .filter_map(|toleration| toleration.toleration_seconds)
-        {
-            let limit = Duration::from_secs(seconds.max(0).unsigned_abs());
-            shortest = match shortest {
-                Stay::For(known) if known <= limit => shortest,
-                _ => Stay::For(limit),
-            };
-        }
-    }
-    shortest
+            .min()?;
+        let added = taint.time_added.as_ref().map_or(now, |added| added.0);
+        Some(added + Duration::from_secs(patience.max(0).unsigned_abs()))
+    });
+    deadlines.min()
 }
 
 #[cfg(test)]
@@ -121,36 +116,30 @@ mod tests {
     }
 
     #[test]
-    fn stays() {
-        let taints = [
-            taint(NOT_READY, "NoExecute"),
-            taint(UNREACHABLE, "NoSchedule"),
-        ];
+    fn pods_leave_when_their_patience_is_over() {
+        let now: Timestamp = "2026-01-01T00:10:00Z".parse().expect("a timestamp");
+        let taints: Vec<Taint> = parse(json!([
+            {"key": NOT_READY, "effect": "NoExecute", "timeAdded": "2026-01-01T00:09:00Z"},
+            {"key": UNREACHABLE, "effect": "NoSchedule"}
+        ]));
+        let tolerating = |seconds: i64| json!({"key": NOT_READY, "operator": "Exists", "tolerationSeconds": seconds});
+        let all_of_them =
+            json!({"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 20});
         for (tolerations, expected) in [
-            (json!([]), Stay::For(Duration::ZERO)),
-            (json!([{"operator": "Exists"}]), Stay::Forever),
-            (
-                json!([{"key": NOT_READY, "operator": "Exists", "tolerationSeconds": 300}]),
-                Stay::For(Duration::from_secs(300)),
-            ),
-            (
-                json!([
-                    {"key": NOT_READY, "operator": "Exists", "tolerationSeconds": 300},
-                    {"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 20}
-                ]),
-                Stay::For(Duration::from_secs(20)),
-            ),
-            (
-                json!([{"key": NOT_READY, "operator": "Exists", "tolerationSeconds": -1}]),
-                Stay::For(Duration::ZERO),
-            ),
+            (json!([]), Some(0)),
+            (json!([{"operator": "Exists"}]), None),
+            (json!([tolerating(300)]), Some(240)),
+            (json!([tolerating(300), all_of_them]), Some(-40)),
+            (json!([tolerating(-1)]), Some(-60)),
+            (json!([{"key": UNREACHABLE, "operator": "Exists"}]), Some(0)),
         ] {
+            let got = leave_at(&taints, &parse::<Vec<Toleration>>(tolerations.clone()), now);
             assert_eq!(
-                stay(&taints, &parse::<Vec<Toleration>>(tolerations.clone())),
+                got.map(|at| at.duration_since(now).as_secs()),
                 expected,
                 "{tolerations}"
             );
         }
-        assert_eq!(stay(&[taint("x", "NoSchedule")], &[]), Stay::Forever);
+        assert_eq!(leave_at(&[taint("x", "NoSchedule")], &[], now), None);
     }
 }

@@ -9,14 +9,14 @@ use std::time::Instant;
 use futures::StreamExt;
 use futures::stream;
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, DeleteParams, PostParams};
+use kube::api::{Api, DeleteParams};
 use kube::core::SelectorExt;
 use tokio_util::sync::CancellationToken;
 
 use self::plan::{Failure, Step};
-use crate::error::{Error, is_namespace_terminating, is_not_found, message};
+use crate::error::{Error, is_namespace_terminating, is_not_found, message, unless_gone};
 use crate::object::{adoption, controller_of, deleting, name, namespace, selector, uid};
 use crate::runtime::events::Recorder;
 use crate::runtime::expectations::Expectations;
@@ -117,13 +117,9 @@ impl Controller {
                 .into_iter()
                 .filter(|pod| adoption::counts(pod)),
         );
-        adoption::claim_all(
-            &self.context.api::<Pod>(namespace(set)),
-            set,
-            &selector,
-            candidates,
-        )
-        .await
+        let sets: Api<ReplicaSet> = self.context.api(namespace(set));
+        let pods: Api<Pod> = self.context.api(namespace(set));
+        adoption::claim_all(&sets, &pods, set, &selector, candidates).await
     }
 
     /// Pods of this set and of those with the same controller.
@@ -265,11 +261,7 @@ impl Controller {
         }
     }
 
-    async fn write_status(
-        &self,
-        set: &ReplicaSet,
-        status: k8s_openapi::api::apps::v1::ReplicaSetStatus,
-    ) -> Result<(), Error> {
+    async fn write_status(&self, set: &ReplicaSet, status: ReplicaSetStatus) -> Result<(), Error> {
         if set.status.as_ref() == Some(&status) {
             return Ok(());
         }
@@ -280,12 +272,12 @@ impl Controller {
         let written = self
             .context
             .api(namespace(set))
-            .replace_status(name(set), &PostParams::default(), &update)
+            .replace_status(name(set), &writing(), &update)
             .await;
-        match written {
-            Err(error) if is_not_found(&error) => Ok(()),
-            outcome => Ok(outcome.map(|_: ReplicaSet| ())?),
+        if let Some(written) = unless_gone(written)? {
+            self.context.informers.replica_sets.absorb(written);
         }
+        Ok(())
     }
 }
 

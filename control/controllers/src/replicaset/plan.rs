@@ -238,7 +238,7 @@ mod tests {
         let running = pod("Running", true, false);
         check(3, &[], (3, 0));
         check(1000, &[], (500, 0));
-        check(1, &[running.clone()], (0, 0));
+        check(1, std::slice::from_ref(&running), (0, 0));
         check(0, &[running.clone(), running.clone()], (0, 2));
         check(1, &[pod("Running", true, true)], (1, 0));
         check(1, &[pod("Failed", false, false)], (1, 0));

@@ -67,19 +67,31 @@ where
     }
 
     /// Takes one watch event: first the cache, then the callbacks.
-    pub(crate) fn apply(&self, event: watcher::Event<K>) {
+    fn apply(&self, event: watcher::Event<K>) {
         let complete = matches!(event, watcher::Event::InitDone);
-        let trim = self.trim;
-        let changes = write(&self.store).apply(event.modify(|object| {
-            object.meta_mut().managed_fields = None;
-            trim(object);
-        }));
-        let callbacks = lock(&self.callbacks).clone();
-        for change in &changes {
-            callbacks.iter().for_each(|callback| callback(change));
-        }
+        let changes = write(&self.store).apply(event.modify(|object| self.strip(object)));
+        self.call_back(&changes);
         if complete {
             self.synced.send_replace(true);
+        }
+    }
+
+    /// Takes the answer to a write of ours before the watch brings it; see [`Store::absorb`].
+    pub(crate) fn absorb(&self, mut object: K) {
+        self.strip(&mut object);
+        let change = write(&self.store).absorb(object);
+        self.call_back(change.as_slice());
+    }
+
+    fn strip(&self, object: &mut K) {
+        object.meta_mut().managed_fields = None;
+        (self.trim)(object);
+    }
+
+    fn call_back(&self, changes: &[Change<K>]) {
+        let callbacks = lock(&self.callbacks).clone();
+        for change in changes {
+            callbacks.iter().for_each(|callback| callback(change));
         }
     }
 

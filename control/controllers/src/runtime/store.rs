@@ -105,11 +105,17 @@ fn controller_uid(object: &impl Resource) -> &str {
         .unwrap_or_default()
 }
 
+/// The object's version as a number. Versions of one kind can be compared; a server whose versions are no numbers only
+/// costs us some conflicts.
+fn version(object: &impl Resource) -> Option<u64> {
+    object.meta().resource_version.as_ref()?.parse().ok()
+}
+
 impl<K: Resource<DynamicType = ()>> Store<K> {
     /// Takes one watch event and answers what changed by it.
     pub(crate) fn apply(&mut self, event: Event<K>) -> Vec<Change<K>> {
         match event {
-            Event::Apply(object) => self.set(Key::of(&object), object).into_iter().collect(),
+            Event::Apply(object) => self.advance(object).into_iter().collect(),
             Event::Delete(object) => self.remove(&Key::of(&object)).into_iter().collect(),
             Event::Init => {
                 self.relist = Some(HashMap::new());
@@ -142,6 +148,26 @@ impl<K: Resource<DynamicType = ()>> Store<K> {
                 .filter_map(|(key, object)| self.set(key, object)),
         );
         changes
+    }
+
+    /// Takes the answer to our own write, so that the next decision does not rest on what that write has changed. Only
+    /// what is cached is replaced: a new object may have been deleted since, and its end must not be undone.
+    pub(crate) fn absorb(&mut self, object: K) -> Option<Change<K>> {
+        let known = self.objects.get(&Key::of(&object))?;
+        (known.meta().uid == object.meta().uid && version(&**known)? < version(&object)?)
+            .then_some(())?;
+        self.set(Key::of(&object), object)
+    }
+
+    /// Takes what the watch brings, unless an answer to a later write was here before.
+    fn advance(&mut self, object: K) -> Option<Change<K>> {
+        let key = Key::of(&object);
+        let behind = self.objects.get(&key).is_some_and(|known| {
+            known.meta().uid == object.meta().uid
+                && version(&object).is_some()
+                && version(&object) < version(&**known)
+        });
+        if behind { None } else { self.set(key, object) }
     }
 
     /// Keeps the object. Nothing changes if this version is known already; a reborn object (same name, other uid) counts
@@ -266,6 +292,26 @@ mod tests {
                 ("newer".to_owned(), true, true)
             ]
         );
+    }
+
+    #[test]
+    fn answers_to_writes_come_first_and_the_watch_catches_up() {
+        let mut store = Store::default();
+        assert!(
+            store.absorb(pod("p", "5", None)).is_none(),
+            "it may be gone already"
+        );
+        store.apply(Event::Apply(pod("p", "5", None)));
+        assert!(store.absorb(pod("p", "7", None)).is_some());
+        assert!(store.absorb(pod("p", "6", None)).is_none());
+        assert!(store.apply(Event::Apply(pod("p", "6", None))).is_empty());
+        assert!(store.apply(Event::Apply(pod("p", "7", None))).is_empty());
+        assert_eq!(store.apply(Event::Apply(pod("p", "8", None))).len(), 1);
+        let mut reborn = pod("p", "3", None);
+        reborn.metadata.uid = Some("other".to_owned());
+        assert!(store.absorb(reborn).is_none());
+        assert_eq!(store.apply(Event::Delete(pod("p", "8", None))).len(), 1);
+        assert!(store.get(&Key::new("a", "p")).is_none());
     }
 
     #[test]

@@ -64,6 +64,15 @@ impl NodeState {
         name(&*self.node)
     }
 
+    /// The size of an image that the node holds.
+    pub(super) fn image_size(&self, image: &str) -> Option<i64> {
+        let images = self.node.status.as_ref()?.images.as_deref()?;
+        let held = images
+            .iter()
+            .find(|held| held.names.iter().flatten().any(|name| name == image))?;
+        held.size_bytes
+    }
+
     pub(super) fn unschedulable(&self) -> bool {
         self.node
             .spec

@@ -13,9 +13,11 @@ pub(super) type Reasons = Vec<String>;
 
 /// Goes through the conditions in order; the first that fails gives the reasons.
 pub(super) fn filter(demand: &Demand, node: &NodeState) -> Result<(), Reasons> {
-    let checks: [fn(&Demand, &NodeState) -> Result<(), Reasons>; 5] =
-        [schedulable, taints, affinity, ports, resources];
-    checks.iter().try_for_each(|check| check(demand, node))
+    schedulable(demand, node)?;
+    taints(demand, node)?;
+    affinity(demand, node)?;
+    ports(demand, node)?;
+    resources(demand, node)
 }
 
 fn schedulable(demand: &Demand, node: &NodeState) -> Result<(), Reasons> {

@@ -35,6 +35,7 @@ fn scores(demand: &Demand, candidates: &[&NodeState]) -> Vec<i64> {
         (2, fewest(each(&|node| siblings(demand, node)))),
         (3, fewest(each(&|node| unwelcome(demand, node)))),
         (2, most(each(&|node| preference(demand, node)))),
+        (1, images(demand, candidates)),
     ];
     (0..candidates.len())
         .map(|index| {
@@ -116,6 +117,33 @@ fn preference(demand: &Demand, node: &NodeState) -> i64 {
         .iter()
         .filter(|term| affinity::matches(&term.preference, &node.node));
     satisfied.map(|term| i64::from(term.weight)).sum()
+}
+
+/// How much of the pod's images the nodes hold already. An image counts the more the more nodes hold it, lest all pods
+/// of an image gather where it was pulled first.
+fn images(demand: &Demand, candidates: &[&NodeState]) -> Vec<i64> {
+    const LEAST: i64 = 23 * 1024 * 1024;
+    const MOST: i64 = 1000 * 1024 * 1024;
+    let mut held = vec![0; candidates.len()];
+    for image in &demand.images {
+        let sizes: Vec<_> = candidates
+            .iter()
+            .map(|node| node.image_size(image))
+            .collect();
+        let holders = sizes.iter().flatten().count();
+        for (held, size) in held.iter_mut().zip(sizes) {
+            let share = i64::try_from(holders).unwrap_or(i64::MAX);
+            let nodes = i64::try_from(candidates.len()).unwrap_or(i64::MAX).max(1);
+            *held += size.unwrap_or(0).saturating_mul(share) / nodes;
+        }
+    }
+    let count = i64::try_from(demand.images.len())
+        .unwrap_or(i64::MAX)
+        .max(1);
+    let most = MOST.saturating_mul(count);
+    held.into_iter()
+        .map(|held: i64| (held.clamp(LEAST, most) - LEAST) * FULL / (most - LEAST))
+        .collect()
 }
 
 /// Nothing is full marks, the largest value none.
@@ -226,6 +254,15 @@ mod tests {
             ),
             "b"
         );
+    }
+
+    #[test]
+    fn a_node_that_holds_the_image_is_preferred_among_equals() {
+        let image =
+            json!({"status": {"images": [{"names": ["big:1"], "sizeBytes": 1_000_000_000}]}});
+        let cluster = cluster(&[("a", json!({})), ("b", image)]);
+        let wants = json!({"spec": {"containers": [{"name": "c", "image": "big:1"}]}});
+        assert_eq!(choose(&cluster, &pod("mine", wants)), "b");
     }
 
     #[test]

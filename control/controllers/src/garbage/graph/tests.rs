@@ -193,6 +193,16 @@ fn an_owner_in_another_namespace_is_no_owner() {
 }
 
 #[test]
+fn objects_with_unknown_owners_are_unexplained() {
+    let graph = graph(&[
+        object("x", &[]),
+        object("y", &["x"]),
+        object("z", &["x", "ghost"]),
+    ]);
+    assert_eq!(graph.unexplained(), ["z"]);
+}
+
+#[test]
 fn a_relist_finds_what_has_gone_meanwhile() {
     let mut graph = graph(&[
         object("gone", &[]),
