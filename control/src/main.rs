@@ -177,12 +177,12 @@ async fn server(args: ServerCommand, shutdown: CancellationToken) -> Result<()> 
         let text = pki.client_kubeconfig(&url, "system:kube-controller-manager", &NO_GROUPS)?;
         let kubeconfig = Kubeconfig::from_yaml(&text)?;
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?;
-        control_controllers::run(
-            kube::Client::try_from(config)?,
-            args.controllers,
-            shutdown.clone(),
-        )
-        .await?;
+        let mut settings = args.controllers;
+        settings
+            .root_ca_file
+            .get_or_insert_with(|| args.api.data_dir.join("pki/ca.crt"));
+        control_controllers::run(kube::Client::try_from(config)?, settings, shutdown.clone())
+            .await?;
         anyhow::Ok(())
     };
     let result = controllers.await;

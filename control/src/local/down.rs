@@ -42,7 +42,8 @@ pub(crate) async fn remove_everything(layout: &Layout) -> Result<()> {
     end_daemons(layout);
     let mut results = Vec::new();
     for node in layout.node_layouts() {
-        results.push(remove_node(layout, &node));
+        results.push(remove_pods(layout, &node));
+        results.push(place::remove_netns(&node.netns));
     }
     results.push(network::remove_bridge(layout).await);
     results.push(outside::close(layout));
@@ -80,7 +81,7 @@ fn end_daemons(layout: &Layout) {
 }
 
 /// The node agent itself knows what its pods leave behind.
-fn remove_node(layout: &Layout, node: &NodeLayout) -> Result<()> {
+fn remove_pods(layout: &Layout, node: &NodeLayout) -> Result<()> {
     let mut command = Command::new(std::env::current_exe()?);
     command
         .args(daemons::node_agent_arguments(layout, node))
@@ -95,7 +96,7 @@ fn remove_node(layout: &Layout, node: &NodeLayout) -> Result<()> {
         node.name,
         said.trim()
     );
-    place::remove_netns(&node.netns)
+    Ok(())
 }
 
 /// The last pin of a BPF program or map going away is what detaches and frees it.
