@@ -1,6 +1,6 @@
 //! Server-side apply and the tracking of field owners in `metadata.managedFields`.
 //!
-//! Every manager owns a set of fields ([`set`]). Applying a configuration merges it into the live object ([`walk`]), takes
+//! Every manager owns a set of fields (`set`). Applying a configuration merges it into the live object (`walk`), takes
 //! away what this manager applied before and nobody wants any more, and gives the manager what it names now; a field that
 //! changes value while someone else owns it is a conflict, unless forced. Any other write gives its manager the fields
 //! it changed. Lists are taken apart by key or value, as their type in the schema says.
@@ -75,7 +75,7 @@ pub fn apply(
         now,
     };
     if owners.is_empty() {
-        owners.add_before_first_apply(&writer, walk::owned_by_all(form, &live));
+        owners.add_before_first_apply(&writer, walk::compare(form, &empty, &live).added);
     }
     remove_owners(&mut live);
     let config = own_part(res, config, subresource);

@@ -28,9 +28,6 @@ pub fn apply(res: &Resource, object: &mut Value) {
         "ReplicaSet" => replica_set(object),
         "Ingress" => ingress(object),
         "IngressClass" => ingress_class(object),
-        "TokenRequest" => with(object, "spec", |spec| {
-            default(spec, "expirationSeconds", json!(3600))
-        }),
         _ => {}
     }
 }

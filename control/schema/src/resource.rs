@@ -1,6 +1,6 @@
 //! The resources served: names, verbs, subresources and the few switches in which kinds differ.
 //!
-//! One row per resource; what their objects are made of is in [`crate::types`].
+//! One row per resource; what their objects are made of is in `crate::types`.
 
 /// One resource of the API, the collection at `/apis/<group>/<version>/<plural>`.
 #[derive(Debug, PartialEq, Eq)]

@@ -153,6 +153,15 @@ pub(crate) fn of(res: &crate::Resource) -> Option<&'static Type> {
     by_kind(&res.api_version(), res.kind)
 }
 
+/// Every kind there is, with its version.
+#[cfg(test)]
+pub(crate) fn kinds() -> impl Iterator<Item = (&'static str, &'static str)> {
+    table()
+        .kinds
+        .keys()
+        .filter_map(|name| name.rsplit_once('/'))
+}
+
 fn table() -> &'static Table {
     static TABLE: OnceLock<Table> = OnceLock::new();
     TABLE.get_or_init(|| parse(include_str!("../data/types.txt")))

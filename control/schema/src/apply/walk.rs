@@ -1,5 +1,7 @@
 //! Walks over one or two objects along the schema: the fields set, the difference, the merger, the removal.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value};
 
 use super::element::Part;
@@ -29,11 +31,6 @@ pub(super) fn fields(form: Form, value: &Value) -> Result<Set, MissingKey> {
     Ok(set)
 }
 
-/// The fields of an object nobody is known to own; those below a list with a missing key are left out.
-pub(super) fn owned_by_all(form: Form, value: &Value) -> Set {
-    fields(form, value).unwrap_or_default()
-}
-
 /// Compares two objects.
 pub(super) fn compare(form: Form, old: &Value, new: &Value) -> Change {
     let mut change = Change::default();
@@ -42,8 +39,9 @@ pub(super) fn compare(form: Form, old: &Value, new: &Value) -> Change {
         form.parts(old).unwrap_or_default(),
         form.parts(new).unwrap_or_default(),
     );
+    let (in_old, in_new) = (Index::of(&old), Index::of(&new));
     for part in &new {
-        match find(&old, &part.element) {
+        match in_old.get(&part.element) {
             Some(before) => compare_part(before, part, &mut change),
             None if part.is_implied() => compare_part(&part.emptied(), part, &mut change),
             None => enter(part, &mut change.added),
@@ -51,7 +49,7 @@ pub(super) fn compare(form: Form, old: &Value, new: &Value) -> Change {
     }
     for part in old
         .iter()
-        .filter(|part| find(&new, &part.element).is_none())
+        .filter(|part| in_new.get(&part.element).is_none())
     {
         if part.is_implied() {
             compare_part(part, &part.emptied(), &mut change);
@@ -85,8 +83,22 @@ fn enter(part: &Part<'_>, set: &mut Set) {
     set.insert_below(&part.element, below);
 }
 
-fn find<'p, 'v>(parts: &'p [Part<'v>], element: &str) -> Option<&'p Part<'v>> {
-    parts.iter().find(|p| p.element == element)
+/// Parts by path element.
+struct Index<'p, 'v>(HashMap<&'p str, &'p Part<'v>>);
+
+impl<'p, 'v> Index<'p, 'v> {
+    fn of(parts: &'p [Part<'v>]) -> Self {
+        Self(
+            parts
+                .iter()
+                .map(|part| (part.element.as_str(), part))
+                .collect(),
+        )
+    }
+
+    fn get(&self, element: &str) -> Option<&'p Part<'v>> {
+        self.0.get(element).copied()
+    }
 }
 
 // ---- Merging ----
@@ -97,7 +109,7 @@ pub(super) fn merge(form: Form, live: &Value, config: &Value) -> Result<Value, M
         (Form::Struct(_) | Form::Map(_), Value::Object(live), Value::Object(_)) => {
             let mut merged = live.clone();
             for part in form.parts(config)? {
-                let key = part.element.trim_start_matches("f:");
+                let key = field_name(&part.element);
                 let value = merge_part(&part, live.get(key))?;
                 merged.insert(key.to_owned(), value);
             }
@@ -122,16 +134,17 @@ fn merge_part(part: &Part<'_>, live: Option<&Value>) -> Result<Value, MissingKey
 /// Elements only the server has keep their place; those of the configuration come in its order.
 fn merge_lists(form: Form, live: &Value, config: &Value) -> Result<Value, MissingKey> {
     let (live, config) = (form.parts(live).unwrap_or_default(), form.parts(config)?);
+    let (in_live, in_config) = (Index::of(&live), Index::of(&config));
     let mut merged = Vec::with_capacity(live.len() + config.len());
     let mut wanted = config.iter();
     for part in &live {
-        if find(&config, &part.element).is_none() {
+        if in_config.get(&part.element).is_none() {
             merged.push(part.value.clone());
             continue;
         }
         // The place of one they share goes to the next one they share, after the new ones before it.
         for next in wanted.by_ref() {
-            let shared = find(&live, &next.element).map(|l| l.value);
+            let shared = in_live.get(&next.element).map(|l| l.value);
             merged.push(merge_part(next, shared)?);
             if shared.is_some() {
                 break;
@@ -148,60 +161,49 @@ fn merge_lists(form: Form, live: &Value, config: &Value) -> Result<Value, Missin
 
 /// Removes what `before` holds and `owned` does not reach.
 pub(super) fn prune(form: Form, value: &mut Value, before: &Set, owned: &Set) {
-    let nothing = Set::default();
-    let gone: Vec<String> = elements(before)
-        .filter(|element| !owned.reaches(element))
-        .cloned()
-        .collect();
-    for element in gone {
-        remove(form, value, &element);
-    }
     let parts = form.parts(value).unwrap_or_default();
-    let inner: Vec<(String, Form)> = parts.into_iter().map(|p| (p.element, p.form)).collect();
-    for (element, inner_form) in inner {
-        if let (Some(before), Some(inner)) = (
-            before.children.get(&element),
-            part_mut(form, value, &element),
-        ) {
-            prune(
-                inner_form,
-                inner,
-                before,
-                owned.children.get(&element).unwrap_or(&nothing),
-            );
+    let parts: Vec<(String, Form)> = parts
+        .into_iter()
+        .map(|part| (part.element, part.form))
+        .collect();
+    let is_gone = |element: &str| before.reaches(element) && !owned.reaches(element);
+    match value {
+        Value::Object(map) => {
+            for (element, form) in parts {
+                let key = field_name(&element);
+                if is_gone(&element) {
+                    map.remove(key);
+                } else if let Some(inner) = map.get_mut(key) {
+                    prune_below(&element, form, inner, before, owned);
+                }
+            }
         }
-    }
-}
-
-fn elements(set: &Set) -> impl Iterator<Item = &String> {
-    set.members.iter().chain(
-        set.children
-            .keys()
-            .filter(|element| !set.members.contains(*element)),
-    )
-}
-
-fn remove(form: Form, value: &mut Value, element: &str) {
-    let at = position(form, value, element);
-    match (value, at) {
-        (Value::Object(map), _) => drop(map.remove(element.trim_start_matches("f:"))),
-        (Value::Array(items), Some(at)) => drop(items.remove(at)),
+        Value::Array(items) if items.len() == parts.len() => {
+            let mut parts = parts.into_iter();
+            items.retain_mut(|item| {
+                let Some((element, form)) = parts.next() else {
+                    return true;
+                };
+                prune_below(&element, form, item, before, owned);
+                !is_gone(&element)
+            });
+        }
         _ => {}
     }
 }
 
-fn part_mut<'v>(form: Form, value: &'v mut Value, element: &str) -> Option<&'v mut Value> {
-    let at = position(form, value, element);
-    match value {
-        Value::Object(map) => map.get_mut(element.trim_start_matches("f:")),
-        Value::Array(items) => items.get_mut(at?),
-        _ => None,
+fn prune_below(element: &str, form: Form, value: &mut Value, before: &Set, owned: &Set) {
+    if let Some(before) = before.children.get(element) {
+        prune(
+            form,
+            value,
+            before,
+            owned.children.get(element).unwrap_or(&Set::default()),
+        );
     }
 }
 
-fn position(form: Form, value: &Value, element: &str) -> Option<usize> {
-    form.parts(value)
-        .ok()?
-        .iter()
-        .position(|p| p.element == element)
+/// The key a path element names, in an object.
+fn field_name(element: &str) -> &str {
+    element.strip_prefix("f:").unwrap_or(element)
 }
