@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
@@ -89,9 +90,33 @@ impl Root {
     }
 }
 
-/// A path that names an open file for calls that take only paths, such as `mount`.
-pub(crate) fn fd_path(fd: BorrowedFd<'_>) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+/// A path that names an open file for calls that take only paths, such as `mount`; good for as long as it is open.
+#[derive(Debug)]
+pub(crate) struct FdPath<'fd> {
+    path: PathBuf,
+    _fd: BorrowedFd<'fd>,
+}
+
+impl Deref for FdPath<'_> {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl AsRef<Path> for FdPath<'_> {
+    fn as_ref(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// The path that names the open file `fd`.
+pub(crate) fn fd_path(fd: BorrowedFd<'_>) -> FdPath<'_> {
+    FdPath {
+        path: PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())),
+        _fd: fd,
+    }
 }
 
 /// Writes a file so that after a crash it is either the old or the new one, and durable once this returns.

@@ -10,21 +10,31 @@ use nix::unistd::{ForkResult, Pid};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Forks this process, which must have one thread only.
-pub(crate) fn fork_single_threaded() -> nix::Result<ForkResult> {
-    assert_eq!(threads(), Some(1), "forking a process with threads");
-    #[expect(unsafe_code, reason = "fork copies only the calling thread")]
-    // SAFETY: the child of a process with threads could find locks that nobody will ever release; there is only this
-    // thread, as just checked, so the child is a complete copy and may run any code.
-    unsafe {
-        nix::unistd::fork()
-    }
-}
+/// The proof that this process has one thread; it is for programs that never start another.
+#[derive(Debug)]
+pub(crate) struct SingleThread(());
 
-fn threads() -> Option<usize> {
-    std::fs::read_dir("/proc/self/task")
-        .ok()
-        .map(Iterator::count)
+impl SingleThread {
+    /// Counts this process' threads.
+    pub(crate) fn check() -> io::Result<Self> {
+        match std::fs::read_dir("/proc/self/task")?.count() {
+            1 => Ok(Self(())),
+            count => Err(io::Error::other(format!(
+                "{count} threads where there should be one"
+            ))),
+        }
+    }
+
+    /// Forks.
+    pub(crate) fn fork(&self) -> nix::Result<ForkResult> {
+        #[expect(unsafe_code, reason = "fork copies only the calling thread")]
+        // SAFETY: the child of a process with threads could find locks that nobody will ever release; there was only
+        // this thread when `self` was made, and whoever makes one starts none, so the child is a complete copy and may
+        // run any code.
+        unsafe {
+            nix::unistd::fork()
+        }
+    }
 }
 
 /// A descriptor of the process `pid`, which becomes readable when the process ends.

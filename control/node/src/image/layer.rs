@@ -215,7 +215,13 @@ fn unpack_entry<R: Read>(root: &Root, entry: &mut Entry<'_, R>, path: &Path) -> 
 
 fn whiteout(parent: &OwnedFd, opaque: bool, hidden: &str) -> io::Result<()> {
     if opaque {
-        return xattr::set(fd_path(parent.as_fd()), "trusted.overlay.opaque", b"y");
+        return xattr::set_deref(fd_path(parent.as_fd()), "trusted.overlay.opaque", b"y");
+    }
+    if matches!(hidden, "" | "." | "..") {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a whiteout of nothing",
+        ));
     }
     remove(parent, Path::new(hidden))?;
     Ok(mknodat(
@@ -457,6 +463,8 @@ mod tests {
                 ("link", Item::File("x")),
             ],
             vec![(".wh...", Item::File(""))],
+            vec![("a/.wh..", Item::File(""))],
+            vec![("a/.wh.", Item::File(""))],
         ] {
             let dir = tempfile::tempdir().unwrap();
             // Refused or kept inside: both will do.

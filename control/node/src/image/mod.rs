@@ -319,7 +319,7 @@ mod tests {
         ] {
             assert_eq!(full_name(name).expect("valid"), full);
         }
-        assert!(full_name("UPPER/case").is_err());
+        assert!(full_name("docker.io/UPPER/case").is_err());
         assert!(full_name("").is_err());
     }
 }

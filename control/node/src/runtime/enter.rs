@@ -38,6 +38,8 @@ pub(crate) fn main(dir: &Path, request: ExecRequest) -> ExitCode {
 }
 
 fn run(dir: &Path, request: ExecRequest) -> io::Result<ExitCode> {
+    // Asked before /proc is the container's.
+    let alone = sys::SingleThread::check()?;
     let missing = || io::Error::new(io::ErrorKind::NotFound, "the container is not running");
     let spec: ContainerSpec = read_json(&dir.join(SPEC))?.ok_or_else(missing)?;
     let started: Started = read_json(&dir.join(STARTED))?.ok_or_else(missing)?;
@@ -59,7 +61,7 @@ fn run(dir: &Path, request: ExecRequest) -> io::Result<ExitCode> {
         terminal: request.terminal,
         ..spec.process
     };
-    match sys::fork_single_threaded()? {
+    match alone.fork()? {
         ForkResult::Child => run_child(&process),
         ForkResult::Parent { child } => Ok(exit_code(waitpid(child, None)?)),
     }

@@ -156,7 +156,8 @@ fn mount_devices(root: &Root, privileged: bool) -> io::Result<()> {
             let source = format!("/dev/{name}");
             mount_on(&source, &fd_path(target.as_fd()), "", MsFlags::MS_BIND, "")?;
         }
-        let dev = fd_path(root.at(Path::new("dev"), OFlag::O_PATH)?.as_fd());
+        let dev = root.at(Path::new("dev"), OFlag::O_PATH)?;
+        let dev = fd_path(dev.as_fd());
         for (name, target) in LINKS {
             symlink(target, dev.join(name))?;
         }

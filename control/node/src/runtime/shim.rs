@@ -103,6 +103,7 @@ impl Streams {
 
 fn start(dir: &Path) -> Result<Running, String> {
     let failed = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
+    let alone = sys::SingleThread::check().map_err(failed("counting threads"))?;
     let spec: ContainerSpec = read_json(&dir.join(SPEC))
         .and_then(|spec| spec.ok_or_else(|| io::ErrorKind::NotFound.into()))
         .map_err(failed("reading the container's specification"))?;
@@ -119,7 +120,10 @@ fn start(dir: &Path) -> Result<Running, String> {
     let streams = Streams::open(&spec).map_err(failed("making pipes"))?;
     let (failure, failure_end) = pipe2(nix::fcntl::OFlag::O_CLOEXEC)
         .map_err(|error| failed("making a pipe")(error.into()))?;
-    match sys::fork_single_threaded().map_err(|error| failed("forking")(error.into()))? {
+    match alone
+        .fork()
+        .map_err(|error| failed("forking")(error.into()))?
+    {
         ForkResult::Child => {
             drop(failure);
             run_child(dir, &spec, streams, failure_end)

@@ -20,7 +20,8 @@ use tokio::process::{Child, ChildStdin};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
 
 use super::terminal::Terminal;
@@ -156,7 +157,15 @@ async fn refuse(mut socket: Socket, error: &io::Error) {
         .send(message(ERROR, status.to_string().as_bytes()))
         .await
         .ok();
-    socket.close(None).await.ok();
+    socket.send(goodbye()).await.ok();
+}
+
+fn goodbye() -> Message {
+    let frame = CloseFrame {
+        code: CloseCode::Normal,
+        reason: "".into(),
+    };
+    Message::Close(Some(frame))
 }
 
 fn message(channel: u8, bytes: &[u8]) -> Message {
@@ -221,7 +230,8 @@ impl Session {
             while let Some(message) = receive.recv().await {
                 sink.send(message).await?;
             }
-            sink.close().await
+            // Without a code clients take the end for a failure.
+            sink.send(goodbye()).await
         };
         let running = self.pump(send);
         let outcome = tokio::select! {
