@@ -84,12 +84,33 @@ pub(crate) struct Authenticator {
 }
 
 impl Authenticator {
-    /// The user of a request. A token that is not valid is an error, none is not.
-    pub(crate) fn user(
+    /// The user a request is to be judged as: who asks, or who they speak for, which only masters may.
+    pub(crate) fn acting_user(
         &self,
         certificate: Option<&User>,
         headers: &HeaderMap,
     ) -> Result<User, ApiError> {
+        let user = self.user(certificate, headers)?;
+        let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let Some(name) = header("impersonate-user") else {
+            return Ok(user);
+        };
+        if !user.is_in(MASTERS) {
+            let what = format!(
+                "users {name:?} is forbidden: User {:?} cannot impersonate resource \"users\" in API group \"\" at the cluster scope",
+                user.name
+            );
+            return Err(ApiError::new(403, "Forbidden", what));
+        }
+        let groups = headers.get_all("impersonate-group").iter();
+        let groups = groups
+            .filter_map(|group| group.to_str().ok().map(str::to_owned))
+            .collect();
+        Ok(User::known(name, groups))
+    }
+
+    /// The user of a request. A token that is not valid is an error, none is not.
+    fn user(&self, certificate: Option<&User>, headers: &HeaderMap) -> Result<User, ApiError> {
         if let Some(user) = certificate {
             return Ok(user.clone());
         }

@@ -46,7 +46,9 @@ async fn answer(
     certificate: Option<&User>,
     request: Request<Incoming>,
 ) -> Result<Answer, ApiError> {
-    let user = api.authenticator.user(certificate, request.headers())?;
+    let user = api
+        .authenticator
+        .acting_user(certificate, request.headers())?;
     let Some(route) = Route::parse(request.uri().path()) else {
         return Ok(respond::text(StatusCode::NOT_FOUND, "404 page not found\n"));
     };

@@ -30,7 +30,7 @@ impl Default for History {
     fn default() -> Self {
         Self {
             age: Duration::from_secs(300),
-            events: 100_000,
+            events: 20_000,
         }
     }
 }

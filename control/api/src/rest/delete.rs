@@ -174,13 +174,12 @@ pub(crate) async fn delete_collection(call: &Call<'_>) -> Result<Answer, ApiErro
         revision: call.api.store.revision().0,
         ..ListMeta::default()
     };
-    let items = selected.iter().map(|entry| &entry.value);
     let body = render::list(
         res,
         call.accept.shape,
         Include::parse(call.params),
         &meta,
-        items,
+        &selected,
     );
     Ok(respond::bytes(StatusCode::OK, call.accept, body))
 }

@@ -92,13 +92,12 @@ pub(crate) fn list(call: &Call<'_>) -> Result<Answer, ApiError> {
         entries.retain(|entry| selection.matches(entry));
     }
     let meta = cut(&mut entries, limit, page.revision, selection.is_selective());
-    let items = entries.iter().map(|entry| &entry.value);
     let body = render::list(
         target.res,
         call.accept.shape,
         Include::parse(call.params),
         &meta,
-        items,
+        &entries,
     );
     Ok(respond::compressed(call.headers, call.accept, body))
 }

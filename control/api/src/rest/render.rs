@@ -1,7 +1,10 @@
 //! The shapes of answers: the object itself, a table row, or its metadata only.
 
+use std::sync::Arc;
+
 use bytes::{BufMut as _, Bytes, BytesMut};
 use control_schema::{Resource, table};
+use control_store::Entry;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -72,27 +75,26 @@ pub(super) fn shaped(res: &Resource, shape: Shape, include: Include, bytes: Byte
 }
 
 /// A list in the shape asked for, its items given as stored.
-pub(super) fn list<'a>(
+pub(super) fn list(
     res: &Resource,
     shape: Shape,
     include: Include,
     meta: &ListMeta,
-    items: impl Iterator<Item = &'a Bytes>,
+    entries: &[Arc<Entry>],
 ) -> Bytes {
+    let objects = entries.iter().map(|entry| object::decode(&entry.value));
     match shape {
-        Shape::Plain | Shape::Discovery(_) => plain_list(res, meta, items),
+        Shape::Plain | Shape::Discovery(_) => plain_list(res, meta, entries),
         Shape::Metadata(version) => {
-            let items: Vec<Value> = items
-                .map(|item| partial(&object::decode(item), version))
-                .collect();
+            let items: Vec<Value> = objects.map(|object| partial(&object, version)).collect();
             to_bytes(&json!({
                 "kind": "PartialObjectMetadataList", "apiVersion": format!("meta.k8s.io/{version}"),
                 "metadata": meta.value(), "items": items,
             }))
         }
         Shape::Table(version) => {
-            let rows = items
-                .map(|item| row(res, &object::decode(item), version, include))
+            let rows = objects
+                .map(|object| row(res, &object, version, include))
                 .collect();
             to_bytes(&table_of(res, version, meta, rows))
         }
@@ -100,23 +102,20 @@ pub(super) fn list<'a>(
 }
 
 /// Splices stored bytes, without the type each begins with.
-fn plain_list<'a>(
-    res: &Resource,
-    meta: &ListMeta,
-    items: impl Iterator<Item = &'a Bytes>,
-) -> Bytes {
+fn plain_list(res: &Resource, meta: &ListMeta, entries: &[Arc<Entry>]) -> Bytes {
     let skipped = object::type_prefix(res).len();
-    let mut out = BytesMut::with_capacity(4096);
     let head = format!(
         r#"{{"kind":"{}List","apiVersion":"{}","metadata":{},"items":["#,
         res.kind,
         res.api_version(),
         meta.value()
     );
+    let items: usize = entries.iter().map(|entry| entry.value.len() + 2).sum();
+    let mut out = BytesMut::with_capacity(head.len() + items + 2);
     out.put_slice(head.as_bytes());
-    for (position, item) in items.enumerate() {
+    for (position, entry) in entries.iter().enumerate() {
         out.put_slice(if position == 0 { b"{" } else { b",{" });
-        out.put_slice(&item[skipped..]);
+        out.put_slice(&entry.value[skipped..]);
     }
     out.put_slice(b"]}");
     out.freeze()

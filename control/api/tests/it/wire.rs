@@ -419,3 +419,39 @@ async fn the_clusters_own_users_may_do_their_work_and_no_more() {
         true
     );
 }
+
+#[tokio::test]
+async fn masters_may_speak_for_others_and_nobody_else() {
+    let server = Server::start().await;
+    let wire = server.wire().await;
+    let headers = [
+        ("impersonate-user", "system:kube-proxy"),
+        ("impersonate-group", "ops"),
+    ];
+    let path = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+    let review = wire.send(Method::POST, path, &headers, "{}").await.json();
+    assert_eq!(
+        review["status"]["userInfo"]["groups"],
+        json!(["ops", "system:authenticated"])
+    );
+    assert_eq!(
+        wire.send(Method::GET, "/api/v1/secrets", &headers, "")
+            .await
+            .code,
+        403
+    );
+    let proxy = Wire(server.client_as("system:kube-proxy", &[]).await);
+    let refused = proxy
+        .send(
+            Method::GET,
+            "/api/v1/nodes",
+            &[("impersonate-user", "admin")],
+            "",
+        )
+        .await;
+    assert_eq!(
+        refused.refusal(),
+        "403 Forbidden: users \"admin\" is forbidden: User \"system:kube-proxy\" cannot impersonate resource \"users\" in API \
+         group \"\" at the cluster scope"
+    );
+}
