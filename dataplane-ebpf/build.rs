@@ -11,8 +11,11 @@ use std::process::{Command, Output};
 
 const TARGET: &str = "bpfel-unknown-none";
 
+/// A nightly with LLVM 22, which bpf-linker is built with where Debian packages it; and whichever is installed.
+const NIGHTLIES: [&str; 2] = ["nightly-2026-05-20", "nightly"];
+
 const NO_COMPILER: &str = "no Rust compiler that can build for BPF was found; any one of these helps:\n  \
-    rustup toolchain install nightly --component rust-src\n  \
+    rustup toolchain install nightly-2026-05-20 --profile minimal --component rust-src\n  \
     apt-get install rustc-web libstd-rust-web-dev-bpf    (Debian)\n  \
     set PORTOLAN_EBPF_RUSTC to such a compiler, or PORTOLAN_EBPF_OBJECT to a finished object file";
 
@@ -48,43 +51,49 @@ fn run() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Builds the program with the first compiler that can, and returns the object file's path.
+/// Builds the program with the first compiler that succeeds, and returns the object file's path.
+///
+/// More than one may have to be tried: a compiler whose LLVM is newer than the linker's writes bitcode that the linker
+/// cannot read.
 fn build(out: &Path) -> Result<PathBuf, Box<dyn Error>> {
-    let compiler = candidates()
+    let mut compilers: Vec<_> = candidates()
         .iter()
-        .find_map(|rustc| Compiler::examine(rustc))
-        .ok_or(NO_COMPILER)?;
+        .filter_map(|rustc| Compiler::examine(rustc))
+        .collect();
+    compilers.sort_by_key(|compiler| !compiler.prebuilt);
+    let last = compilers.last().ok_or(NO_COMPILER)?;
     // Beside the outer build's own directories, so that checking and building share one build for BPF.
     let target_dir = out.ancestors().nth(4).unwrap_or(out).join("ebpf");
-    let mut cargo = compiler.cargo(&target_dir)?;
-    cargo.args(["--message-format", "short"]);
-    let output = cargo
-        .output()
-        .map_err(|error| format!("cannot run {cargo:?}: {error}"))?;
-    if !output.status.success() {
-        // Once more, for the whole message.
-        compiler.cargo(&target_dir)?.status()?;
-        return Err("the eBPF program does not build, see above".into());
+    for compiler in &compilers {
+        let mut cargo = compiler.cargo(&target_dir)?;
+        let output = cargo.args(["--message-format", "short"]).output();
+        let output = output.map_err(|error| format!("cannot run {cargo:?}: {error}"))?;
+        if output.status.success() {
+            forward_warnings(&output);
+            return Ok(target_dir.join(TARGET).join("release/dataplane"));
+        }
     }
-    forward_warnings(&output);
-    Ok(target_dir.join(TARGET).join("release/dataplane"))
+    // Once more, for the whole message.
+    last.cargo(&target_dir)?.status()?;
+    let sysroot = last.sysroot.display();
+    Err(format!("the eBPF program does not build with the compiler in {sysroot}, see above").into())
 }
 
-/// The compilers worth a look, best first.
+/// The compilers worth a look.
 fn candidates() -> Vec<PathBuf> {
     if let Some(rustc) = env::var_os("PORTOLAN_EBPF_RUSTC") {
         return vec![rustc.into()];
     }
-    let nightly = clean("rustup")
-        .args(["which", "--toolchain", "nightly", "rustc"])
-        .output();
-    let nightly = nightly
-        .ok()
-        .and_then(|output| line(&output))
-        .map(PathBuf::from);
-    nightly
-        .into_iter()
-        .chain(env::var_os("RUSTC").map(PathBuf::from))
+    let nightlies = NIGHTLIES.iter().filter_map(|toolchain| {
+        let mut rustup = clean("rustup");
+        let output = rustup
+            .args(["which", "--toolchain", toolchain, "rustc"])
+            .output();
+        line(&output.ok()?).map(PathBuf::from)
+    });
+    let own = env::var_os("RUSTC").map(PathBuf::from);
+    nightlies
+        .chain(own)
         .chain([PathBuf::from("/usr/bin/rustc")])
         .collect()
 }
