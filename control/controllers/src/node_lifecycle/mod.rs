@@ -183,7 +183,8 @@ impl Controller {
             .for_each(|node| self.context.informers.nodes.absorb(node));
     }
 
-    /// Whether it is this node's turn to be emptied; if it is not yet, it comes back then.
+    /// Whether it is this node's turn to be emptied; if it is not yet, it comes back then. A node without pods takes no
+    /// turn.
     fn may_evict(&self, key: &Key, node: &Node) -> bool {
         let zone = |node: &Node| label(node, ZONE_LABEL).unwrap_or_default().to_owned();
         let here = zone(node);
@@ -195,6 +196,9 @@ impl Controller {
         let Some(pace) = pace(ready.len(), unwell.len()) else {
             return false;
         };
+        if pods_on(&self.context.informers, name(node)).is_empty() {
+            return true;
+        }
         let mut turns = lock(&self.next_eviction);
         let (turn, now) = (
             turns.entry(here).or_insert_with(Instant::now),

@@ -138,6 +138,11 @@ impl Cluster {
         stop
     }
 
+    /// Where the API server keeps its data, and the administrator's kubeconfig.
+    pub(crate) fn data(&self) -> &std::path::Path {
+        self.directory.path()
+    }
+
     pub(crate) fn api<K>(&self, namespace: &str) -> Api<K>
     where
         K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
@@ -208,7 +213,6 @@ impl Cluster {
         {
             ended.unwrap();
         }
-        assert!(self.directory.path().exists());
     }
 }
 

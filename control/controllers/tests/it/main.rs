@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 mod cluster;
+mod kubectl;
 mod kubelet;
 mod latency;
 mod namespaces;
