@@ -18,6 +18,7 @@ mod meta;
 pub(crate) mod names;
 mod pod;
 mod pod_update;
+mod probe;
 mod service;
 mod volume;
 mod workload;
@@ -62,6 +63,7 @@ pub fn update(res: &Resource, object: &Value, old: &Value) -> Vec<Cause> {
         "Service" => service::update(&object, &old, &mut causes),
         "EndpointSlice" => endpoints::slice_update(&object, &old, &mut causes),
         "IngressClass" => ingress::class_update(&object, &old, &mut causes),
+        "Node" => cluster::node_update(&object, &old, &mut causes),
         "ConfigMap" | "Secret" => config::update(res, &object, &old, &mut causes),
         _ => {}
     }

@@ -29,6 +29,20 @@ pub(super) fn node(spec: &At<'_>, causes: &mut Causes) {
     }
 }
 
+/// Ranges of pod addresses, once given, stay.
+pub(super) fn node_update(new: &At<'_>, old: &At<'_>, causes: &mut Causes) {
+    let (ranges, before) = (
+        new.child("spec").child("podCIDRs"),
+        old.child("spec").child("podCIDRs"),
+    );
+    if !before.is_empty() && ranges.value != before.value {
+        causes.forbidden(
+            &ranges,
+            "node updates may not change podCIDR except from \"\" to valid",
+        );
+    }
+}
+
 pub(super) fn lease(spec: &At<'_>, causes: &mut Causes) {
     let duration = spec.child("leaseDurationSeconds");
     if duration.is_set() && duration.number() <= 0 {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use super::causes::{At, Causes};
-use super::{container, meta, names};
+use super::{meta, names, probe};
 
 const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 /// A day.
@@ -86,7 +86,7 @@ fn numbers(port: &At<'_>, causes: &mut Causes) {
     } else {
         causes.one_of(&port.child("protocol"), &["SCTP", "TCP", "UDP"]);
     }
-    container::port_or_name(&port.child("targetPort"), causes);
+    probe::port_or_name(&port.child("targetPort"), causes);
 }
 
 /// No two ports share protocol and number, or protocol and node port.

@@ -510,6 +510,14 @@ fn the_rest() {
            \"PreferNoSchedule\"",
         ],
     );
+    check_update(
+        "Node",
+        json!({"spec": {"podCIDRs": ["10.244.1.0/24"]}}),
+        json!({"spec": {"podCIDRs": ["10.244.2.0/24"]}}),
+        &[
+            "spec.podCIDRs: Forbidden: node updates may not change podCIDR except from \"\" to valid",
+        ],
+    );
     check(
         "Lease",
         json!({"spec": {"leaseDurationSeconds": 0}}),
