@@ -12,61 +12,30 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{MapInfo, MapType};
 use aya::pin::PinError;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{CgroupAttachMode, Program, ProgramError, TcAttachType};
-use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
-use dataplane_ebpf::abi::{self, LAYOUT_VERSION, maps};
-use dataplane_ebpf::addr::Addr;
-use dataplane_ebpf::flow::Flow;
+use aya::{Ebpf, EbpfError};
 use dataplane_ebpf::{Hook, OBJECT, PROGRAMS};
-use nix::mount::{MsFlags, mount};
-use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use tracing::{debug, info, warn};
 
 use crate::devices::Device;
+use crate::pins::{self, MapSizes, Pins, file};
 use crate::sys::{self, LinkTarget};
 
 /// What the loader reports; its own errors differ from step to step.
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Where the BPF file system is by convention.
-const BPFFS: &str = "/sys/fs/bpf";
-
 /// The dataplane could not be put in place.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file or directory could not be used.
-    #[error("cannot {action} {}", path.display())]
-    File {
-        /// What was to be done.
-        action: &'static str,
-        /// With what.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// A pinned map is not what this build declares.
-    #[error("the map pinned at {} has another {property} ({found}) than this build's ({expected}); run with --cleanup to remove it", path.display())]
-    OtherMap {
-        /// The pin.
-        path: PathBuf,
-        /// What differs.
-        property: &'static str,
-        /// What the pinned map has.
-        found: String,
-        /// What it should have.
-        expected: String,
-    },
-    /// A pinned map could not be looked at.
-    #[error("cannot inspect the map pinned at {}", path.display())]
-    Inspect {
-        /// The pin.
-        path: PathBuf,
-        /// Why not.
-        source: aya::maps::MapError,
-    },
+    /// The pin directory is of no use.
+    #[error(transparent)]
+    Pins(#[from] pins::Error),
+    /// The cgroup is none that programs can be attached to.
+    #[error("{} is not a directory of a cgroup v2 hierarchy", .0.display())]
+    NotCgroup2(PathBuf),
     /// The object was refused.
     #[error("cannot load the BPF object")]
     Load(#[source] EbpfError),
@@ -98,80 +67,25 @@ pub enum Error {
     },
 }
 
-/// How many entries the maps get that are made anew; zero for what this build declares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct MapSizes {
-    /// Frontends.
-    pub frontends: u32,
-    /// Service ids.
-    pub services: u32,
-    /// Slots.
-    pub slots: u32,
-    /// Backends.
-    pub backends: u32,
-    /// Connections, two entries each.
-    pub conntrack: u32,
-}
-
 /// The loaded programs, and where they are attached.
 pub struct Dataplane {
     programs: Ebpf,
-    links: PathBuf,
+    pins: Pins,
     cgroup: PathBuf,
 }
-
-/// What a map must be for this build to use it.
-struct Declaration {
-    name: &'static str,
-    kind: MapType,
-    key: usize,
-    value: usize,
-}
-
-const fn declare<K, V>(name: &'static str, kind: MapType) -> Declaration {
-    Declaration {
-        name,
-        kind,
-        key: size_of::<K>(),
-        value: size_of::<V>(),
-    }
-}
-
-const DECLARATIONS: [Declaration; 12] = [
-    declare::<abi::FrontendKey, abi::Frontend>(maps::FRONTENDS, MapType::Hash),
-    declare::<abi::NodePortKey, abi::Frontend>(maps::NODEPORTS, MapType::Hash),
-    declare::<Addr, abi::NodeAddress>(maps::NODE_ADDRESSES, MapType::Hash),
-    declare::<u32, abi::Service>(maps::SERVICES, MapType::Array),
-    declare::<u32, u32>(maps::SLOTS, MapType::Array),
-    declare::<u32, abi::Backend>(maps::BACKENDS, MapType::Array),
-    declare::<u32, abi::Node>(maps::NODE, MapType::Array),
-    declare::<Flow, abi::Connection>(maps::CONNTRACK, MapType::LruHash),
-    declare::<abi::SocketKey, abi::Peer>(maps::SOCKETS, MapType::LruHash),
-    declare::<u32, abi::Peer>(maps::CONNECTED, MapType::SkStorage),
-    declare::<u32, abi::Stats>(maps::STATS, MapType::PerCpuArray),
-    declare::<u32, u64>(maps::DROPS, MapType::PerCpuArray),
-];
 
 impl Dataplane {
     /// Loads the programs with the maps pinned under `root`, which are adopted or made. Nothing is attached yet.
     pub fn open(root: &Path, cgroup: &Path, sizes: MapSizes) -> Result<Self, Error> {
-        mount_bpffs(root)?;
-        let (pinned_maps, links) = (directory(root).join("maps"), directory(root).join("links"));
-        for path in [&pinned_maps, &links] {
-            fs::create_dir_all(path).map_err(file("create", path))?;
-        }
-        for declaration in &DECLARATIONS {
-            check_pin(&pinned_maps.join(declaration.name), declaration)?;
-        }
-        let mut programs = loader(&pinned_maps, sizes)
-            .load(OBJECT)
-            .map_err(Error::Load)?;
+        check_cgroup(cgroup)?;
+        let pins = Pins::open(root, sizes)?;
+        let mut programs = pins.loader(sizes).load(OBJECT).map_err(Error::Load)?;
         for program in PROGRAMS {
             load(&mut programs, program.name)?;
         }
         Ok(Self {
             programs,
-            links,
+            pins,
             cgroup: cgroup.to_owned(),
         })
     }
@@ -192,7 +106,7 @@ impl Dataplane {
             match program.hook {
                 Hook::SocketAddress | Hook::Socket => {
                     self.attach_cgroup(program.name)?;
-                    wanted.insert(self.links.join(program.name));
+                    wanted.insert(self.pins.links.join(program.name));
                 }
                 Hook::Ingress | Hook::Egress => {
                     for device in uplinks.clone() {
@@ -202,7 +116,8 @@ impl Dataplane {
                 }
             }
         }
-        self.detach_others(&wanted)
+        self.detach_others(&wanted)?;
+        Ok(self.pins.remove_other_layouts()?)
     }
 
     fn attach_cgroup(&mut self, name: &'static str) -> Result<(), Error> {
@@ -211,7 +126,7 @@ impl Dataplane {
             .metadata()
             .map_err(file("inspect", &self.cgroup))?
             .ino();
-        let pin = self.links.join(name);
+        let pin = self.pins.links.join(name);
         if self.take_over(name, &pin, LinkTarget::Cgroup(id))? {
             return Ok(());
         }
@@ -256,7 +171,7 @@ impl Dataplane {
         let link = match sys::open_pin(pin) {
             Ok(link) => link,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(file("open", pin)(error)),
+            Err(error) => return Err(file("open", pin)(error).into()),
         };
         let found = sys::link_target(link.as_fd()).map_err(file("inspect", pin))?;
         if found != target {
@@ -281,9 +196,9 @@ impl Dataplane {
 
     /// Removes the links that are not `wanted`, which detaches their programs.
     fn detach_others(&self, wanted: &BTreeSet<PathBuf>) -> Result<(), Error> {
-        let pins = fs::read_dir(&self.links).map_err(file("list", &self.links))?;
+        let pins = fs::read_dir(&self.pins.links).map_err(file("list", &self.pins.links))?;
         for pin in pins {
-            let pin = pin.map_err(file("list", &self.links))?.path();
+            let pin = pin.map_err(file("list", &self.pins.links))?.path();
             if !wanted.contains(&pin) {
                 info!(pin = %pin.display(), "detached");
                 fs::remove_file(&pin).map_err(file("remove", &pin))?;
@@ -301,119 +216,18 @@ impl Dataplane {
     }
 
     fn device_pin(&self, name: &str, device: &Device) -> PathBuf {
-        self.links.join(format!("{name}-{}", device.index))
+        self.pins.links.join(format!("{name}-{}", device.index))
     }
 }
 
-/// Removes every program, link and map under `root`: traffic is no longer translated. Returns whether there was anything.
-pub fn cleanup(root: &Path) -> Result<bool, Error> {
-    let directory = directory(root);
-    if !directory.exists() {
-        return Ok(false);
-    }
-    // First what runs, then what it works with.
-    for part in ["links", "maps"] {
-        let path = directory.join(part);
-        if path.exists() {
-            fs::remove_dir_all(&path).map_err(file("remove", &path))?;
-        }
-    }
-    fs::remove_dir_all(&directory).map_err(file("remove", &directory))?;
-    Ok(true)
-}
-
-/// The directory of the maps and links whose layout this build knows.
-fn directory(root: &Path) -> PathBuf {
-    root.join(format!("v{LAYOUT_VERSION}"))
-}
-
-/// Makes sure that `root` is in a BPF file system: the one at its usual place if it lies there, else one of its own.
-fn mount_bpffs(root: &Path) -> Result<(), Error> {
-    let place = if root.starts_with(BPFFS) {
-        Path::new(BPFFS)
+/// Programs for sockets are attached to the second version of cgroups only; a hybrid host has both.
+fn check_cgroup(path: &Path) -> Result<(), Error> {
+    let kind = statfs(path).map_err(|errno| file("inspect", path)(errno.into()))?;
+    if kind.filesystem_type() == CGROUP2_SUPER_MAGIC {
+        Ok(())
     } else {
-        root
-    };
-    if !place.exists() {
-        fs::create_dir_all(place).map_err(file("create", place))?;
+        Err(Error::NotCgroup2(path.to_owned()))
     }
-    let kind = statfs(place)
-        .map_err(|errno| file("inspect", place)(errno.into()))?
-        .filesystem_type();
-    if kind == BPF_FS_MAGIC {
-        return Ok(());
-    }
-    info!(path = %place.display(), "mounting a BPF file system");
-    mount(
-        Some("bpf"),
-        place,
-        Some("bpf"),
-        MsFlags::empty(),
-        None::<&str>,
-    )
-    .map_err(|errno| file("mount a BPF file system on", place)(errno.into()))
-}
-
-fn loader(pinned_maps: &Path, sizes: MapSizes) -> EbpfLoader<'static> {
-    let mut loader = EbpfLoader::new();
-    // A load error carries the verifier's log; statistics alone are enough when nothing fails.
-    loader.verifier_log_level(VerifierLogLevel::STATS);
-    for declaration in &DECLARATIONS {
-        loader.map_pin_path(declaration.name, pinned_maps.join(declaration.name));
-    }
-    let sizes = [
-        (maps::FRONTENDS, sizes.frontends),
-        (maps::SERVICES, sizes.services),
-        (maps::STATS, sizes.services),
-        (maps::SLOTS, sizes.slots),
-        (maps::BACKENDS, sizes.backends),
-        (maps::CONNTRACK, sizes.conntrack),
-    ];
-    for (name, size) in sizes.into_iter().filter(|(_, size)| *size != 0) {
-        loader.map_max_entries(name, size);
-    }
-    loader
-}
-
-/// The loader takes whatever is pinned, so what is pinned has to be looked at first.
-fn check_pin(path: &Path, declaration: &Declaration) -> Result<(), Error> {
-    if !path.exists() {
-        return Ok(());
-    }
-    let inspect = |source| Error::Inspect {
-        path: path.to_owned(),
-        source,
-    };
-    let info = MapInfo::from_pin(path).map_err(inspect)?;
-    let kind = info.map_type().map_err(inspect)?;
-    let properties = [
-        (
-            "type",
-            format!("{kind:?}"),
-            format!("{:?}", declaration.kind),
-        ),
-        (
-            "key size",
-            info.key_size().to_string(),
-            declaration.key.to_string(),
-        ),
-        (
-            "value size",
-            info.value_size().to_string(),
-            declaration.value.to_string(),
-        ),
-    ];
-    for (property, found, expected) in properties {
-        if found != expected {
-            return Err(Error::OtherMap {
-                path: path.to_owned(),
-                property,
-                found,
-                expected,
-            });
-        }
-    }
-    Ok(())
 }
 
 fn load(programs: &mut Ebpf, name: &'static str) -> Result<(), Error> {
@@ -479,12 +293,4 @@ fn pin_link(name: &'static str, link: FdLink, path: &Path) -> Result<(), Error> 
         .map_err(|source| Error::Pin { name, source })?;
     drop(pinned);
     Ok(())
-}
-
-fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
-    move |source| Error::File {
-        action,
-        path: path.to_owned(),
-        source,
-    }
 }

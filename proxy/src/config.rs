@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Parser;
 
 use crate::addresses::NodePortAddresses;
-use crate::attach::MapSizes;
+use crate::pins::MapSizes;
 
 /// Keeps this node's eBPF service load balancer equal to the Services and EndpointSlices of a Kubernetes cluster.
 ///

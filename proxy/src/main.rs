@@ -1,5 +1,7 @@
 //! portolan-proxy: keeps a node's eBPF service load balancer equal to the Kubernetes API.
 
+mod run;
+
 use std::io;
 use std::process::ExitCode;
 
@@ -26,7 +28,7 @@ async fn main() -> ExitCode {
     }
     let shutdown = CancellationToken::new();
     tokio::spawn(cancel_on_signal(shutdown.clone()));
-    match proxy::run(config, shutdown).await {
+    match run::run(config, shutdown).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");

@@ -6,42 +6,25 @@
 //! earlier daemon left is newer than half a list.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use dataplane_ebpf::abi::{Node, NodeAddress};
-use dataplane_ebpf::addr::Addr;
 use model::{Event, Protocol, ServiceName, World};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::addresses::{NodeAddresses, NodePortAddresses, node_addresses};
+use crate::addresses::{NodeAddresses, node_addresses};
 use crate::desired::{Here, desired};
 use crate::devices::Devices;
+use crate::due::{Due, LAST_RETRY};
 use crate::health::Health;
-use crate::maps::{self, Maps};
+use crate::maps::Maps;
 use crate::metrics::Metrics;
+use crate::node::{self, Settings};
 use crate::tables::{Error, Tables};
 
-/// The wait after the first failure of a Service; doubled with each further one.
-const FIRST_RETRY: Duration = Duration::from_millis(500);
-const LAST_RETRY: Duration = Duration::from_secs(60);
 /// How many events are taken in before a round: one round for a burst instead of one each.
 const BURST: usize = 1024;
-
-/// What does not change while the daemon runs.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// The name of this node.
-    pub node_name: String,
-    /// Where NodePorts answer.
-    pub node_port_addresses: NodePortAddresses,
-    /// The ports for translated sources.
-    pub masquerade_ports: (u16, u16),
-    /// The cookie of this network namespace.
-    pub netns_cookie: u64,
-}
 
 /// The state of the proxy.
 pub struct Reconciler<M> {
@@ -66,17 +49,6 @@ enum Phase {
     Pruning(Due),
     /// Only changes matter.
     Steady,
-}
-
-/// When something has to be tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Due {
-    /// When it became due the first time.
-    since: Option<Instant>,
-    /// When to try. Nothing if it is as it should be.
-    at: Option<Instant>,
-    /// How often it has failed in a row.
-    failures: u32,
 }
 
 /// What a round did.
@@ -141,9 +113,15 @@ impl<M: Maps> Reconciler<M> {
                 "freed entries could not be cleared yet"
             );
         }
-        if self.node.is_due(now) {
-            let result = self.write_node();
-            self.node.settle(result.map_err(Error::from), "node", now);
+        if self.node.is_due(now)
+            && let Some(addresses) = &self.addresses
+        {
+            let result = node::write(&self.settings, addresses, self.tables.maps_mut());
+            self.node.settle(
+                result.map_err(Error::from),
+                "what the programs know about the node",
+                now,
+            );
         }
         let due = self.due.iter().filter(|(_, due)| due.is_due(now));
         let due: Vec<ServiceName> = due.map(|(name, _)| name.clone()).collect();
@@ -294,103 +272,6 @@ impl<M: Maps> Reconciler<M> {
             self.node.now(now);
         }
     }
-
-    /// Writes what the programs know about the node. New addresses come before old ones go.
-    fn write_node(&mut self) -> Result<(), maps::Error> {
-        let Some(addresses) = &self.addresses else {
-            return Ok(());
-        };
-        let old = self.tables.maps().node()?;
-        let new = node(&self.settings, addresses, old.seed);
-        let maps = self.tables.maps_mut();
-        if new != old {
-            maps.write_node(new)?;
-        }
-        let installed: BTreeMap<IpAddr, NodeAddress> = maps.node_addresses()?.into_iter().collect();
-        for address in &addresses.node_port {
-            let flags = if address.is_loopback() {
-                NodeAddress::LOOPBACK
-            } else {
-                0
-            };
-            let value = NodeAddress { flags };
-            if installed.get(address) != Some(&value) {
-                maps.insert_node_address(*address, value)?;
-            }
-        }
-        for address in installed
-            .keys()
-            .filter(|address| !addresses.node_port.contains(address))
-        {
-            maps.remove_node_address(*address)?;
-        }
-        Ok(())
-    }
-}
-
-/// The seed is drawn once and then kept, so that flows without a connection entry keep their backend.
-fn node(settings: &Settings, addresses: &NodeAddresses, seed: u32) -> Node {
-    let source = |address: Option<IpAddr>| address.map_or(Addr::UNSPECIFIED, Addr::from);
-    let [v4, v6] = addresses.primary;
-    Node {
-        source_v4: source(v4),
-        source_v6: source(v6),
-        netns_cookie: settings.netns_cookie,
-        seed: if seed == 0 { random_seed() } else { seed },
-        first_port: settings.masquerade_ports.0,
-        last_port: settings.masquerade_ports.1,
-    }
-}
-
-/// A number that differs from daemon to daemon: the standard library seeds its hash maps at random.
-fn random_seed() -> u32 {
-    use std::hash::{BuildHasher, RandomState};
-    let hash = RandomState::new().hash_one(0u8);
-    u32::try_from(hash & u64::from(u32::MAX))
-        .unwrap_or(1)
-        .max(1)
-}
-
-impl Due {
-    const NEVER: Self = Self {
-        since: None,
-        at: None,
-        failures: 0,
-    };
-
-    fn at_once(now: Instant) -> Self {
-        Self {
-            since: Some(now),
-            at: Some(now),
-            failures: 0,
-        }
-    }
-
-    fn now(&mut self, now: Instant) {
-        self.since.get_or_insert(now);
-        self.at = Some(now);
-    }
-
-    fn is_due(&self, now: Instant) -> bool {
-        self.at.is_some_and(|at| at <= now)
-    }
-
-    fn settle(&mut self, result: Result<(), Error>, what: &str, now: Instant) {
-        let Err(error) = result else {
-            *self = Self::NEVER;
-            return;
-        };
-        let wait = LAST_RETRY.min(FIRST_RETRY * 2u32.saturating_pow(self.failures.min(10)));
-        self.failures += 1;
-        self.at = Some(now + wait);
-        warn!(
-            what,
-            failures = self.failures,
-            ?wait,
-            error = &error as &dyn std::error::Error,
-            "not installed yet"
-        );
-    }
 }
 
 /// Runs the reconciler until `shutdown` or until a source ends. Everything stays installed.
@@ -438,10 +319,4 @@ pub async fn run<M: Maps>(
         metrics.round(&round, took, &reconciler.tables().usage());
         health.send_modify(|health| health.update(&reconciler));
     }
-}
-
-/// The cookie of the network namespace that the daemon runs in.
-pub fn netns_cookie() -> std::io::Result<u64> {
-    let socket = UdpSocket::bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
-    crate::sys::netns_cookie(&socket)
 }

@@ -2,12 +2,12 @@
 //!
 //! | part | owns | speaks to |
 //! |---|---|---|
-//! | [`watch`](mod@crate::watch) | the watches | the reconciler, by events |
-//! | [`devices`](crate::devices) | the netlink socket | the reconciler and the attacher, by the latest state |
+//! | [`watch`](mod@proxy::watch) | the watches | the reconciler, by events |
+//! | [`devices`](proxy::devices) | the netlink socket | the reconciler and the attacher, by the latest state |
 //! | attacher | programs and links | nobody |
-//! | [`reconcile`](crate::reconcile) | the world, the tables and the maps | health, by the latest state |
-//! | [`conntrack`](crate::conntrack) | the sweep | nobody |
-//! | [`health`](crate::health) | two listeners | whoever asks |
+//! | [`reconcile`](proxy::reconcile) | the world, the tables and the maps | health, by the latest state |
+//! | [`conntrack`](proxy::conntrack) | the sweep | nobody |
+//! | [`health`](proxy::health) | two listeners | whoever asks |
 
 use std::time::Duration;
 
@@ -18,14 +18,15 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::attach::{self, Dataplane};
-use crate::config::Config;
-use crate::devices::{self, Devices};
-use crate::health::{self, Health};
-use crate::maps::{Conntrack, KernelMaps};
-use crate::metrics::Metrics;
-use crate::reconcile::{self, Reconciler, Settings};
-use crate::{conntrack, watch as api};
+use proxy::attach::Dataplane;
+use proxy::config::Config;
+use proxy::devices::{self, Devices};
+use proxy::health::{self, Health};
+use proxy::maps::{Conntrack, KernelMaps};
+use proxy::metrics::Metrics;
+use proxy::node::{self, Settings};
+use proxy::reconcile::{self, Reconciler};
+use proxy::{conntrack, pins, watch as api};
 
 /// How many events may wait for the reconciler.
 const EVENTS: usize = 1024;
@@ -33,9 +34,9 @@ const EVENTS: usize = 1024;
 const REATTACH: Duration = Duration::from_secs(10);
 
 /// Runs the daemon until `shutdown`. What it installed stays in the kernel.
-pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     if config.cleanup {
-        let removed = attach::cleanup(&config.bpf_root)?;
+        let removed = pins::cleanup(&config.bpf_root)?;
         info!(root = %config.bpf_root.display(), removed, "cleaned up");
         return Ok(());
     }
@@ -144,7 +145,7 @@ fn settings(config: &Config, node_name: &str) -> anyhow::Result<Settings> {
         node_name: node_name.to_owned(),
         node_port_addresses: config.nodeport_addresses.clone(),
         masquerade_ports: config.masquerade_ports,
-        netns_cookie: reconcile::netns_cookie()
+        netns_cookie: node::netns_cookie()
             .context("cannot tell this network namespace from others")?,
     })
 }

@@ -6,14 +6,15 @@
 //! way when something goes. After a restart the state is read back from the maps ([`Tables::recover`]), and what nobody
 //! desires any more is removed when everything that is desired is in ([`Tables::prune`]).
 
+mod recover;
+mod steps;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use dataplane_ebpf::abi::{self, Frontend, Run, Service};
-use dataplane_ebpf::addr::{Addr, Port as WirePort, Protocol as WireProtocol};
-use model::ServiceName;
-use model::TrafficPolicy;
-use tracing::{info, warn};
+use dataplane_ebpf::abi::{Backend, Run};
+use model::{ServiceName, TrafficPolicy};
+use tracing::info;
 
 use crate::desired::{Entry, Listener, Port, PortKey, Target};
 use crate::entries::Entries;
@@ -33,9 +34,6 @@ pub enum Error {
         map: &'static str,
     },
 }
-
-/// The owner of a backend that was taken away.
-const NOBODY: u32 = u32::MAX;
 
 /// The policies, each of which has a run.
 const POLICIES: [TrafficPolicy; 2] = [TrafficPolicy::Cluster, TrafficPolicy::Local];
@@ -98,7 +96,7 @@ impl<M: Maps> Tables<M> {
     pub fn recover(maps: M) -> Result<Self, Error> {
         let sizes = maps.sizes();
         let entries = Entries::recover(&maps)?;
-        let backends = recover_backends(&maps)?;
+        let backends = recover::backends(&maps)?;
         let mut owners: BTreeSet<u32> = entries.services();
         owners.extend(backends.keys());
         owners.retain(|id| *id < sizes.services);
@@ -109,7 +107,7 @@ impl<M: Maps> Tables<M> {
         for id in owners {
             let held = backends.get(&id).cloned().unwrap_or_default();
             used_backends.extend(held.values().map(|held| held.id));
-            let installed = recover_service(&maps, &mut slots, id, held)?;
+            let installed = recover::service(&maps, &mut slots, id, held)?;
             orphans.insert(id, installed);
         }
         let used_services = orphans.keys().copied().collect();
@@ -356,236 +354,6 @@ impl<M: Maps> Tables<M> {
     }
 }
 
-// The steps.
-
-impl<M: Maps> Tables<M> {
-    /// Takes in new backends and the flags of known ones. Either all new ones fit or none is kept, so that a Service that
-    /// does not fit takes no room from others.
-    fn write_backends(&mut self, installed: &mut Installed, port: &Port) -> Result<(), Error> {
-        let mut added = Vec::new();
-        let mut result = Ok(());
-        for (listener, flags) in &port.backends {
-            let written = match installed.backends.get(listener) {
-                Some(held) => self.write_flags(*held, *flags),
-                None => {
-                    added.push(*listener);
-                    self.new_backend(installed.id, *listener, port.protocol(), *flags)
-                }
-            };
-            match written {
-                Ok(held) => {
-                    installed.backends.insert(*listener, held);
-                }
-                Err(error) => {
-                    result = Err(error);
-                    break;
-                }
-            }
-        }
-        if result.is_err() {
-            for listener in added {
-                self.forget_backend(installed, listener)?;
-            }
-        }
-        result
-    }
-
-    /// Takes back a backend that nothing has ever named.
-    fn forget_backend(
-        &mut self,
-        installed: &mut Installed,
-        listener: Listener,
-    ) -> Result<(), Error> {
-        if let Some(held) = installed.backends.get(&listener) {
-            self.clear_backend(held.id)?;
-            self.backends.give_back(held.id);
-            installed.backends.remove(&listener);
-        }
-        Ok(())
-    }
-
-    fn write_flags(&mut self, held: Held, flags: u8) -> Result<Held, Error> {
-        if held.flags != flags {
-            let old = self.maps.backend(held.id)?;
-            self.maps
-                .write_backend(held.id, abi::Backend { flags, ..old })?;
-        }
-        Ok(Held { flags, ..held })
-    }
-
-    fn new_backend(
-        &mut self,
-        owner: u32,
-        (address, port): Listener,
-        protocol: WireProtocol,
-        flags: u8,
-    ) -> Result<Held, Error> {
-        let id = self
-            .backends
-            .take()
-            .ok_or(Error::Full { map: "BACKENDS" })?;
-        let write = |maps: &mut M| {
-            let generation = next_generation(maps.backend(id)?.generation);
-            let reserved = owned_by(owner);
-            maps.write_backend(
-                id,
-                abi::Backend {
-                    address,
-                    port,
-                    protocol,
-                    flags,
-                    generation,
-                    reserved,
-                },
-            )
-        };
-        match write(&mut self.maps) {
-            Ok(()) => Ok(Held { id, flags }),
-            Err(error) => {
-                self.backends.give_back(id);
-                Err(error.into())
-            }
-        }
-    }
-
-    fn publish(
-        &mut self,
-        installed: &mut Installed,
-        policy: TrafficPolicy,
-        target: &Target,
-        now: Instant,
-    ) -> Result<(), Error> {
-        let old = installed.published(policy).clone();
-        let (run, ids) = match target {
-            Target::Refuse => (Run::REFUSE, Vec::new()),
-            Target::Drop => (Run::DROP, Vec::new()),
-            Target::Backends(listeners) => {
-                let ids: Vec<u32> = listeners
-                    .iter()
-                    .filter_map(|l| installed.backends.get(l))
-                    .map(|h| h.id)
-                    .collect();
-                if ids == old.ids {
-                    return Ok(());
-                }
-                (self.new_run(&ids)?, ids)
-            }
-        };
-        if Some(run) == old.run {
-            return Ok(());
-        }
-        if let Err(error) = self.maps.publish(installed.id, policy, run) {
-            if run.count() > 0 {
-                self.slots.give_back(run);
-            }
-            return Err(error.into());
-        }
-        if let Some(old) = old.run {
-            self.slots.retire(old, now);
-        }
-        *installed.published_mut(policy) = Published {
-            run: Some(run),
-            ids,
-        };
-        Ok(())
-    }
-
-    fn new_run(&mut self, ids: &[u32]) -> Result<Run, Error> {
-        let count = u32::try_from(ids.len()).map_err(|_| Error::Full { map: "SLOTS" })?;
-        let run = self.slots.take(count).ok_or(Error::Full { map: "SLOTS" })?;
-        if let Err(error) = self.maps.write_slots(run, ids) {
-            self.slots.give_back(run);
-            return Err(error.into());
-        }
-        Ok(run)
-    }
-
-    fn write_settings(&mut self, installed: &mut Installed, port: &Port) -> Result<(), Error> {
-        let generation = installed.settings.generation;
-        let settings = Settings {
-            generation,
-            flags: port.flags,
-            affinity_seconds: port.affinity_seconds,
-        };
-        if settings != installed.settings {
-            self.maps.write_service(installed.id, settings)?;
-            installed.settings = settings;
-        }
-        Ok(())
-    }
-
-    fn claim_entries(&mut self, installed: &mut Installed, port: &Port) -> Result<(), Error> {
-        for (entry, kind) in &port.entries {
-            self.entries.claim(
-                *entry,
-                &port.key,
-                Frontend::new(service_in_entry(installed.id, *kind), *kind),
-            );
-        }
-        let wanted: BTreeSet<Entry> = port.entries.keys().copied().collect();
-        for entry in installed.entries.difference(&wanted) {
-            self.entries.unclaim(*entry, &port.key);
-        }
-        self.sync_entries(installed, &wanted)
-    }
-
-    /// Writes every entry that `installed` had or is to have; afterwards it has those `wanted`.
-    fn sync_entries(
-        &mut self,
-        installed: &mut Installed,
-        wanted: &BTreeSet<Entry>,
-    ) -> Result<(), Error> {
-        installed.entries.extend(wanted);
-        let mut result = Ok(());
-        for entry in &installed.entries {
-            result = result.and(self.entries.sync(*entry, &mut self.maps));
-        }
-        result?;
-        installed.entries.clone_from(wanted);
-        Ok(())
-    }
-
-    /// Tells connections that these backends are gone. Their addresses stay until the quarantine is over, for readers that
-    /// have just found them.
-    fn retire_backends(
-        &mut self,
-        installed: &mut Installed,
-        gone: Vec<Listener>,
-        now: Instant,
-    ) -> Result<(), Error> {
-        for listener in gone {
-            let Some(held) = installed.backends.get(&listener) else {
-                continue;
-            };
-            let old = self.maps.backend(held.id)?;
-            let generation = next_generation(old.generation);
-            let reserved = owned_by(NOBODY);
-            self.maps.write_backend(
-                held.id,
-                abi::Backend {
-                    flags: 0,
-                    generation,
-                    reserved,
-                    ..old
-                },
-            )?;
-            self.backends.retire(held.id, now);
-            installed.backends.remove(&listener);
-        }
-        Ok(())
-    }
-
-    /// A connection that found the backend just before it was taken away has its last generation: that one ends here.
-    fn clear_backend(&mut self, id: u32) -> Result<(), Error> {
-        let generation = next_generation(self.maps.backend(id)?.generation);
-        let cleared = abi::Backend {
-            generation,
-            ..abi::Backend::default()
-        };
-        Ok(self.maps.write_backend(id, cleared)?)
-    }
-}
-
 impl Installed {
     fn new(id: u32, settings: Settings) -> Self {
         let nothing = Published {
@@ -624,70 +392,6 @@ fn owned_by(service: u32) -> [u32; 2] {
 }
 
 /// The service that `backend` belongs to.
-fn owner(backend: &abi::Backend) -> u32 {
+fn owner(backend: &Backend) -> u32 {
     backend.reserved[0]
-}
-
-/// The entry of a whole address names no service: those that share it would take turns in it.
-fn service_in_entry(id: u32, kind: abi::Kind) -> u32 {
-    if kind == abi::Kind::ADDRESS { 0 } else { id }
-}
-
-// Recovery.
-
-/// All backends in use, by the service that owns them.
-fn recover_backends(maps: &impl Maps) -> Result<BTreeMap<u32, BTreeMap<Listener, Held>>, Error> {
-    let mut backends: BTreeMap<u32, BTreeMap<Listener, Held>> = BTreeMap::new();
-    for id in 0..maps.sizes().backends {
-        let backend = maps.backend(id)?;
-        if (backend.address, backend.port) != (Addr::UNSPECIFIED, WirePort::NONE) {
-            let listener = (backend.address, backend.port);
-            let held = Held {
-                id,
-                flags: backend.flags,
-            };
-            backends
-                .entry(owner(&backend))
-                .or_default()
-                .insert(listener, held);
-        }
-    }
-    Ok(backends)
-}
-
-fn recover_service(
-    maps: &impl Maps,
-    slots: &mut Runs,
-    id: u32,
-    backends: BTreeMap<Listener, Held>,
-) -> Result<Installed, Error> {
-    let service: Service = maps.service(id)?;
-    let mut installed = Installed::new(id, Settings::of(&service));
-    installed.backends = backends;
-    for policy in POLICIES {
-        let run = run_of(&service, policy);
-        let published = if run.count() == 0 {
-            Published {
-                run: Some(run),
-                ids: Vec::new(),
-            }
-        } else if slots.reserve(run) {
-            Published {
-                run: Some(run),
-                ids: maps.slots(run)?,
-            }
-        } else {
-            warn!(
-                service = id,
-                ?run,
-                "a run lies outside its map or in another one; it will be replaced"
-            );
-            Published {
-                run: None,
-                ids: Vec::new(),
-            }
-        };
-        *installed.published_mut(policy) = published;
-    }
-    Ok(installed)
 }

@@ -16,11 +16,13 @@ use model::{
 };
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Uid;
-use proxy::attach::{self, Dataplane, MapSizes};
+use proxy::attach::Dataplane;
 use proxy::devices::{self, Devices};
 use proxy::inspect::dump;
 use proxy::maps::{Conntrack, KernelMaps};
-use proxy::reconcile::{Reconciler, Settings, netns_cookie};
+use proxy::node::{Settings, netns_cookie};
+use proxy::pins::{self, MapSizes};
+use proxy::reconcile::Reconciler;
 use rtnetlink::{LinkUnspec, LinkVeth};
 
 const SERVICE: &str = "10.96.0.10:80";
@@ -64,7 +66,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let cleanup = [
             join(&self.home),
-            attach::cleanup(&self.bpf)
+            pins::cleanup(&self.bpf)
                 .map(|_| ())
                 .map_err(io::Error::other),
             fs::remove_dir(&self.bpf),
@@ -378,8 +380,8 @@ fn scenario() {
     assert_eq!(links(&place).len(), pins.len() - 2, "without uplinks");
     drop(next);
 
-    assert!(attach::cleanup(&place.bpf).unwrap());
-    assert!(!attach::cleanup(&place.bpf).unwrap());
+    assert!(pins::cleanup(&place.bpf).unwrap());
+    assert!(!pins::cleanup(&place.bpf).unwrap());
     // The kernel detaches a program some time after the last name of its link is gone.
     eventually(|| ask(SERVICE).unwrap_err().kind() != ErrorKind::ConnectionRefused);
 }

@@ -16,7 +16,8 @@ use proxy::addresses::{LocalAddress, NodePortAddresses};
 use proxy::devices::{Device, Devices};
 use proxy::inspect::dump;
 use proxy::maps::{Fake, Sizes};
-use proxy::reconcile::{Reconciler, Settings};
+use proxy::node::Settings;
+use proxy::reconcile::Reconciler;
 use serde::Deserialize;
 
 /// Long enough for any quarantine and any wait after a failure.

@@ -1,0 +1,310 @@
+//! The pin directory: where maps and links outlive the daemon, and whether the maps in it are those that this build
+//! declares.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{MapInfo, MapType};
+use aya::{EbpfLoader, VerifierLogLevel};
+use dataplane_ebpf::abi::{self, LAYOUT_VERSION, maps};
+use dataplane_ebpf::addr::Addr;
+use dataplane_ebpf::flow::Flow;
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use tracing::{info, warn};
+
+/// The pin directory could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or directory could not be used.
+    #[error("cannot {action} {}", path.display())]
+    File {
+        /// What was to be done.
+        action: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A pinned map is not what this build declares.
+    #[error("the map pinned at {} has another {property} ({found}) than this build's ({expected}); run with --cleanup to remove it", path.display())]
+    OtherMap {
+        /// The pin.
+        path: PathBuf,
+        /// What differs.
+        property: &'static str,
+        /// What the pinned map has.
+        found: String,
+        /// What it should have.
+        expected: String,
+    },
+    /// A pinned map could not be looked at.
+    #[error("cannot inspect the map pinned at {}", path.display())]
+    Inspect {
+        /// The pin.
+        path: PathBuf,
+        /// Why not.
+        source: aya::maps::MapError,
+    },
+}
+
+/// Where the BPF file system is by convention.
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// How many entries the maps get that are made anew; zero for what this build declares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MapSizes {
+    /// Frontends.
+    pub frontends: u32,
+    /// Service ids.
+    pub services: u32,
+    /// Slots.
+    pub slots: u32,
+    /// Backends.
+    pub backends: u32,
+    /// Connections, two entries each.
+    pub conntrack: u32,
+}
+
+/// What a map must be for this build to use it.
+struct Declaration {
+    name: &'static str,
+    kind: MapType,
+    key: usize,
+    value: usize,
+    flags: u32,
+}
+
+/// Flags of `enum bpf_map_flags`.
+const PREALLOCATED: u32 = 0;
+const NO_PREALLOC: u32 = 1;
+const MMAPABLE: u32 = 1 << 10;
+
+const fn declare<K, V>(name: &'static str, kind: MapType, flags: u32) -> Declaration {
+    Declaration {
+        name,
+        kind,
+        key: size_of::<K>(),
+        value: size_of::<V>(),
+        flags,
+    }
+}
+
+const DECLARATIONS: [Declaration; 12] = [
+    declare::<abi::FrontendKey, abi::Frontend>(maps::FRONTENDS, MapType::Hash, NO_PREALLOC),
+    declare::<abi::NodePortKey, abi::Frontend>(maps::NODEPORTS, MapType::Hash, NO_PREALLOC),
+    declare::<Addr, abi::NodeAddress>(maps::NODE_ADDRESSES, MapType::Hash, NO_PREALLOC),
+    declare::<u32, abi::Service>(maps::SERVICES, MapType::Array, MMAPABLE),
+    declare::<u32, u32>(maps::SLOTS, MapType::Array, MMAPABLE),
+    declare::<u32, abi::Backend>(maps::BACKENDS, MapType::Array, MMAPABLE),
+    declare::<u32, abi::Node>(maps::NODE, MapType::Array, PREALLOCATED),
+    declare::<Flow, abi::Connection>(maps::CONNTRACK, MapType::LruHash, PREALLOCATED),
+    declare::<abi::SocketKey, abi::Peer>(maps::SOCKETS, MapType::LruHash, PREALLOCATED),
+    declare::<u32, abi::Peer>(maps::CONNECTED, MapType::SkStorage, NO_PREALLOC),
+    declare::<u32, abi::Stats>(maps::STATS, MapType::PerCpuArray, PREALLOCATED),
+    declare::<u32, u64>(maps::DROPS, MapType::PerCpuArray, PREALLOCATED),
+];
+
+impl MapSizes {
+    /// The maps whose size was asked for.
+    fn asked(self) -> impl Iterator<Item = (&'static str, u32)> {
+        let sizes = [
+            (maps::FRONTENDS, self.frontends),
+            (maps::SERVICES, self.services),
+            (maps::STATS, self.services),
+            (maps::SLOTS, self.slots),
+            (maps::BACKENDS, self.backends),
+            (maps::CONNTRACK, self.conntrack),
+        ];
+        sizes.into_iter().filter(|(_, size)| *size != 0)
+    }
+}
+
+/// The directories of one layout under the root.
+#[derive(Debug, Clone)]
+pub(crate) struct Pins {
+    root: PathBuf,
+    /// Holds every map by its name.
+    pub(crate) maps: PathBuf,
+    /// Holds every link.
+    pub(crate) links: PathBuf,
+}
+
+impl Pins {
+    /// Makes the directories of this build's layout under `root` and checks the maps in them.
+    pub(crate) fn open(root: &Path, sizes: MapSizes) -> Result<Self, Error> {
+        mount_bpffs(root)?;
+        let directory = root.join(layout());
+        let pins = Self {
+            root: root.to_owned(),
+            maps: directory.join("maps"),
+            links: directory.join("links"),
+        };
+        for path in [&pins.maps, &pins.links] {
+            fs::create_dir_all(path).map_err(file("create", path))?;
+        }
+        for declaration in &DECLARATIONS {
+            let asked = sizes.asked().find(|(name, _)| *name == declaration.name);
+            check(
+                &pins.maps.join(declaration.name),
+                declaration,
+                asked.map(|(_, size)| size),
+            )?;
+        }
+        Ok(pins)
+    }
+
+    /// A loader that adopts the pinned maps and pins those it makes.
+    pub(crate) fn loader(&self, sizes: MapSizes) -> EbpfLoader<'static> {
+        let mut loader = EbpfLoader::new();
+        // A load error carries the verifier's log; statistics alone are enough when nothing fails.
+        loader.verifier_log_level(VerifierLogLevel::STATS);
+        for declaration in &DECLARATIONS {
+            loader.map_pin_path(declaration.name, self.maps.join(declaration.name));
+        }
+        for (name, size) in sizes.asked() {
+            loader.map_max_entries(name, size);
+        }
+        loader
+    }
+
+    /// Removes what a daemon with another layout left. To be called when this build's programs are attached.
+    pub(crate) fn remove_other_layouts(&self) -> Result<(), Error> {
+        for directory in layouts(&self.root)? {
+            if !directory.ends_with(layout()) {
+                info!(path = %directory.display(), "removing another layout");
+                remove(&directory)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Removes every program, link and map under `root`: traffic is no longer translated. Returns whether there was anything.
+pub fn cleanup(root: &Path) -> Result<bool, Error> {
+    let layouts = layouts(root)?;
+    layouts.iter().try_for_each(|directory| remove(directory))?;
+    Ok(!layouts.is_empty())
+}
+
+/// The name of the directory of this build's layout.
+fn layout() -> String {
+    format!("v{LAYOUT_VERSION}")
+}
+
+/// The directories of all layouts under `root`.
+fn layouts(root: &Path) -> Result<Vec<PathBuf>, Error> {
+    let entries = match fs::read_dir(root) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(file("list", root)(error)),
+    };
+    let mut layouts = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(file("list", root))?.path();
+        if path.join("maps").is_dir() || path.join("links").is_dir() {
+            layouts.push(path);
+        }
+    }
+    Ok(layouts)
+}
+
+/// Removes the layout in `directory`: first what runs, then what it works with.
+fn remove(directory: &Path) -> Result<(), Error> {
+    for part in ["links", "maps"] {
+        let path = directory.join(part);
+        if path.exists() {
+            fs::remove_dir_all(&path).map_err(file("remove", &path))?;
+        }
+    }
+    fs::remove_dir(directory).map_err(file("remove", directory))
+}
+
+/// Makes sure that `root` is in a BPF file system: the one at its usual place if it lies there, else one of its own.
+fn mount_bpffs(root: &Path) -> Result<(), Error> {
+    let place = if root.starts_with(BPFFS) {
+        Path::new(BPFFS)
+    } else {
+        root
+    };
+    if !place.exists() {
+        fs::create_dir_all(place).map_err(file("create", place))?;
+    }
+    let kind = statfs(place)
+        .map_err(|errno| file("inspect", place)(errno.into()))?
+        .filesystem_type();
+    if kind == BPF_FS_MAGIC {
+        return Ok(());
+    }
+    info!(path = %place.display(), "mounting a BPF file system");
+    mount(
+        Some("bpf"),
+        place,
+        Some("bpf"),
+        MsFlags::empty(),
+        None::<&str>,
+    )
+    .map_err(|errno| file("mount a BPF file system on", place)(errno.into()))
+}
+
+/// The loader takes whatever is pinned, so what is pinned has to be looked at first.
+fn check(path: &Path, declaration: &Declaration, asked: Option<u32>) -> Result<(), Error> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let inspect = |source| Error::Inspect {
+        path: path.to_owned(),
+        source,
+    };
+    let info = MapInfo::from_pin(path).map_err(inspect)?;
+    let kind = info.map_type().map_err(inspect)?;
+    let properties = [
+        (
+            "type",
+            format!("{kind:?}"),
+            format!("{:?}", declaration.kind),
+        ),
+        (
+            "key size",
+            info.key_size().to_string(),
+            declaration.key.to_string(),
+        ),
+        (
+            "value size",
+            info.value_size().to_string(),
+            declaration.value.to_string(),
+        ),
+        (
+            "flags",
+            format!("{:#x}", info.map_flags()),
+            format!("{:#x}", declaration.flags),
+        ),
+    ];
+    for (property, found, expected) in properties {
+        if found != expected {
+            return Err(Error::OtherMap {
+                path: path.to_owned(),
+                property,
+                found,
+                expected,
+            });
+        }
+    }
+    if asked.is_some_and(|asked| asked != info.max_entries()) {
+        warn!(
+            map = declaration.name,
+            entries = info.max_entries(),
+            "the map keeps its size; --cleanup lets it be made anew"
+        );
+    }
+    Ok(())
+}
+
+pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::File {
+        action,
+        path: path.to_owned(),
+        source,
+    }
+}

@@ -1,0 +1,69 @@
+//! Reads back from the maps what an earlier daemon installed.
+
+use std::collections::BTreeMap;
+
+use dataplane_ebpf::abi::Service;
+use dataplane_ebpf::addr::{Addr, Port as WirePort};
+use tracing::warn;
+
+use super::{Error, Held, Installed, POLICIES, Published, owner};
+use crate::desired::Listener;
+use crate::ids::Runs;
+use crate::maps::{Maps, Settings, run_of};
+
+/// All backends in use, by the service that owns them.
+pub(super) fn backends(maps: &impl Maps) -> Result<BTreeMap<u32, BTreeMap<Listener, Held>>, Error> {
+    let mut backends: BTreeMap<u32, BTreeMap<Listener, Held>> = BTreeMap::new();
+    for id in 0..maps.sizes().backends {
+        let backend = maps.backend(id)?;
+        if (backend.address, backend.port) != (Addr::UNSPECIFIED, WirePort::NONE) {
+            let listener = (backend.address, backend.port);
+            let held = Held {
+                id,
+                flags: backend.flags,
+            };
+            backends
+                .entry(owner(&backend))
+                .or_default()
+                .insert(listener, held);
+        }
+    }
+    Ok(backends)
+}
+
+pub(super) fn service(
+    maps: &impl Maps,
+    slots: &mut Runs,
+    id: u32,
+    backends: BTreeMap<Listener, Held>,
+) -> Result<Installed, Error> {
+    let service: Service = maps.service(id)?;
+    let mut installed = Installed::new(id, Settings::of(&service));
+    installed.backends = backends;
+    for policy in POLICIES {
+        let run = run_of(&service, policy);
+        let published = if run.count() == 0 {
+            Published {
+                run: Some(run),
+                ids: Vec::new(),
+            }
+        } else if slots.reserve(run) {
+            Published {
+                run: Some(run),
+                ids: maps.slots(run)?,
+            }
+        } else {
+            warn!(
+                service = id,
+                ?run,
+                "a run lies outside its map or in another one; it will be replaced"
+            );
+            Published {
+                run: None,
+                ids: Vec::new(),
+            }
+        };
+        *installed.published_mut(policy) = published;
+    }
+    Ok(installed)
+}
