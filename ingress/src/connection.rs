@@ -14,6 +14,7 @@ use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -33,13 +34,14 @@ const MAX_STREAMS: u32 = 128;
 const MAX_RESETS: usize = 64;
 /// What HTTP/2 may buffer of a response that the client does not take.
 const MAX_SEND_BUFFER: usize = 64 * 1024;
+/// How long a connection may be silent before its client is probed.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 /// How a client that knows the server speaks HTTP/2 begins.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Serves one connection to its end.
 pub async fn serve(worker: &Rc<Worker>, stream: TcpStream, address: SocketAddr, is_secure: bool) {
-    // Without it a response waits for the acknowledgement of the one before.
-    if let Err(error) = stream.set_nodelay(true) {
+    if let Err(error) = tune(&stream, worker.settings().client_timeout) {
         return tracing::debug!(%address, %error, "connection lost at once");
     }
     if is_secure {
@@ -47,6 +49,16 @@ pub async fn serve(worker: &Rc<Worker>, stream: TcpStream, address: SocketAddr, 
     } else {
         serve_plain(worker, stream, address).await;
     }
+}
+
+/// Sets what the socket needs: no waiting for acknowledgements before the next response, probes that find out about
+/// clients that are gone, and an end to connections whose client does not take what it is sent. The last is the kernel's
+/// to count (`TCP_USER_TIMEOUT` covers a window that stays shut, too), so it costs nothing per response.
+fn tune(stream: &TcpStream, patience: Duration) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
+    socket.set_tcp_user_timeout(Some(patience))
 }
 
 async fn serve_tls(worker: &Rc<Worker>, stream: TcpStream, address: SocketAddr) {
@@ -110,12 +122,7 @@ fn peer(
         is_secure,
         &worker.settings().trusted_proxies,
     );
-    Rc::new(Peer {
-        address,
-        is_secure,
-        server_name,
-        via,
-    })
+    Rc::new(Peer::new(address, is_secure, server_name, via))
 }
 
 /// Whether the client begins with HTTP/2's preface. What it sent stays in the socket.
@@ -173,14 +180,23 @@ where
         .keep_alive_interval(worker.settings().header_timeout)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
+    let idle = peer.idle(worker.settings().header_timeout);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = worker.shutdown().cancelled() => {
+        () = or(worker.shutdown().cancelled(), idle) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
     };
     report(&peer, ended);
+}
+
+/// Waits for the first of two.
+async fn or(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
+    tokio::select! {
+        () = one => {}
+        () = other => {}
+    }
 }
 
 /// An answer on its way. It is boxed so that an idle connection has no room for one.

@@ -13,6 +13,7 @@ use crate::objects::{Change, Objects, Stale};
 use crate::problem::Problem;
 use crate::routes::class::Classes;
 use crate::routes::{self, Built, Table, TlsClaim};
+use crate::status;
 use crate::upstream::{self, Upstream};
 
 /// What turns objects into routes.
@@ -34,8 +35,19 @@ pub struct Controller {
 pub struct Report {
     /// What is wrong with Ingresses.
     pub problems: Vec<Problem>,
-    /// The Ingresses that are served, with the addresses that their status has.
-    pub served: Vec<(ObjectName, Vec<String>)>,
+    /// The Ingresses that are served.
+    pub served: Vec<Served>,
+}
+
+/// An Ingress that is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Served {
+    /// Its name.
+    pub name: ObjectName,
+    /// The version of the object that was seen.
+    pub version: String,
+    /// The addresses that its status has.
+    pub addresses: Vec<String>,
 }
 
 impl Controller {
@@ -135,9 +147,14 @@ impl Controller {
     fn report(&self) -> Report {
         let problems = self.route_problems.iter().chain(&self.certificate_problems);
         self.shared.metrics.set_problems(problems.clone());
-        let served = self.objects.ingresses().map(|ingress| {
-            let name = routes::ingress::reference(ingress).name;
-            (name, crate::status::addresses(ingress))
+        let served = self.objects.ingresses().map(|ingress| Served {
+            name: routes::ingress::reference(ingress).name,
+            version: ingress
+                .metadata
+                .resource_version
+                .clone()
+                .unwrap_or_default(),
+            addresses: status::addresses(ingress),
         });
         Report {
             problems: problems.cloned().collect(),

@@ -96,7 +96,7 @@ fn event(problem: &Problem, now: jiff::Timestamp) -> Event {
     );
     Event {
         metadata: ObjectMeta {
-            name: Some(format!("{name}.{:016x}", digest(problem))),
+            name: Some(event_name(&name, problem)),
             namespace: Some(namespace.clone()),
             ..ObjectMeta::default()
         },
@@ -121,6 +121,14 @@ fn event(problem: &Problem, now: jiff::Timestamp) -> Event {
         reporting_component: Some(COMPONENT.to_owned()),
         ..Event::default()
     }
+}
+
+/// A name for the Event, no longer than names may be.
+fn event_name(ingress: &str, problem: &Problem) -> String {
+    const ROOM: usize = 253 - 17;
+    // Names of objects are ASCII.
+    let ingress = ingress.get(..ROOM).unwrap_or(ingress);
+    format!("{ingress}.{:016x}", digest(problem))
 }
 
 /// The same for the same problem, in any process of this version.

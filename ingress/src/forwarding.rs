@@ -73,42 +73,47 @@ impl Via {
         self.trusted && headers.get(PROTO).is_some_and(|proto| proto == "https")
     }
 
+    /// Replaces whatever the client said.
     fn set(&self, headers: &mut HeaderMap) {
-        headers.insert(FOR, self.address.clone());
-        headers.insert(REAL_IP, self.address.clone());
-        headers.insert(PROTO, self.proto.clone());
-        headers.insert(PORT, self.port.clone());
-        if let Some(host) = headers.get(HOST).cloned() {
-            headers.insert(HOST_SEEN, host);
+        for (name, value) in self.facts(headers, self.address.clone()) {
+            headers.insert(name, value);
         }
     }
 
-    /// Adds to what a trusted proxy said. Standards that we do not add to would be wrong after us, so they go.
+    /// Adds to what a trusted proxy said. `Forwarded` would be wrong after us, since we do not add to it.
     fn add(&self, headers: &mut HeaderMap) {
-        let mut known = HeaderMap::new();
-        self.set(&mut known);
-        if let Some(host) = headers.get(HOST).cloned() {
-            known.insert(HOST_SEEN, host);
-        }
-        let path: Vec<&[u8]> = headers
-            .get_all(FOR)
-            .iter()
-            .map(HeaderValue::as_bytes)
-            .collect();
-        if !path.is_empty() {
-            let path = [&path[..], &[self.address.as_bytes()]]
-                .concat()
-                .join(&b", "[..]);
-            if let Ok(path) = HeaderValue::from_bytes(&path) {
-                headers.insert(FOR, path);
-            }
-        }
         headers.remove(FORWARDED);
-        for (name, value) in known {
-            if let Some(name) = name {
-                headers.entry(name).or_insert(value);
-            }
+        let path = headers.get_all(FOR).iter().map(HeaderValue::as_bytes);
+        let path: Vec<&[u8]> = path.chain([self.address.as_bytes()]).collect();
+        let path = path.join(&b", "[..]);
+        let client = path
+            .rsplit(|byte| *byte == b',')
+            .nth(1)
+            .map(<[u8]>::trim_ascii);
+        let client = client.and_then(|client| HeaderValue::from_bytes(client).ok());
+        let facts = self.facts(headers, client.unwrap_or_else(|| self.address.clone()));
+        for (name, value) in facts {
+            headers.entry(name).or_insert(value);
         }
+        // Joined legal values are a legal value.
+        if let Ok(path) = HeaderValue::from_bytes(&path) {
+            headers.insert(FOR, path);
+        }
+    }
+
+    /// What is known, with `client` for the client's address.
+    fn facts(&self, headers: &HeaderMap, client: HeaderValue) -> [(HeaderName, HeaderValue); 5] {
+        let host = headers.get(HOST).cloned();
+        [
+            (FOR, self.address.clone()),
+            (REAL_IP, client),
+            (PROTO, self.proto.clone()),
+            (PORT, self.port.clone()),
+            (
+                HOST_SEEN,
+                host.unwrap_or_else(|| HeaderValue::from_static("")),
+            ),
+        ]
     }
 }
 
@@ -212,6 +217,26 @@ mod tests {
                 ("x-real-ip", "1.1.1.1"),
             ],
         );
+    }
+
+    #[test]
+    fn the_last_address_that_a_trusted_peer_saw_is_the_client() {
+        let rest = |path, client| {
+            [
+                ("x-forwarded-for", path),
+                ("x-forwarded-host", "a.org:8443"),
+                ("x-forwarded-port", "443"),
+                ("x-forwarded-proto", "https"),
+                ("x-real-ip", client),
+            ]
+        };
+        let said = [("x-forwarded-for", "6.6.6.6, 1.1.1.1")];
+        check(
+            "10.1.1.1",
+            &said,
+            &rest("6.6.6.6, 1.1.1.1, 10.1.1.1", "1.1.1.1"),
+        );
+        check("10.1.1.1", &[], &rest("10.1.1.1", "10.1.1.1"));
     }
 
     #[test]

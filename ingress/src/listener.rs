@@ -86,7 +86,8 @@ fn bind(
 }
 
 fn is_absent(address: SocketAddr, error: &io::Error) -> bool {
-    let no_family = error.raw_os_error() == Some(97); // EAFNOSUPPORT
+    const EAFNOSUPPORT: i32 = 97;
+    let no_family = error.raw_os_error() == Some(EAFNOSUPPORT);
     let is_wildcard = address.ip() == Ipv6Addr::UNSPECIFIED;
     is_wildcard && (no_family || error.kind() == io::ErrorKind::AddrNotAvailable)
 }

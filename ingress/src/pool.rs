@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use futures::FutureExt;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -68,8 +69,7 @@ impl Pool {
                 continue;
             }
             let mut connection = idle.connection;
-            // Its task may have the end of the last response still before it.
-            if connection.sender.ready().await.is_ok() {
+            if connection.is_ready().await {
                 connection.reused = true;
                 return Some(connection);
             }
@@ -124,6 +124,16 @@ impl Pool {
 }
 
 impl Connection {
+    /// Whether it can take a request now. Its task may have the end of the last response still before it, so it is given
+    /// one turn; what is not ready then has bytes of the last request stuck in it.
+    async fn is_ready(&mut self) -> bool {
+        if let Some(ready) = self.sender.ready().now_or_never() {
+            return ready.is_ok();
+        }
+        tokio::task::yield_now().await;
+        matches!(self.sender.ready().now_or_never(), Some(Ok(())))
+    }
+
     /// What sends a request on it.
     pub fn sender(&mut self) -> &mut SendRequest<RequestBody> {
         &mut self.sender

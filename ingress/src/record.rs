@@ -73,6 +73,7 @@ impl Record {
     /// The record of the request with the head `parts`, as the client sent it.
     pub fn new(worker: Rc<Worker>, peer: Rc<Peer>, parts: &Parts) -> Box<Self> {
         let field = |name| parts.headers.get(name).cloned();
+        peer.begin();
         Box::new(Self {
             worker,
             peer,
@@ -182,6 +183,7 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        self.peer.end();
         self.write();
     }
 }

@@ -3,7 +3,7 @@
 //! Only an Ingress whose status differs is written, and only after its routes are in effect. There is no leader among
 //! several gateways yet: all of them write, which is harmless as long as they publish the same addresses.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::controller::Report;
+use crate::controller::{Report, Served};
 
 /// How long to wait after a write that failed.
 const RETRY: Duration = Duration::from_secs(5);
@@ -32,6 +32,10 @@ pub fn addresses(ingress: &Ingress) -> Vec<String> {
         .collect()
 }
 
+/// What was written: for each Ingress, the version that it had before. As long as that is what is seen, the write has
+/// not come back yet.
+type Written = HashMap<ObjectName, String>;
+
 /// Keeps statuses at `wanted` until `shutdown`.
 pub async fn run(
     client: Client,
@@ -39,10 +43,10 @@ pub async fn run(
     mut reports: watch::Receiver<Option<Arc<Report>>>,
     shutdown: CancellationToken,
 ) {
+    let mut written = Written::new();
     loop {
         let report = reports.borrow_and_update().clone().unwrap_or_default();
-        let is_done = write_all(&client, &report, &wanted).await;
-        let changed = reports.changed();
+        let is_done = write_all(&client, &report, &wanted, &mut written).await;
         let retry = async {
             match is_done {
                 true => std::future::pending().await,
@@ -50,7 +54,7 @@ pub async fn run(
             }
         };
         tokio::select! {
-            changed = changed => if changed.is_err() { return },
+            changed = reports.changed() => if changed.is_err() { return },
             () = retry => {}
             () = shutdown.cancelled() => return,
         }
@@ -59,27 +63,41 @@ pub async fn run(
 
 /// Removes `ours` from all statuses of `report` that have exactly these.
 pub async fn clear(client: &Client, report: &Report, ours: &[String]) {
-    let has_ours = |addresses: &[String]| same(addresses, ours);
-    for (name, _) in report
+    for served in report
         .served
         .iter()
-        .filter(|(_, addresses)| has_ours(addresses))
+        .filter(|served| same(&served.addresses, ours))
     {
-        if let Err(error) = write(client, name, &[]).await {
-            tracing::warn!(ingress = %name, %error, "cannot clear the status");
+        if let Err(error) = write(client, &served.name, &[]).await {
+            tracing::warn!(ingress = %served.name, %error, "cannot clear the status");
         }
     }
 }
 
 /// Writes what differs. Says whether all went well.
-async fn write_all(client: &Client, report: &Report, wanted: &[String]) -> bool {
+async fn write_all(
+    client: &Client,
+    report: &Report,
+    wanted: &[String],
+    written: &mut Written,
+) -> bool {
+    let differing: Vec<_> = report
+        .served
+        .iter()
+        .filter(|served| !same(&served.addresses, wanted))
+        .collect();
+    let names: BTreeSet<&ObjectName> = differing.iter().map(|served| &served.name).collect();
+    written.retain(|name, _| names.contains(name));
     let mut is_done = true;
-    for (name, addresses) in &report.served {
-        if same(addresses, wanted) {
+    for Served { name, version, .. } in differing {
+        if written.get(name) == Some(version) {
             continue;
         }
         match write(client, name, wanted).await {
-            Ok(()) => tracing::info!(ingress = %name, "status written"),
+            Ok(()) => {
+                written.insert(name.clone(), version.clone());
+                tracing::info!(ingress = %name, "status written");
+            }
             Err(error) => {
                 tracing::warn!(ingress = %name, %error, "cannot write the status");
                 is_done = false;

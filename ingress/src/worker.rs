@@ -3,7 +3,7 @@
 //! Nothing here is shared with another thread except the snapshots and counters of [`Shared`], so a request takes no
 //! lock. A connection stays with the thread that accepted it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use arc_swap::cache::Cache;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::LocalSet;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -54,6 +55,55 @@ pub struct Peer {
     pub server_name: Option<Box<str>>,
     /// What backends are told about it.
     pub via: Via,
+    /// Requests under way, and when the last of them ended.
+    busy: Cell<usize>,
+    idle_since: Cell<Instant>,
+}
+
+impl Peer {
+    /// The peer of a connection that is only just open.
+    pub fn new(
+        address: SocketAddr,
+        is_secure: bool,
+        server_name: Option<Box<str>>,
+        via: Via,
+    ) -> Self {
+        let idle_since = Cell::new(Instant::now());
+        Self {
+            address,
+            is_secure,
+            server_name,
+            via,
+            busy: Cell::new(0),
+            idle_since,
+        }
+    }
+
+    /// A request begins.
+    pub fn begin(&self) {
+        self.busy.set(self.busy.get() + 1);
+    }
+
+    /// A request ends.
+    pub fn end(&self) {
+        self.busy.set(self.busy.get().saturating_sub(1));
+        self.idle_since.set(Instant::now());
+    }
+
+    /// Waits until there has been no request for `limit`.
+    pub async fn idle(&self, limit: Duration) {
+        loop {
+            let since = if self.busy.get() > 0 {
+                Instant::now()
+            } else {
+                self.idle_since.get()
+            };
+            if since.elapsed() >= limit {
+                return;
+            }
+            sleep_until(since + limit).await;
+        }
+    }
 }
 
 /// Starts thread `number` and returns what says that it has finished.

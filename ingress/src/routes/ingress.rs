@@ -248,7 +248,7 @@ impl Builder<'_> {
         };
         let key = (host.clone(), kind, path.clone());
         if let Some(owner) = self.paths.get(&key).cloned() {
-            let what = format!("{kind:?} path {path} of host {host}");
+            let what = format!("{kind} path {path} of host {host}");
             let fault = Fault::Conflict { what, owner };
             return self.problem(current, format!("{field}.path"), fault);
         }

@@ -6,6 +6,8 @@
 //! Precedence: exact, then the longest prefix by elements, then by text (`/foo/` before `/foo`), then `Prefix` before
 //! `ImplementationSpecific`, which is otherwise the same.
 
+use std::fmt;
+
 /// How a path of a rule matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum PathMatch {
@@ -15,6 +17,16 @@ pub enum PathMatch {
     Prefix,
     /// The same, of lower rank: this is `ImplementationSpecific`.
     Loose,
+}
+
+impl fmt::Display for PathMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Exact => "Exact",
+            Self::Prefix => "Prefix",
+            Self::Loose => "ImplementationSpecific",
+        })
+    }
 }
 
 /// Values by path.

@@ -27,6 +27,7 @@ use crate::harness::{arguments, eventually, ingress, service, slice};
 /// Objects by collection and name, those who watch them, and what was written.
 #[derive(Default)]
 struct State {
+    version: u64,
     objects: BTreeMap<(String, String), Value>,
     watchers: Vec<(String, UnboundedSender<Bytes>)>,
     statuses: Vec<(String, Value)>,
@@ -83,8 +84,10 @@ impl Api {
         self.change(collection, object, "DELETED");
     }
 
-    fn change(&self, collection: &str, object: Value, kind: &str) {
+    fn change(&self, collection: &str, mut object: Value, kind: &str) {
         let mut state = self.state.lock().unwrap();
+        state.version += 1;
+        object["metadata"]["resourceVersion"] = json!(state.version.to_string());
         let key = (
             collection.to_owned(),
             object["metadata"]["name"].to_string(),
@@ -197,8 +200,6 @@ impl Api {
 }
 
 fn event_line(kind: &str, object: &Value) -> Bytes {
-    let mut object = object.clone();
-    object["metadata"]["resourceVersion"] = json!("2");
     Bytes::from(format!("{}\n", json!({"type": kind, "object": object})))
 }
 

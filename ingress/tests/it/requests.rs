@@ -11,7 +11,9 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::backend::{Backend, read_head};
 use crate::client::{Http, get, raw};
-use crate::harness::{Gateway, eventually, ingress, service, service_of, slice, slice_with};
+use crate::harness::{
+    Gateway, PATIENCE, eventually, ingress, service, service_of, slice, slice_with,
+};
 
 #[tokio::test]
 async fn requests_are_routed_by_host_and_path() {
@@ -29,7 +31,10 @@ async fn requests_are_routed_by_host_and_path() {
     let gateway = Gateway::start(&objects, &[]);
     for (host, path, expected) in [
         ("a.org", "/", Some("one")),
-        ("A.ORG:8080", "/x?y=1", Some("one")),
+        ("A.ORG:8080", "/x", Some("one")),
+        // Row 14 of the path table.
+        ("a.org", "/x?y=/sub", Some("one")),
+        ("a.org", "/sub?x=/", Some("two")),
         ("a.org", "/sub/x", Some("two")),
         ("a.org", "/%73ub/../sub", Some("two")),
         ("a.org", "/sub%2Fx", Some("one")),
@@ -332,6 +337,38 @@ async fn a_client_that_pauses_its_body_gets_408() {
         answer.to_lowercase().contains("connection: close"),
         "{answer}"
     );
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_take_its_response_is_cut_off() {
+    // Sends without end, and tells when it cannot any more.
+    let (ended, mut end) = tokio::sync::mpsc::unbounded_channel();
+    let flood = Backend::serve(move |mut stream, _| {
+        let ended = ended.clone();
+        async move {
+            read_head(&mut stream).await;
+            drop(stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await);
+            while stream.write_all(&[b'a'; 65_536]).await.is_ok() {}
+            ended.send(()).unwrap();
+        }
+    })
+    .await;
+    let mut objects = vec![ingress("i", &[("a.org", "/", "s")])];
+    objects.extend(service_of("s", &[flood.address]));
+    let gateway = Gateway::start(&objects, &["--client-timeout=1s"]);
+    let mut client = TcpStream::connect(gateway.http).await.unwrap();
+    client
+        .write_all(b"GET / HTTP/1.1\r\nHost: a.org\r\n\r\n")
+        .await
+        .unwrap();
+    tokio::time::timeout(PATIENCE, end.recv())
+        .await
+        .unwrap()
+        .unwrap();
+    let line = gateway
+        .log_line(|line| line["reason"] == "client_gone")
+        .await;
+    assert_eq!(line["status"], 200);
 }
 
 #[tokio::test]

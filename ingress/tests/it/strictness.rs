@@ -5,8 +5,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::backend::Backend;
-use crate::client::raw;
-use crate::harness::{Gateway, PATIENCE, ingress, service_of};
+use crate::client::{Http, raw};
+use crate::harness::{Gateway, PATIENCE, eventually, ingress, service_of};
 
 /// Every row is sent as it stands on a connection of its own; `{H}` stands for a good `Host` line. A refusal that makes
 /// the rest of the connection doubtful must also end it, which [`raw`] waits for; the others get a second request that
@@ -295,5 +295,25 @@ async fn a_head_that_does_not_come_ends_the_connection() {
         let mut rest = Vec::new();
         let ended = timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
         assert!(ended.is_ok(), "{bytes:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_without_requests_is_closed_in_both_protocols() {
+    let backend = Backend::echo("b").await;
+    let mut objects = vec![ingress("i", &[("a.org", "/", "s")])];
+    objects.extend(service_of("s", &[backend.address]));
+    let gateway = Gateway::start(&objects, &["--header-timeout=200ms"]);
+    for is_h2 in [false, true] {
+        let stream = TcpStream::connect(gateway.http).await.unwrap();
+        let mut client = match is_h2 {
+            false => Http::over(stream).await,
+            true => Http::two_over(stream).await,
+        };
+        assert_eq!(client.get("a.org", "/").await.status, 200);
+        eventually("the end of an idle connection", async || {
+            client.is_closed().then_some(())
+        })
+        .await;
     }
 }
