@@ -150,3 +150,46 @@ impl<'a> Clause<'a> {
         Some(Accept { encoding, shape })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(header: &str, expected: Result<(Encoding, Shape), u16>) {
+        let headers = HeaderMap::from_iter([(ACCEPT, header.parse().expect("a header"))]);
+        let found = Accept::for_objects(&headers);
+        let found = found
+            .map(|accept| (accept.encoding, accept.shape))
+            .map_err(|error| error.code);
+        assert_eq!(found, expected, "{header}");
+    }
+
+    #[test]
+    fn the_first_form_that_can_be_written_is_taken() {
+        check("*/*", Ok((Encoding::Json, Shape::Plain)));
+        check(
+            "application/vnd.kubernetes.protobuf, application/json",
+            Ok((Encoding::Json, Shape::Plain)),
+        );
+        check("application/vnd.kubernetes.protobuf", Err(406));
+        check("application/yaml", Ok((Encoding::Yaml, Shape::Plain)));
+        check(
+            "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json",
+            Ok((Encoding::Json, Shape::Table("v1"))),
+        );
+        check(
+            "application/json;as=Table;v=v9;g=meta.k8s.io,application/json",
+            Ok((Encoding::Json, Shape::Plain)),
+        );
+        check(
+            "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,\
+             application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json",
+            Ok((Encoding::Json, Shape::Metadata("v1"))),
+        );
+        check(
+            "application/json;q=0.5, application/yaml",
+            Ok((Encoding::Yaml, Shape::Plain)),
+        );
+        check("text/html", Err(406));
+    }
+}

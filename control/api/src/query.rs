@@ -135,3 +135,45 @@ fn check_manager(manager: &str) -> Result<(), ApiError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_read_and_nonsense_is_refused() {
+        let parse =
+            |query: &str| WriteOptions::parse(&Params::parse(query), "kubectl/v1.36 (linux)");
+        let options = parse("dryRun=All&fieldValidation=Strict").expect("good options");
+        assert!(options.dry_run);
+        assert_eq!(
+            (options.manager.as_str(), options.field_validation),
+            ("kubectl", FieldValidation::Strict)
+        );
+        assert_eq!(
+            parse("fieldManager=me").expect("good options").manager,
+            "me"
+        );
+        for nonsense in [
+            "dryRun=Some",
+            "fieldValidation=Maybe",
+            &format!("fieldManager={}", "x".repeat(129)),
+        ] {
+            assert_eq!(
+                parse(nonsense).expect_err("nonsense").code,
+                422,
+                "{nonsense}"
+            );
+        }
+    }
+
+    #[test]
+    fn flags_and_numbers_follow_go() {
+        let params = Params::parse("a=true&b=false&c&d=0&n=7&m=x&l=a&l=b%20c");
+        let flags = ["a", "b", "c", "d", "e"].map(|name| params.flag(name));
+        assert_eq!(flags, [true, false, true, false, false]);
+        assert_eq!(params.number("n"), Ok(Some(7)));
+        assert!(params.number("m").is_err());
+        assert_eq!(params.all("l").collect::<Vec<_>>(), ["a", "b c"]);
+    }
+}

@@ -147,3 +147,62 @@ fn percent_decoded(segment: &str) -> Option<String> {
     }
     String::from_utf8(out).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `group/plural namespace name sub`, with dashes for what is empty.
+    fn check(path: &str, expected: &str) {
+        let dash = |text: &str| {
+            if text.is_empty() {
+                "-".to_owned()
+            } else {
+                text.to_owned()
+            }
+        };
+        let found = match Route::parse(path) {
+            Some(Route::Resource(target)) => [
+                format!("{}/{}", target.res.group, target.res.plural),
+                dash(&target.namespace),
+                dash(&target.name),
+                dash(target.sub.map_or("", |sub| sub.name)),
+            ]
+            .join(" "),
+            Some(Route::Discovery(discovery)) => format!("{discovery:?}"),
+            Some(Route::Other(path)) => path,
+            None => "none".into(),
+        };
+        assert_eq!(found, expected, "{path}");
+    }
+
+    #[test]
+    fn paths_lead_where_they_should() {
+        check("/api/v1/pods", "/pods - - -");
+        check("/api/v1/namespaces/a/pods", "/pods a - -");
+        check("/api/v1/namespaces/a/pods/b", "/pods a b -");
+        check("/api/v1/namespaces/a/pods/b/log", "/pods a b log");
+        check(
+            "/apis/apps/v1/namespaces/a/deployments/b/scale",
+            "apps/deployments a b scale",
+        );
+        check("/api/v1/namespaces", "/namespaces - - -");
+        check("/api/v1/namespaces/pods", "/namespaces - pods -");
+        check("/api/v1/namespaces/a/finalize", "/namespaces - a finalize");
+        check("/api/v1/nodes/n%2Fm/status", "/nodes - n/m status");
+        check("/apis/", "Named");
+        check("/api/v1/", "Resources(\"\", \"v1\")");
+        check("/version/", "/version");
+    }
+
+    #[test]
+    fn paths_that_lead_nowhere_are_none() {
+        check("/api/v1/things", "none");
+        check("/apis/apps/v2/deployments", "none");
+        check("/api/v1/pods/b", "none");
+        check("/api/v1/namespaces/a/nodes/b", "none");
+        check("/api/v1/namespaces/a/pods/b/nothing", "none");
+        check("/api/v1/namespaces/a/pods/b/log/more", "none");
+        check("/api/v1/pods/%zz", "none");
+    }
+}

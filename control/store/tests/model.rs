@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use control_store::{
-    Draft, Expect, History, Index, Key, Query, ReadError, Revision, Store, Volatile, Write,
-    WriteError,
+    Change, Draft, Engine, EngineError, Expect, History, Index, Key, Query, ReadError, Record,
+    Revision, Store, Volatile, Write, WriteError,
 };
 use proptest::prelude::*;
 
@@ -262,4 +262,46 @@ async fn writers_racing_for_one_value_never_lose_an_update() {
         writer.await.unwrap();
     }
     assert_eq!(store.revision(), Revision(1 + 8 * 25));
+}
+
+/// Commits once, then never again.
+struct Failing {
+    commits: u32,
+}
+
+impl Engine for Failing {
+    fn load(&mut self, _each: &mut dyn FnMut(Record)) -> Result<Revision, EngineError> {
+        Ok(Revision(0))
+    }
+
+    fn commit(&mut self, _revision: Revision, _changes: &[Change]) -> Result<(), EngineError> {
+        self.commits += 1;
+        if self.commits == 1 {
+            return Ok(());
+        }
+        Err(EngineError {
+            action: "committing",
+            source: "the disk is full".into(),
+        })
+    }
+}
+
+#[tokio::test]
+async fn what_the_engine_did_not_take_is_never_seen() {
+    let store = Store::over(
+        Failing { commits: 0 },
+        &|_, _| Index::default(),
+        History::default(),
+    )
+    .unwrap();
+    store.write(put("s", "a", Expect::Absent)).await.unwrap();
+    for name in ["b", "c"] {
+        let refused = store.write(put("s", name, Expect::Absent)).await;
+        assert!(
+            matches!(&refused, Err(WriteError::Engine(why)) if why.contains("the disk is full")),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(store.revision(), Revision(1));
+    assert_eq!(listed(&store, None, None).unwrap().len(), 1);
 }
