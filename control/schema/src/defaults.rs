@@ -2,6 +2,8 @@
 //!
 //! A default that is missing shows as an endless difference between what a client applies and what it reads back.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use crate::Resource;
@@ -20,7 +22,7 @@ pub fn apply(res: &Resource, object: &mut Value) {
         "Namespace" => namespace(object),
         "Node" => node(object),
         "Pod" => pod(object),
-        "Secret" => default(object, "type", json!("Opaque")),
+        "Secret" => secret(object),
         "Service" => service::service(object),
         "Endpoints" => endpoints(object),
         "EndpointSlice" => endpoint_slice(object),
@@ -84,6 +86,19 @@ fn pod(object: &mut Object) {
         default(status, "phase", json!("Pending"));
         default(status, "qosClass", json!(class));
     });
+}
+
+/// `stringData` is only ever written: it becomes part of `data`.
+fn secret(object: &mut Object) {
+    default(object, "type", json!("Opaque"));
+    if let Some(Value::Object(texts)) = object.remove("stringData") {
+        with(object, "data", |data| {
+            for (key, text) in texts {
+                let text = text.as_str().unwrap_or_default();
+                data.insert(key, Value::String(STANDARD.encode(text)));
+            }
+        });
+    }
 }
 
 fn node(object: &mut Object) {

@@ -137,11 +137,15 @@ impl Managers {
         self.limit();
         self.0.sort_by(|a, b| a.order().cmp(&b.order()));
         let entries: Vec<Value> = self.0.iter().map(Entry::to_json).collect();
-        if let (Value::Object(object), false) = (object, entries.is_empty()) {
-            let metadata = object
+        if entries.is_empty() {
+            return;
+        }
+        if let Some(object) = object.as_object_mut()
+            && let Value::Object(metadata) = object
                 .entry("metadata")
-                .or_insert_with(|| Value::Object(Map::new()));
-            metadata["managedFields"] = Value::Array(entries);
+                .or_insert_with(|| Value::Object(Map::new()))
+        {
+            metadata.insert("managedFields".to_owned(), Value::Array(entries));
         }
     }
 

@@ -99,6 +99,11 @@ fn the_rest() {
     );
     check("Secret", json!({}), json!({"type": "Opaque"}));
     check(
+        "Secret",
+        json!({"data": {"a": "eA==", "b": "eA=="}, "stringData": {"b": "y"}}),
+        json!({"type": "Opaque", "data": {"a": "eA==", "b": "eQ=="}}),
+    );
+    check(
         "EndpointSlice",
         json!({"ports": [{"port": 80}]}),
         json!({"ports": [{"port": 80, "name": "", "protocol": "TCP"}]}),
