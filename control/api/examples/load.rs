@@ -73,9 +73,8 @@ async fn main() -> anyhow::Result<()> {
         ("GET", PODS.into(), None)
     })
     .await?;
-    let selector = "labelSelector=shard%3D7";
     round("list of 2 %", &clients[..1], 20, |_| {
-        ("GET", format!("{PODS}?{selector}"), None)
+        ("GET", format!("{PODS}?labelSelector=shard%3D7"), None)
     })
     .await?;
     round("delete", &clients, args.pods, |n| {
