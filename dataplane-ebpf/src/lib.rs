@@ -15,6 +15,9 @@
 //! | `ingress` | uplinks, tcx or clsact | translates requests of clients outside, and replies of backends on other nodes |
 //! | `egress` | uplinks, tcx or clsact | translates replies of backends on this node |
 //!
+//! `ingress` and `egress` also translate ICMP errors about the packets they translate, and `ingress` answers what is to
+//! be refused with a TCP reset or a port unreachable.
+//!
 //! # One packet's way
 //!
 //! A client outside sends to a node port. `ingress` parses the packet and finds no connection in `CONNTRACK`, so it

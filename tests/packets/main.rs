@@ -7,5 +7,6 @@ mod dataplane;
 mod frame;
 mod golden;
 mod net;
+mod pcap;
 mod sockets;
 mod wire;

@@ -7,7 +7,7 @@ mod cost;
 mod world;
 mod writer;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail};
 use dataplane_ebpf::addr::Protocol;
 use dataplane_ebpf::drop::Drop;
 
@@ -15,6 +15,7 @@ use self::world::{World, v4, v6};
 use self::writer::Writer;
 use crate::dataplane::Dataplane;
 use crate::frame::Frame;
+use crate::pcap;
 
 /// `TCX_NEXT`.
 const PASS: i32 = -1;
@@ -64,38 +65,41 @@ fn check(world: &mut World, case: &Case) -> Result<()> {
             Step::Ingress(packet, expected) => ("ingress", packet, expected),
             Step::Egress(packet, expected) => ("egress", packet, expected),
         };
-        check_packet(world, hook, packet, expected)
+        check_packet(world, case.name, (hook, packet), expected)
             .with_context(|| format!("{}, step {number}: {hook} of {}", case.name, show(packet)))?;
     }
     Ok(())
 }
 
-fn check_packet(world: &World, hook: &str, packet: &[u8], expected: &Expected) -> Result<()> {
+fn check_packet(
+    world: &World,
+    name: &str,
+    (hook, packet): (&str, &[u8]),
+    expected: &Expected,
+) -> Result<()> {
     let before = world.dataplane.drops()?;
     let (verdict, out, _) = world.run(hook, packet, 1)?;
     let dropped = dropped_since(&before, &world.dataplane.drops()?);
-    let (wanted_verdict, wanted_packet, wanted_drop) = match expected {
-        Expected::Untouched => (PASS, Some(packet.to_vec()), None),
-        Expected::Passed(frame) => (PASS, Some(frame.bytes()), None),
-        Expected::Bytes(bytes) => (PASS, Some(bytes.clone()), None),
-        Expected::Sent(frame) => (REDIRECT, Some(frame.bytes()), None),
-        Expected::Dropped(reason) => (SHOT, None, Some(*reason)),
-        Expected::Refused(reason, frame) => (REDIRECT, Some(frame.bytes()), Some(*reason)),
+    let (wanted_verdict, wanted, wanted_drop) = match expected {
+        Expected::Untouched => (PASS, packet.to_vec(), None),
+        Expected::Passed(frame) => (PASS, frame.bytes(), None),
+        Expected::Bytes(bytes) => (PASS, bytes.clone(), None),
+        Expected::Sent(frame) => (REDIRECT, frame.bytes(), None),
+        // Nobody sees what becomes of a dropped packet.
+        Expected::Dropped(reason) => (SHOT, out.clone(), Some(*reason)),
+        Expected::Refused(reason, frame) => (REDIRECT, frame.bytes(), Some(*reason)),
     };
-    ensure!(
-        verdict == wanted_verdict && dropped == wanted_drop,
-        "verdict {verdict} and drop {dropped:?} with {}, wanted {expected:?}",
-        show(&out)
-    );
-    if let Some(wanted) = wanted_packet {
-        ensure!(
-            out == wanted,
-            "became {}\n  {out:02x?}\nwanted {}\n  {wanted:02x?}",
-            show(&out),
-            show(&wanted)
-        );
+    if (verdict, dropped, &out) == (wanted_verdict, wanted_drop, &wanted) {
+        return Ok(());
     }
-    Ok(())
+    let pcap = pcap::save(name, &[packet, &out, &wanted])?;
+    bail!(
+        "became {}\n    verdict {verdict}, drop {dropped:?}\n  wanted {}\n    verdict {wanted_verdict}, drop \
+         {wanted_drop:?}\n  all three are in {}",
+        show(&out),
+        show(&wanted),
+        pcap.display()
+    )
 }
 
 /// The reason that was counted between two readings.
