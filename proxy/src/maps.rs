@@ -10,6 +10,7 @@ use std::io;
 use std::net::IpAddr;
 
 use dataplane_ebpf::abi::{Backend, Frontend, Node, NodeAddress, Run, Service};
+use dataplane_ebpf::addr::Port;
 use model::TrafficPolicy;
 
 use crate::desired::Entry;
@@ -47,6 +48,9 @@ pub trait Maps {
 
     /// The backend at `id`.
     fn backend(&self, id: u32) -> Result<Backend, Error>;
+
+    /// All backends that were given an address, with their ids.
+    fn backends(&self) -> Result<Vec<(u32, Backend)>, Error>;
 
     /// The service at `id`.
     fn service(&self, id: u32) -> Result<Service, Error>;
@@ -111,6 +115,11 @@ impl Settings {
             affinity_seconds: service.affinity_seconds,
         }
     }
+}
+
+/// Whether `backend` was given an address.
+pub fn is_used(backend: &Backend) -> bool {
+    backend.port != Port::NONE
 }
 
 /// The run of `service` for traffic under `policy`.

@@ -1,6 +1,7 @@
 //! System calls that no library offers: arrays of the kernel mapped into memory, links of BPF programs, and the cookie of
 //! a network namespace. The only file of this package with unsafe code.
 
+use std::cell::Cell;
 use std::ffi::CString;
 use std::io;
 use std::marker::PhantomData;
@@ -22,11 +23,22 @@ const LINK_TYPE_CGROUP: u32 = 3;
 const LINK_TYPE_TCX: u32 = 11;
 
 /// An array map whose values are mapped into memory: a store is seen by the kernel at once, without a system call.
+///
+/// Only the beginning is mapped, as far as it has been used. The memory is the kernel's either way, but what is mapped
+/// counts as the process's.
 #[derive(Debug)]
 pub(crate) struct Array<T> {
-    start: NonNull<u8>,
+    map: OwnedFd,
     length: u32,
+    window: Cell<Window>,
     values: PhantomData<T>,
+}
+
+/// The mapped beginning of an array.
+#[derive(Debug, Clone, Copy)]
+struct Window {
+    start: NonNull<u8>,
+    bytes: usize,
 }
 
 /// What a link attaches its program to.
@@ -50,31 +62,20 @@ unsafe impl<T: Send> Send for Array<T> {}
 impl<T: Pod> Array<T> {
     /// The kernel rounds the size of each value up to eight bytes (`array_map_alloc`).
     const STRIDE: usize = size_of::<T>().next_multiple_of(8);
+    /// The least that is mapped; a multiple of every page size.
+    const STEP: usize = 1 << 16;
 
     /// Maps the array `map`, which was created mappable with `length` values of type `T`.
-    #[expect(unsafe_code, reason = "mmap")]
     pub(crate) fn map(map: BorrowedFd<'_>, length: u32) -> io::Result<Self> {
-        let bytes = Self::bytes(length);
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: a fresh shared mapping, placed by the kernel, touches no existing memory.
-        let start = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                bytes,
-                protection,
-                libc::MAP_SHARED,
-                map.as_raw_fd(),
-                0,
-            )
-        };
-        if start == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let start = NonNull::new(start.cast())
-            .ok_or_else(|| io::Error::other("mmap returned the null page"))?;
+        let map = map.try_clone_to_owned()?;
+        let window = Cell::new(map_window(
+            map.as_fd(),
+            Self::STEP.min(Self::bytes(length)),
+        )?);
         Ok(Self {
-            start,
+            map,
             length,
+            window,
             values: PhantomData,
         })
     }
@@ -82,6 +83,18 @@ impl<T: Pod> Array<T> {
     /// How many values there are.
     pub(crate) fn len(&self) -> u32 {
         self.length
+    }
+
+    /// All values, in order. They are mapped only for as long as this takes.
+    pub(crate) fn scan<R>(&self, keep: impl Fn(u32, T) -> Option<R>) -> io::Result<Vec<R>> {
+        let whole = Self::map(self.map.as_fd(), self.length)?;
+        let values = (0..self.length).filter_map(|index| {
+            whole
+                .read(index)
+                .map(|value| keep(index, value))
+                .transpose()
+        });
+        values.collect()
     }
 
     /// The value at `index`. It may be torn if another process writes it, of which there is none.
@@ -137,10 +150,23 @@ impl<T: Pod> Array<T> {
                 "index beyond the end of the map",
             ));
         }
-        // SAFETY: the mapping holds `length` values of `STRIDE` bytes and `index` is below `length`.
-        Ok(unsafe { self.start.byte_add(index as usize * Self::STRIDE).cast() })
+        let start = index as usize * Self::STRIDE;
+        if start + Self::STRIDE > self.window.get().bytes {
+            self.grow(start + Self::STRIDE)?;
+        }
+        // SAFETY: the window holds the value, whose last byte it was grown to if need be.
+        Ok(unsafe { self.window.get().start.byte_add(start).cast() })
     }
 
+    /// Maps at least `bytes`, twice as much as before or more.
+    fn grow(&self, bytes: usize) -> io::Result<()> {
+        let bytes = bytes.next_power_of_two().min(Self::bytes(self.length));
+        let old = self.window.replace(map_window(self.map.as_fd(), bytes)?);
+        unmap_window(old);
+        Ok(())
+    }
+
+    /// The size of the whole array in memory.
     fn bytes(length: u32) -> usize {
         const PAGE: usize = 4096;
         (length as usize * Self::STRIDE).next_multiple_of(PAGE)
@@ -148,15 +174,30 @@ impl<T: Pod> Array<T> {
 }
 
 impl<T> Drop for Array<T> {
-    #[expect(unsafe_code, reason = "munmap")]
     fn drop(&mut self) {
-        const PAGE: usize = 4096;
-        let bytes =
-            (self.length as usize * size_of::<T>().next_multiple_of(8)).next_multiple_of(PAGE);
-        // SAFETY: exactly the range that `map` got, and no pointer into it outlives `self`.
-        let result = unsafe { libc::munmap(self.start.as_ptr().cast(), bytes) };
-        debug_assert_eq!(result, 0, "the range is a mapping");
+        unmap_window(self.window.get());
     }
+}
+
+#[expect(unsafe_code, reason = "mmap(2)")]
+fn map_window(map: BorrowedFd<'_>, bytes: usize) -> io::Result<Window> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let (flags, fd) = (libc::MAP_SHARED, map.as_raw_fd());
+    // SAFETY: a fresh shared mapping, placed by the kernel, touches no existing memory.
+    let start = unsafe { libc::mmap(ptr::null_mut(), bytes, protection, flags, fd, 0) };
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    let start = NonNull::new(start.cast());
+    let start = start.ok_or_else(|| io::Error::other("mmap returned the null page"))?;
+    Ok(Window { start, bytes })
+}
+
+#[expect(unsafe_code, reason = "munmap(2)")]
+fn unmap_window(window: Window) {
+    // SAFETY: exactly the range that `map_window` got; pointers into it are made anew for each access.
+    let result = unsafe { libc::munmap(window.start.as_ptr().cast(), window.bytes) };
+    debug_assert_eq!(result, 0, "the range is a mapping");
 }
 
 /// Opens what is pinned at `path`.

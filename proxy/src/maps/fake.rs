@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use dataplane_ebpf::abi::{Backend, Frontend, Node, NodeAddress, Run, Service};
 use model::TrafficPolicy;
 
-use super::{Error, Maps, Settings, Sizes};
+use super::{Error, Maps, Settings, Sizes, is_used};
 use crate::desired::Entry;
 
 /// Says of the number of a write whether it fails.
@@ -87,7 +87,7 @@ impl Fake {
             let id = self.slots[slot as usize];
             let backend = self.backends[id as usize];
             assert!(
-                backend.port.number() != 0,
+                is_used(&backend),
                 "slot {slot} names backend {id}, which is not written"
             );
         }
@@ -138,6 +138,13 @@ impl Maps for Fake {
 
     fn backend(&self, id: u32) -> Result<Backend, Error> {
         Ok(self.backends[id as usize])
+    }
+
+    fn backends(&self) -> Result<Vec<(u32, Backend)>, Error> {
+        let used = (0..)
+            .zip(&self.backends)
+            .filter(|(_, backend)| is_used(backend));
+        Ok(used.map(|(id, backend)| (id, *backend)).collect())
     }
 
     fn service(&self, id: u32) -> Result<Service, Error> {

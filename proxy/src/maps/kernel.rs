@@ -14,7 +14,7 @@ use dataplane_ebpf::addr::Addr;
 use dataplane_ebpf::flow::Flow;
 use model::TrafficPolicy;
 
-use super::{Error, Maps, Settings, Sizes};
+use super::{Error, Maps, Settings, Sizes, is_used};
 use crate::desired::Entry;
 use crate::sys::Array;
 
@@ -74,6 +74,13 @@ impl Maps for KernelMaps {
     fn backend(&self, id: u32) -> Result<Backend, Error> {
         self.backends
             .read(id)
+            .map_err(io_failed("read", maps::BACKENDS))
+    }
+
+    fn backends(&self) -> Result<Vec<(u32, Backend)>, Error> {
+        let used = |id, backend| is_used(&backend).then_some((id, backend));
+        self.backends
+            .scan(used)
             .map_err(io_failed("read", maps::BACKENDS))
     }
 

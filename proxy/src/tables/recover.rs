@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use dataplane_ebpf::abi::Service;
-use dataplane_ebpf::addr::{Addr, Port as WirePort};
 use tracing::warn;
 
 use super::{Error, Held, Installed, POLICIES, Published, owner};
@@ -14,19 +13,16 @@ use crate::maps::{Maps, Settings, run_of};
 /// All backends in use, by the service that owns them.
 pub(super) fn backends(maps: &impl Maps) -> Result<BTreeMap<u32, BTreeMap<Listener, Held>>, Error> {
     let mut backends: BTreeMap<u32, BTreeMap<Listener, Held>> = BTreeMap::new();
-    for id in 0..maps.sizes().backends {
-        let backend = maps.backend(id)?;
-        if (backend.address, backend.port) != (Addr::UNSPECIFIED, WirePort::NONE) {
-            let listener = (backend.address, backend.port);
-            let held = Held {
-                id,
-                flags: backend.flags,
-            };
-            backends
-                .entry(owner(&backend))
-                .or_default()
-                .insert(listener, held);
-        }
+    for (id, backend) in maps.backends()? {
+        let listener = (backend.address, backend.port);
+        let held = Held {
+            id,
+            flags: backend.flags,
+        };
+        backends
+            .entry(owner(&backend))
+            .or_default()
+            .insert(listener, held);
     }
     Ok(backends)
 }
