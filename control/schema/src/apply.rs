@@ -79,7 +79,7 @@ pub fn apply(
     }
     remove_owners(&mut live);
     let config = own_part(res, config, subresource);
-    let invalid = |path: walk::MissingKey| Error::Invalid(path.to_string());
+    let invalid = |bad: walk::BadList| Error::Invalid(bad.to_string());
     let wanted = walk::fields(form, &config).map_err(invalid)?;
     let merged = walk::merge(form, &live, &config).map_err(invalid)?;
 

@@ -21,3 +21,8 @@ mod types;
 pub mod validation;
 
 pub use resource::{Resource, Subresource, by_kind, by_plural, resources};
+
+#[cfg(test)]
+mod arbitrary;
+#[cfg(test)]
+mod tests;

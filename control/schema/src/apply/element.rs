@@ -34,18 +34,34 @@ pub(super) struct Part<'v> {
     pub(super) is_item: bool,
 }
 
-/// An element of a keyed list lacks a key.
+/// A list whose elements cannot be told apart.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error(
-    "{path}: element {index}: associative list with keys has an element that omits key field {key:?} (and doesn't have default value)"
-)]
-pub(super) struct MissingKey {
+#[error("{path}: {problem}")]
+pub(super) struct BadList {
     path: String,
-    index: usize,
-    key: &'static str,
+    problem: String,
 }
 
-impl MissingKey {
+impl BadList {
+    fn lacks_key(index: usize, key: &str) -> Self {
+        let problem = format!(
+            "element {index}: associative list with keys has an element that omits key field {key:?} (and doesn't have \
+             default value)"
+        );
+        Self {
+            path: String::new(),
+            problem,
+        }
+    }
+
+    /// Two elements have the same key.
+    pub(super) fn repeats(element: &str) -> Self {
+        Self {
+            path: String::new(),
+            problem: format!("duplicate entries for key {}", readable(element)),
+        }
+    }
+
     /// The same, seen from one level up.
     pub(super) fn below(self, element: &str) -> Self {
         Self {
@@ -111,7 +127,7 @@ impl Form {
     }
 
     /// The parts of a value; leaves have none.
-    pub(super) fn parts(self, value: &Value) -> Result<Vec<Part<'_>>, MissingKey> {
+    pub(super) fn parts(self, value: &Value) -> Result<Vec<Part<'_>>, BadList> {
         match (self, value) {
             (Self::Struct(kind), Value::Object(map)) => Ok(fields(kind, map)),
             (Self::Map(element), Value::Object(map)) => Ok(values(element, map)),
@@ -155,14 +171,10 @@ fn elements<'v>(
     element: &'static Shape,
     keys: &'static [&'static str],
     items: &'v [Value],
-) -> Result<Vec<Part<'v>>, MissingKey> {
+) -> Result<Vec<Part<'v>>, BadList> {
     let form = Form::of_shape(element);
     let parts = items.iter().enumerate().map(|(index, value)| {
-        let element = keyed(keys, value).map_err(|key| MissingKey {
-            path: String::new(),
-            index,
-            key,
-        })?;
+        let element = keyed(keys, value).map_err(|key| BadList::lacks_key(index, key))?;
         Ok(Part {
             element,
             value,

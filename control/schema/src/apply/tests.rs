@@ -204,19 +204,23 @@ fn objects_without_owners_belong_to_before_first_apply() {
 }
 
 #[test]
-fn lists_without_their_keys_are_refused() {
-    let error = apply_as(
-        "kubectl",
-        None,
-        json!({"template": {"spec": {"containers": [{"image": "a"}]}}}),
+fn lists_whose_elements_cannot_be_told_apart_are_refused() {
+    let with = |containers: Value| {
+        let refused = apply_as(
+            "kubectl",
+            None,
+            json!({"template": {"spec": {"containers": containers}}}),
+        );
+        refused.expect_err("a bad list").to_string()
+    };
+    assert_eq!(
+        with(json!([{"image": "a"}])),
+        ".spec.template.spec.containers: element 0: associative list with keys has an element that omits key field \
+         \"name\" (and doesn't have default value)"
     );
     assert_eq!(
-        error,
-        Err(Error::Invalid(
-            ".spec.template.spec.containers: element 0: associative list with keys has an element that omits key field \
-             \"name\" (and doesn't have default value)"
-                .to_owned()
-        ))
+        with(json!([{"name": "a"}, {"name": "a"}])),
+        ".spec.template.spec.containers: duplicate entries for key [name=\"a\"]"
     );
 }
 

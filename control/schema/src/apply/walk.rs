@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Value};
 
 use super::element::Part;
-pub(super) use super::element::{Form, MissingKey};
+pub(super) use super::element::{BadList, Form};
 use super::set::Set;
 
 /// What differs between two objects.
@@ -17,15 +17,17 @@ pub(super) struct Change {
 }
 
 /// The fields a configuration sets.
-pub(super) fn fields(form: Form, value: &Value) -> Result<Set, MissingKey> {
+pub(super) fn fields(form: Form, value: &Value) -> Result<Set, BadList> {
     let mut set = Set::default();
     for part in form.parts(value)? {
         let is_empty = part.value.as_object().is_some_and(Map::is_empty);
+        if set.reaches(&part.element) {
+            return Err(BadList::repeats(&part.element));
+        }
         if part.is_item || is_empty || part.form.is_leaf(part.value) {
             set.members.insert(part.element.clone());
         }
-        let below =
-            fields(part.form, part.value).map_err(|missing| missing.below(&part.element))?;
+        let below = fields(part.form, part.value).map_err(|bad| bad.below(&part.element))?;
         set.insert_below(&part.element, below);
     }
     Ok(set)
@@ -61,10 +63,12 @@ pub(super) fn compare(form: Form, old: &Value, new: &Value) -> Change {
 }
 
 fn compare_part(old: &Part<'_>, new: &Part<'_>, change: &mut Change) {
+    // Also for lists in which a key occurs twice: left alone, nothing in them has changed.
+    if old.value == new.value {
+        return;
+    }
     if old.form.is_leaf(old.value) || new.form.is_leaf(new.value) {
-        if old.value != new.value {
-            change.modified.members.insert(new.element.clone());
-        }
+        change.modified.members.insert(new.element.clone());
         return;
     }
     let below = compare(new.form, old.value, new.value);
@@ -104,7 +108,7 @@ impl<'p, 'v> Index<'p, 'v> {
 // ---- Merging ----
 
 /// Merges a configuration into the live object.
-pub(super) fn merge(form: Form, live: &Value, config: &Value) -> Result<Value, MissingKey> {
+pub(super) fn merge(form: Form, live: &Value, config: &Value) -> Result<Value, BadList> {
     match (form, live, config) {
         (Form::Struct(_) | Form::Map(_), Value::Object(live), Value::Object(_)) => {
             let mut merged = live.clone();
@@ -122,17 +126,15 @@ pub(super) fn merge(form: Form, live: &Value, config: &Value) -> Result<Value, M
     }
 }
 
-fn merge_part(part: &Part<'_>, live: Option<&Value>) -> Result<Value, MissingKey> {
+fn merge_part(part: &Part<'_>, live: Option<&Value>) -> Result<Value, BadList> {
     match live {
-        Some(live) => {
-            merge(part.form, live, part.value).map_err(|missing| missing.below(&part.element))
-        }
+        Some(live) => merge(part.form, live, part.value).map_err(|bad| bad.below(&part.element)),
         None => Ok(part.value.clone()),
     }
 }
 
 /// Elements only the server has keep their place; those of the configuration come in its order.
-fn merge_lists(form: Form, live: &Value, config: &Value) -> Result<Value, MissingKey> {
+fn merge_lists(form: Form, live: &Value, config: &Value) -> Result<Value, BadList> {
     let (live, config) = (form.parts(live).unwrap_or_default(), form.parts(config)?);
     let (in_live, in_config) = (Index::of(&live), Index::of(&config));
     let mut merged = Vec::with_capacity(live.len() + config.len());
