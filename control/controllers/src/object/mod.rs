@@ -96,6 +96,11 @@ pub(crate) fn has_labels(
         .all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
 }
 
+/// A count as the API keeps it: nothing for zero. Written otherwise it would seem to differ for ever.
+pub(crate) fn unless_zero(count: i32) -> Option<i32> {
+    Some(count).filter(|count| *count != 0)
+}
+
 /// A point in time as API fields hold it: whole seconds.
 pub(crate) fn time(at: Timestamp) -> Time {
     Time(Timestamp::from_second(at.as_second()).unwrap_or(at))

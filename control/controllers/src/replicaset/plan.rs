@@ -11,7 +11,7 @@ use kube::api::ObjectMeta;
 use super::victims;
 use crate::object::adoption::counts;
 use crate::object::{
-    condition, controller_reference, deleting, has_labels, name, namespace, pod, time,
+    condition, controller_reference, deleting, has_labels, name, namespace, pod, time, unless_zero,
 };
 
 /// Pods created or deleted in one go at most.
@@ -104,7 +104,7 @@ pub(crate) fn status(
         .unwrap_or_default();
     let active: Vec<_> = pods.iter().filter(|pod| counts(pod)).collect();
     let count = |condition: &dyn Fn(&Pod) -> bool| {
-        number(active.iter().filter(|pod| condition(pod)).count())
+        unless_zero(number(active.iter().filter(|pod| condition(pod)).count()))
     };
     let terminating = pods
         .iter()
@@ -112,11 +112,9 @@ pub(crate) fn status(
         .count();
     ReplicaSetStatus {
         replicas: number(active.len()),
-        fully_labeled_replicas: Some(count(&|pod| {
-            has_labels(pod.metadata.labels.as_ref(), &labels)
-        })),
-        ready_replicas: Some(count(&pod::ready)),
-        available_replicas: Some(count(&|pod| pod::available(pod, min_ready, now))),
+        fully_labeled_replicas: count(&|pod| has_labels(pod.metadata.labels.as_ref(), &labels)),
+        ready_replicas: count(&pod::ready),
+        available_replicas: count(&|pod| pod::available(pod, min_ready, now)),
         terminating_replicas: Some(number(terminating)),
         observed_generation: set.metadata.generation,
         conditions: conditions(set, failure, now),
@@ -263,7 +261,7 @@ mod tests {
         assert_eq!(got.replicas, 2);
         assert_eq!(got.fully_labeled_replicas, Some(2));
         assert_eq!(got.ready_replicas, Some(1));
-        assert_eq!(got.available_replicas, Some(0));
+        assert_eq!(got.available_replicas, None);
         assert_eq!(got.terminating_replicas, Some(1));
         assert_eq!(got.observed_generation, Some(3));
         assert_eq!(got.conditions, None);

@@ -1,10 +1,12 @@
 //! Deployments and their ReplicaSets and pods, from creation to the last trace.
 
+use std::time::Duration;
+
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{Event, Pod};
-use kube::ResourceExt;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
-use serde_json::json;
+use k8s_openapi::api::core::v1::{Event, Namespace, Pod, Service, ServiceAccount};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt};
+use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, deployment, eventually};
 use crate::kubelet::BROKEN;
@@ -148,13 +150,20 @@ async fn a_broken_update_stops_and_the_old_pods_stay() {
             .any(|condition| condition.reason.as_deref() == Some("ProgressDeadlineExceeded"))
     })
     .await;
-    let deployment = cluster
-        .api::<Deployment>("default")
-        .get("web")
-        .await
-        .unwrap();
-    assert_eq!(deployment.status.unwrap().available_replicas, Some(3));
-    assert_eq!(cluster.pods("default").await.len(), 5);
+    eventually("it stops with three old pods", async || {
+        let deployment = cluster
+            .api::<Deployment>("default")
+            .get("web")
+            .await
+            .unwrap();
+        let status = deployment.status.unwrap();
+        (
+            status.replicas,
+            status.updated_replicas,
+            status.available_replicas,
+        ) == (Some(5), Some(2), Some(3))
+    })
+    .await;
     cluster.stop().await;
 }
 
@@ -344,7 +353,7 @@ async fn a_pod_without_a_place_says_why_and_is_placed_once_there_is_one() {
     .await;
     cluster.add_node("n1").await;
     let label = Patch::Merge(json!({"metadata": {"labels": {"disk": "ssd"}}}));
-    let nodes: kube::Api<k8s_openapi::api::core::v1::Node> = kube::Api::all(cluster.client.clone());
+    let nodes: Api<k8s_openapi::api::core::v1::Node> = Api::all(cluster.client.clone());
     nodes
         .patch("n1", &PatchParams::default(), &label)
         .await
@@ -354,5 +363,62 @@ async fn a_pod_without_a_place_says_why_and_is_placed_once_there_is_one() {
         pod.spec.unwrap().node_name.as_deref() == Some("n1")
     })
     .await;
+    cluster.stop().await;
+}
+
+/// Names and versions of everything the controllers write.
+async fn versions(cluster: &Cluster) -> Vec<(String, String)> {
+    let mut versions = Vec::new();
+    for path in [
+        "/apis/apps/v1/deployments",
+        "/apis/apps/v1/replicasets",
+        "/apis/discovery.k8s.io/v1/endpointslices",
+        "/api/v1/endpoints",
+        "/api/v1/nodes",
+        "/api/v1/pods",
+    ] {
+        let request = http::Request::get(path).body(Vec::new()).unwrap();
+        let list: Value = cluster.client.request(request).await.unwrap();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let version = |item: &Value| {
+            (
+                text(&item["metadata"]["name"]),
+                text(&item["metadata"]["resourceVersion"]),
+            )
+        };
+        versions.extend(list["items"].as_array().unwrap().iter().map(version));
+    }
+    versions
+}
+
+#[tokio::test]
+async fn a_settled_cluster_is_quiet_even_after_a_restart() {
+    let mut cluster = Cluster::start(2).await;
+    cluster
+        .create::<Deployment>("default", deployment("web", 2))
+        .await;
+    let service = json!({"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}});
+    cluster.create::<Service>("default", service).await;
+    cluster.rolled_out("web").await;
+    let mut settled = versions(&cluster).await;
+    eventually("it settles", async || {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let now = versions(&cluster).await;
+        std::mem::replace(&mut settled, now.clone()) == now
+    })
+    .await;
+    cluster.restart_controllers();
+    let namespaces: Api<Namespace> = Api::all(cluster.client.clone());
+    let marker = serde_json::from_value(json!({"metadata": {"name": "marker"}})).unwrap();
+    namespaces
+        .create(&PostParams::default(), &marker)
+        .await
+        .unwrap();
+    let accounts = cluster.api::<ServiceAccount>("marker");
+    eventually("the new controllers work", async || {
+        accounts.get_opt("default").await.unwrap().is_some()
+    })
+    .await;
+    assert_eq!(versions(&cluster).await, settled);
     cluster.stop().await;
 }
