@@ -4,7 +4,7 @@
 //! type by slicing, and the store can write the revision at a known place.
 
 use bytes::Bytes;
-use control_schema::Resource;
+use control_schema::{Resource, selector};
 use control_store::{Draft, Index, Key, Revision};
 use serde_json::{Map, Value};
 
@@ -165,15 +165,7 @@ pub(crate) fn decode(value: &[u8]) -> Value {
     serde_json::from_slice(value).expect("the store holds what was serialised into it")
 }
 
-/// Fields by which large collections are asked for; other selectors read the object.
-const INDEXED: [&str; 4] = [
-    "spec.nodeName",
-    "status.phase",
-    "involvedObject.name",
-    "involvedObject.uid",
-];
-
-/// What selectors see of an object.
+/// What selectors see of an object. Names are in the key already, and empty fields need no place.
 pub(crate) fn index(res: &Resource, object: &Value) -> Index {
     let labels = object
         .pointer("/metadata/labels")
@@ -182,21 +174,12 @@ pub(crate) fn index(res: &Resource, object: &Value) -> Index {
         .into_iter()
         .flatten()
         .filter_map(|(key, value)| Some((key.as_str().into(), value.as_str()?.into())));
+    let fields = selector::fields(res, object)
+        .into_iter()
+        .filter(|(field, value)| !value.is_empty() && !field.starts_with("metadata."))
+        .map(|(field, value)| (field, value.into()));
     Index {
         labels: labels.collect(),
-        fields: fields(res, object),
+        fields: fields.collect(),
     }
-}
-
-/// The indexed ones of a kind's selectable fields that the object states as text.
-fn fields(res: &Resource, object: &Value) -> Box<[(&'static str, Box<str>)]> {
-    let offered = res
-        .field_selectors
-        .iter()
-        .filter(|field| INDEXED.contains(field));
-    let stated = offered.filter_map(|field| {
-        let value = object.pointer(&format!("/{}", field.replace('.', "/")))?;
-        Some((*field, value.as_str()?.into()))
-    });
-    stated.collect()
 }

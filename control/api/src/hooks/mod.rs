@@ -13,7 +13,7 @@ pub(crate) use crate::allocate::Claim;
 use crate::api::Api;
 use crate::error::ApiError;
 use crate::identity::User;
-use crate::object::{self, members, metadata};
+use crate::object;
 
 /// Whether `res` is the core resource of that name.
 pub(crate) fn is_core(res: &Resource, plural: &str) -> bool {
@@ -45,33 +45,10 @@ pub(crate) fn admit(
     Ok(())
 }
 
-/// Brings a new object into its first state.
-pub(crate) fn prepare_create(res: &Resource, object: &mut Value) {
-    if res.has_status {
-        members(object).remove("status");
-    }
-    if res.generation {
-        metadata(object).insert("generation".into(), 1.into());
-    }
-    match (res.group, res.plural) {
-        ("", "pods") => pod::prepare_create(object),
-        ("", "namespaces") => namespace::prepare_create(object),
-        ("", "services") => {
-            members(object).insert("status".into(), serde_json::json!({"loadBalancer": {}}));
-        }
-        ("apps", "deployments" | "replicasets") => workload::prepare_create(res, object),
-        ("networking.k8s.io", "ingresses") => {
-            members(object).insert("status".into(), serde_json::json!({"loadBalancer": {}}));
-        }
-        _ => {}
-    }
-}
-
 /// Brings a changed object into its next state. `sub` is the subresource written to.
 pub(crate) fn prepare_update(res: &Resource, sub: Option<&str>, new: &mut Value, old: &Value) {
     match (res.group, res.plural) {
         ("", "namespaces") => namespace::prepare_update(sub, new, old),
-        ("", "pods") if sub == Some("status") => pod::prepare_status(new),
         ("apps", "deployments") if sub.is_none() => workload::prepare_update(new, old),
         _ => {}
     }

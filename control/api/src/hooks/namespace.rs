@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::api::Api;
 use crate::error::ApiError;
-use crate::object::{self, child, members, text};
+use crate::object::{self, child, text};
 
 /// Namespaces that cannot be deleted.
 const KEPT: [&str; 3] = ["default", "kube-system", "kube-public"];
@@ -34,16 +34,6 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     haystack
         .windows(needle.len())
         .any(|window| window == needle)
-}
-
-pub(super) fn prepare_create(object: &mut Value) {
-    let finalizers = object::items(object, "/spec/finalizers");
-    if !finalizers.iter().any(|finalizer| finalizer == "kubernetes") {
-        let mut finalizers = finalizers.to_vec();
-        finalizers.push("kubernetes".into());
-        child(object, "spec").insert("finalizers".into(), finalizers.into());
-    }
-    members(object).insert("status".into(), json!({"phase": "Active"}));
 }
 
 /// Only `/finalize` changes the finalizers of the spec.

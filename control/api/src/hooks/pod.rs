@@ -1,4 +1,4 @@
-//! Pods: service account and token volume, default tolerations, quality of service, grace periods.
+//! Pods: service account and token volume, default tolerations, grace periods.
 
 use control_schema::{Resource, by_plural};
 use serde_json::{Value, json};
@@ -166,59 +166,6 @@ fn settle_priority(pod: &mut Value) {
         .or_insert_with(|| "PreemptLowerPriority".into());
 }
 
-pub(super) fn prepare_create(pod: &mut Value) {
-    let class = quality_of_service(pod);
-    members(pod).insert(
-        "status".into(),
-        json!({"phase": "Pending", "qosClass": class}),
-    );
-}
-
-/// The class and phase stay known whatever a status writer leaves out.
-pub(super) fn prepare_status(pod: &mut Value) {
-    let class = quality_of_service(pod);
-    let status = child(pod, "status");
-    status.entry("qosClass").or_insert_with(|| class.into());
-    status.entry("phase").or_insert_with(|| "Pending".into());
-}
-
-/// Guaranteed if every container limits cpu and memory and asks for no less, best effort if none says anything.
-fn quality_of_service(pod: &Value) -> &'static str {
-    let containers = || {
-        items(pod, "/spec/initContainers")
-            .iter()
-            .chain(items(pod, "/spec/containers"))
-    };
-    let quantity = |container: &Value, side: &str, what: &str| {
-        container
-            .pointer(&format!("/resources/{side}/{what}"))
-            .filter(|quantity| !is_zero(quantity))
-            .cloned()
-    };
-    let mut any = false;
-    let mut guaranteed = true;
-    for container in containers() {
-        for what in ["cpu", "memory"] {
-            let (request, limit) = (
-                quantity(container, "requests", what),
-                quantity(container, "limits", what),
-            );
-            any |= request.is_some() || limit.is_some();
-            guaranteed &= limit.is_some() && (request.is_none() || request == limit);
-        }
-    }
-    match (any, guaranteed) {
-        (false, _) => "BestEffort",
-        (true, true) => "Guaranteed",
-        (true, false) => "Burstable",
-    }
-}
-
-fn is_zero(quantity: &Value) -> bool {
-    let text = quantity.as_str().unwrap_or_default();
-    text.starts_with('0') && !text.bytes().any(|byte| matches!(byte, b'1'..=b'9'))
-}
-
 /// As asked, or as the pod says; none for pods that run nowhere or are done.
 pub(super) fn grace_period(pod: &Value, asked: Option<i64>) -> i64 {
     let unscheduled = text(pod, "/spec/nodeName").is_empty();
@@ -239,36 +186,6 @@ pub(super) fn grace_period(pod: &Value, asked: Option<i64>) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn check(containers: Value, class: &str) {
-        assert_eq!(
-            quality_of_service(&json!({"spec": {"containers": containers}})),
-            class
-        );
-    }
-
-    #[test]
-    fn quality_of_service_follows_requests_and_limits() {
-        check(json!([{"name": "a"}]), "BestEffort");
-        check(
-            json!([{"resources": {"requests": {"cpu": "0"}}}]),
-            "BestEffort",
-        );
-        check(
-            json!([{"resources": {"requests": {"cpu": "1"}}}]),
-            "Burstable",
-        );
-        let both = json!({"cpu": "1", "memory": "1Gi"});
-        check(json!([{"resources": {"limits": both}}]), "Guaranteed");
-        check(
-            json!([{"resources": {"limits": both, "requests": both}}]),
-            "Guaranteed",
-        );
-        check(
-            json!([{"resources": {"limits": both}}, {"name": "b"}]),
-            "Burstable",
-        );
-    }
 
     #[test]
     fn a_pod_that_runs_nowhere_has_no_grace() {

@@ -1,19 +1,8 @@
-//! Deployments and ReplicaSets.
+//! Deployments.
 
-use control_schema::Resource;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::object::{members, metadata};
-
-/// ReplicaSets begin with a count of none, as upstream's encoder writes it.
-pub(super) fn prepare_create(res: &Resource, object: &mut Value) {
-    let status = if res.plural == "replicasets" {
-        json!({"replicas": 0})
-    } else {
-        json!({})
-    };
-    members(object).insert("status".into(), status);
-}
+use crate::object::metadata;
 
 /// A change of a Deployment's annotations counts as a new generation too, for rollbacks are spelled in them.
 pub(super) fn prepare_update(new: &mut Value, old: &Value) {

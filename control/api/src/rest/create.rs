@@ -84,10 +84,10 @@ impl Creation<'_> {
         meta::settle_namespace(res, object, namespace)?;
         let generated = generate_name(object);
         meta::begin_life(object);
+        reset(res, object);
         defaults::apply(res, object);
         hooks::namespace_allows_creation(self.api, res, object)?;
         hooks::admit(self.api, res, object, self.user)?;
-        hooks::prepare_create(res, object);
         Ok(generated)
     }
 
@@ -119,6 +119,16 @@ impl Creation<'_> {
             generate_name(object);
         }
         Err(ApiError::already_exists(self.res, object::name(object)))
+    }
+}
+
+/// A new object has no status but the default one, and is the first of its generations.
+fn reset(res: &Resource, object: &mut Value) {
+    if res.has_status {
+        object::members(object).remove("status");
+    }
+    if res.generation {
+        metadata(object).insert("generation".into(), 1.into());
     }
 }
 

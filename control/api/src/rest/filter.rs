@@ -6,7 +6,6 @@ use control_store::Entry;
 use serde_json::{Map, Value};
 
 use crate::error::ApiError;
-use crate::object;
 use crate::query::Params;
 
 /// What a request wants to see of a collection.
@@ -51,31 +50,8 @@ impl Selection {
         if !self.is_selective() {
             return true;
         }
-        if !self.labels.is_empty() && !self.labels.matches(&labels(entry)) {
-            return false;
-        }
-        if self.fields.is_empty() {
-            return true;
-        }
-        if self.index_rules_out(entry) {
-            return false;
-        }
-        self.fields.matches(self.res, &object::decode(&entry.value))
-    }
-
-    /// Whether the index alone shows that the fields do not match.
-    fn index_rules_out(&self, entry: &Entry) -> bool {
-        let differs = |field: &str, value: &str| {
-            self.fields
-                .exact(field)
-                .is_some_and(|wanted| wanted != value)
-        };
-        differs("metadata.name", &entry.key.name)
-            || entry
-                .index
-                .fields
-                .iter()
-                .any(|(field, value)| differs(field, value))
+        (self.labels.is_empty() || self.labels.matches(&labels(entry)))
+            && self.fields.matches_with(|path| field(entry, path))
     }
 }
 
@@ -84,4 +60,17 @@ fn labels(entry: &Entry) -> Map<String, Value> {
     labels
         .map(|(key, value)| (key.to_string(), Value::from(&**value)))
         .collect()
+}
+
+fn field<'a>(entry: &'a Entry, path: &str) -> Option<&'a str> {
+    match path {
+        "metadata.name" => Some(&entry.key.name),
+        "metadata.namespace" => Some(&entry.key.scope),
+        _ => entry
+            .index
+            .fields
+            .iter()
+            .find(|(own, _)| *own == path)
+            .map(|(_, value)| &**value),
+    }
 }

@@ -166,6 +166,9 @@ impl<'a> Update<'a> {
         object::set_type(new, &self.res.api_version(), self.res.kind);
         meta::carry_over(new, old);
         self.keep_the_other_half(old, new);
+        if self.sub.is_none() {
+            defaults::drop_dependent(self.res, new, old);
+        }
         defaults::apply(self.res, new);
         hooks::prepare_update(self.res, self.sub, new, old);
         if self.changes_spec() && self.res.generation && differs_beyond_status(old, new) {

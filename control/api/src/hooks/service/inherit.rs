@@ -1,9 +1,8 @@
-//! What an update keeps from the old Service: clients that leave out what was allocated do not mean to give it up, and
-//! clients that change the type merely carry along what only the old type has.
+//! What an update keeps from the old Service: clients that leave out what was allocated do not mean to give it up.
 
 use serde_json::{Value, json};
 
-use super::{has_address, has_ports, kind, node_ports, ports_mut, wants_health_port};
+use super::{has_address, has_ports, node_ports, ports_mut, wants_health_port};
 use crate::object::{self, child, items, text};
 
 /// Keeps what was allocated when an update leaves it out, drops what the new type does not have.
@@ -11,43 +10,12 @@ pub(super) fn inherit(new: &mut Value, old: &Value) {
     if has_address(new) && has_address(old) {
         inherit_addresses(new, old);
     }
-    if !has_address(new) && has_address(old) {
-        for key in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-            if new.pointer(&format!("/spec/{key}")) == old.pointer(&format!("/spec/{key}")) {
-                child(new, "spec").remove(key);
-            }
-        }
-    }
     if has_ports(new) && has_ports(old) {
         inherit_ports(new, old);
-    }
-    if !matches!(kind(new), "NodePort" | "LoadBalancer")
-        && has_ports(old)
-        && node_ports(new) == node_ports(old)
-    {
-        ports_mut(new).for_each(|port| drop(object::members(port).remove("nodePort")));
     }
     let health = |service: &Value| service.pointer("/spec/healthCheckNodePort").cloned();
     if wants_health_port(new) && health(new).is_none_or(|port| port == 0) {
         object::copy_member(child(new, "spec"), old.get("spec"), "healthCheckNodePort");
-    }
-    drop_unfitting(new, old);
-}
-
-/// Drops fields that only other types have, if the client has merely carried them along.
-fn drop_unfitting(new: &mut Value, old: &Value) {
-    let balanced = kind(new) == "LoadBalancer";
-    let external = balanced || kind(new) == "NodePort";
-    for (fits, key) in [
-        (external, "externalTrafficPolicy"),
-        (balanced, "allocateLoadBalancerNodePorts"),
-        (balanced, "loadBalancerClass"),
-        (wants_health_port(new), "healthCheckNodePort"),
-    ] {
-        let pointer = format!("/spec/{key}");
-        if !fits && new.pointer(&pointer) == old.pointer(&pointer) {
-            child(new, "spec").remove(key);
-        }
     }
 }
 
