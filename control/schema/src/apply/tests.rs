@@ -275,6 +275,24 @@ fn updates_move_ownership_and_keep_it_when_nothing_changes() {
 }
 
 #[test]
+fn a_list_with_a_repeated_key_is_not_changed_by_leaving_it_alone() {
+    let mut live = object(json!({"replicas": 3}));
+    live["status"] =
+        json!({"conditions": [{"type": "A", "status": "True"}, {"type": "A", "status": "False"}]});
+    track(deployments(), None, &mut live, "one", None, T1);
+    let mut new = live.clone();
+    new["spec"]["replicas"] = json!(4);
+    track(deployments(), Some(&live), &mut new, "two", None, T2);
+    assert_eq!(
+        owners(&new)[1],
+        (
+            "two Update".to_owned(),
+            json!({"f:spec": {"f:replicas": {}}})
+        )
+    );
+}
+
+#[test]
 fn owners_are_forgotten_on_request() {
     let live = created("one", json!({"replicas": 3}));
     let mut reset = live.clone();
