@@ -150,11 +150,9 @@ impl Serving {
         &self.https
     }
 
-    /// Waits until all threads have finished.
+    /// Waits until all threads have finished. One that dies before its time is an error at once.
     pub async fn finished(self) -> Result<(), Error> {
-        for thread in self.finished {
-            thread.await.map_err(|_| Error::WorkerDied)?;
-        }
-        Ok(())
+        let all = futures::future::try_join_all(self.finished).await;
+        all.map(drop).map_err(|_| Error::WorkerDied)
     }
 }

@@ -9,6 +9,7 @@
 //!
 //! Nothing listens before all objects have been seen once.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -174,15 +175,21 @@ async fn serve(
     let serving = shared.serve(&sink, shutdown)?;
     drop(sink);
     tracing::info!(http = ?serving.http(), https = ?serving.https(), "serving");
-    let draining = async {
-        shutdown.cancelled().await;
-        shared.drain();
-        tracing::info!("draining");
-    };
-    let (_, finished) = tokio::join!(draining, serving.finished());
+    tokio::select! {
+        finished = serving.finished() => finished?,
+        never = announce_end(shared, shutdown) => match never {},
+    }
     if let Some(log) = log {
         // All senders are gone, so it ends as soon as the last block is written.
         drop(tokio::task::spawn_blocking(|| log.join()).await);
     }
-    finished
+    Ok(())
+}
+
+/// Says so when the end begins. Never returns: the end is when all threads have finished.
+async fn announce_end(shared: &Shared, shutdown: &CancellationToken) -> Infallible {
+    shutdown.cancelled().await;
+    shared.drain();
+    tracing::info!("draining");
+    std::future::pending().await
 }

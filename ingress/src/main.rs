@@ -1,5 +1,7 @@
 //! Starts the gateway and tells it when to stop.
 
+use std::io::{self, IsTerminal};
+
 use anyhow::{Context, Result};
 use clap::Parser;
 use ingress::config::IngressArgs;
@@ -24,7 +26,8 @@ fn main() -> Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr)
         .init();
     // Fails only if there is a provider already, and then that is the one.
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());

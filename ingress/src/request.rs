@@ -70,15 +70,7 @@ async fn answer(
         .ok_or(Reason::NoRoute)?;
     record.routed(route.clone(), live.series[route.number].clone());
     if is_redirected(peer, &live, route, &head, &parts) {
-        let target = parts
-            .uri
-            .path_and_query()
-            .map_or("/", |target| target.as_str());
-        return Ok(Outcome::Redirect(answer::https_redirect(
-            &head.host,
-            target,
-            parts.version,
-        )));
+        return Ok(Outcome::Redirect(to_https(&head, &parts)));
     }
     let upstream = upstream(&live, route)?;
     peer.via.apply(&mut parts.headers);
@@ -111,6 +103,12 @@ fn is_redirected(peer: &Peer, live: &Live, route: &Route, head: &Head, parts: &P
         && live.table.is_secure(&head.host)
         && !peer.via.vouches_for_https(&parts.headers)
         && !parts.uri.path().starts_with(ACME_CHALLENGES)
+}
+
+fn to_https(head: &Head, parts: &Parts) -> Response<Full<Bytes>> {
+    let target = parts.uri.path_and_query();
+    let target = target.map_or("/", |target| target.as_str());
+    answer::https_redirect(&head.host, target, parts.version)
 }
 
 fn upstream<'l>(live: &'l Live, route: &Route) -> Result<&'l Upstream, Reason> {
