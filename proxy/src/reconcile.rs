@@ -132,12 +132,6 @@ impl<M: Maps> Reconciler<M> {
             }
         }
         self.prune(now);
-        if let Err(error) = self.tables.release(now) {
-            warn!(
-                error = &error as &dyn std::error::Error,
-                "freed entries could not be cleared yet"
-            );
-        }
         round
     }
 

@@ -262,12 +262,13 @@ impl<M: Maps> Tables<M> {
         port: &Port,
         now: Instant,
     ) -> Result<(), Error> {
+        self.claim_entries(installed, port);
         self.write_backends(installed, port)?;
         for policy in POLICIES {
             self.publish(installed, policy, port.target(policy), now)?;
         }
         self.write_settings(installed, port)?;
-        self.claim_entries(installed, port)?;
+        self.write_entries(installed, port)?;
         let gone = installed
             .backends
             .keys()

@@ -343,35 +343,24 @@ fn failing_writes_are_repeated_until_they_succeed() {
     });
 }
 
+/// A Service and its slice with `count` endpoints on other nodes.
+fn service(number: u8, count: u8) -> String {
+    let endpoints: Vec<String> = (1..=count)
+        .map(|endpoint| format!("{{addresses: [10.244.{number}.{endpoint}]}}"))
+        .collect();
+    format!(
+        "---\n{{apiVersion: v1, kind: Service, metadata: {{namespace: d, name: s{number}}}, \
+         spec: {{clusterIP: 10.96.0.{number}, ports: [{{port: 80}}]}}}}\n\
+         ---\n{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, \
+         metadata: {{namespace: d, name: s{number}, labels: {{kubernetes.io/service-name: s{number}}}}}, \
+         ports: [{{name: '', port: 80}}], endpoints: [{}]}}\n",
+        endpoints.join(", ")
+    )
+}
+
 #[test]
 fn a_service_that_does_not_fit_leaves_its_neighbours_alone_and_comes_in_when_there_is_room() {
-    let service = |n: u8| {
-        format!(
-            "{{apiVersion: v1, kind: Service, metadata: {{namespace: d, name: s{n}}}, \
-             spec: {{clusterIP: 10.96.0.{n}, ports: [{{port: 80}}]}}}}\n---\n"
-        )
-    };
-    let slice = |n: u8, count: u8| {
-        let endpoints: Vec<String> = (1..=count)
-            .map(|e| format!("{{addresses: [10.244.{n}.{e}]}}"))
-            .collect();
-        format!(
-            "{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, \
-             metadata: {{namespace: d, name: s{n}, labels: {{kubernetes.io/service-name: s{n}}}}}, \
-             ports: [{{name: '', port: 80}}], endpoints: [{}]}}\n---\n",
-            endpoints.join(", ")
-        )
-    };
-    let text = [
-        service(1),
-        slice(1, 3),
-        service(2),
-        slice(2, 6),
-        service(3),
-        slice(3, 2),
-    ]
-    .concat();
-    let objects = parse(text.trim_end_matches("---\n"));
+    let objects = parse(&[service(1, 3), service(2, 6), service(3, 2)].concat());
     let mut daemon = Daemon::start(Fake::new(Sizes {
         services: 8,
         backends: 8,
@@ -397,6 +386,30 @@ fn a_service_that_does_not_fit_leaves_its_neighbours_alone_and_comes_in_when_the
     );
     assert!(!text.contains("10.96.0.1:80"), "{text}");
     assert_eq!(daemon.reconciler.behind_since(), None);
+}
+
+#[test]
+fn an_update_that_does_not_fit_leaves_the_service_as_it_was_even_after_a_restart() {
+    let mut daemon = Daemon::start(Fake::new(Sizes {
+        services: 8,
+        backends: 8,
+        slots: 4,
+    }));
+    daemon.see_all(&parse(&service(1, 2)));
+    daemon.settle();
+    let text = daemon.dump();
+    assert!(text.contains("10.244.1.2:80"), "{text}");
+
+    let bigger = parse(&service(1, 3));
+    daemon.see_all(&bigger);
+    assert_eq!(daemon.dump(), text);
+    let mut next = daemon.restart();
+    next.see_all(&bigger);
+    assert_eq!(next.dump(), text);
+    assert!(next.reconciler.behind_since().is_some());
+    next.see_all(&parse(&service(1, 2)));
+    next.settle();
+    assert_eq!(next.reconciler.behind_since(), None);
 }
 
 #[test]

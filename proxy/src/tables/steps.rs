@@ -179,18 +179,21 @@ impl<M: Maps> Tables<M> {
         Ok(())
     }
 
-    pub(super) fn claim_entries(
+    /// Claims what `port` is addressed by, without a write: what is installed for it stays, whatever fails after this.
+    pub(super) fn claim_entries(&mut self, installed: &mut Installed, port: &Port) {
+        for (entry, kind) in &port.entries {
+            let frontend = Frontend::new(service_in_entry(installed.id, *kind), *kind);
+            self.entries.claim(*entry, &port.key, frontend);
+            installed.entries.insert(*entry);
+        }
+    }
+
+    /// Brings the entries to what `port` is addressed by now.
+    pub(super) fn write_entries(
         &mut self,
         installed: &mut Installed,
         port: &Port,
     ) -> Result<(), Error> {
-        for (entry, kind) in &port.entries {
-            self.entries.claim(
-                *entry,
-                &port.key,
-                Frontend::new(service_in_entry(installed.id, *kind), *kind),
-            );
-        }
         let wanted: BTreeSet<Entry> = port.entries.keys().copied().collect();
         for entry in installed.entries.difference(&wanted) {
             self.entries.unclaim(*entry, &port.key);
