@@ -3,7 +3,8 @@
 //! Every controller has a pure part, which is given objects and the time and answers what to do, and a thin part that
 //! listens and writes. All share one watch per kind (`runtime`): a change in a cache puts keys into the queues of the
 //! controllers it concerns, and a worker brings the named object to the state it should have, computed afresh from the
-//! caches. Nothing is polled; nothing is carried in an event; every step may be repeated.
+//! caches. Nothing is carried in an event and every step may be repeated. Nothing is polled but what has no watch: the
+//! list of kinds, and foreign finalizers that keep a namespace from going.
 //!
 //! The way of a Deployment: `deployment` creates a ReplicaSet, `replicaset` creates pods, `scheduler` binds them, a node
 //! agent (not here) runs them and says they are Ready, `endpointslice` and `endpoints` list them under the Services that

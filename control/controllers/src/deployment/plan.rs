@@ -53,16 +53,7 @@ pub(crate) fn plan(
         old: &old,
         new: new.as_ref(),
     };
-    let (steps, judged) = if deleting(deployment) {
-        (Vec::new(), NewSet::NotJudged)
-    } else if status::paused(deployment) || rollout.scaled() {
-        (rollout.rescale(), NewSet::NotJudged)
-    } else if scaling::rolls(deployment) {
-        (rollout.roll(), rollout.judged())
-    } else {
-        let recreate = rollout.recreate(old_pods(new.as_ref()));
-        (recreate, rollout.judged())
-    };
+    let (mut steps, judged) = rollout.steps(old_pods);
     let created = steps.iter().find_map(|step| match step {
         Step::Create(set) => Some(NewSet::Created(name(&**set))),
         _ => None,
@@ -74,7 +65,6 @@ pub(crate) fn plan(
         created.unwrap_or(judged),
         now,
     );
-    let mut steps = steps;
     if status::paused(deployment) || status::complete(deployment, &status) {
         steps.extend(rollout.cleanup());
     }
@@ -91,6 +81,30 @@ impl<'a> Rollout<'a> {
     fn judged(&self) -> NewSet<'a> {
         self.new
             .map_or(NewSet::Missing, |new| NewSet::Existing(name(&**new)))
+    }
+
+    /// The next steps, and how to judge the new set's progress. A changed size is dealt with first; while paused, nothing
+    /// else is.
+    fn steps(
+        &self,
+        old_pods: impl Fn(Option<&Arc<ReplicaSet>>) -> bool,
+    ) -> (Vec<Step>, NewSet<'a>) {
+        if deleting(self.deployment) {
+            return (Vec::new(), NewSet::NotJudged);
+        }
+        let paused = status::paused(self.deployment);
+        if paused || self.scaled() {
+            let steps = self.rescale();
+            if paused || !steps.is_empty() {
+                return (steps, NewSet::NotJudged);
+            }
+        }
+        let steps = if scaling::rolls(self.deployment) {
+            self.roll()
+        } else {
+            self.recreate(old_pods(self.new))
+        };
+        (steps, self.judged())
     }
 
     /// Whether the Deployment's size was changed since its active sets were sized.

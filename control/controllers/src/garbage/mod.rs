@@ -142,7 +142,9 @@ impl Controller {
                 kinds.push(kind.clone());
                 kinds.len() - 1
             };
-            watches.spawn(self.clone().watch(index, kind, shutdown.clone()));
+            let (collector, stop) = (self.clone(), shutdown.clone());
+            let watch = move || collector.clone().watch(index, kind.clone(), stop.clone());
+            watches.spawn(worker::supervise("garbage watch", watch, shutdown.clone()));
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ use kube::{Api, Client};
 use tokio_util::sync::CancellationToken;
 
 use super::informer::Informer;
+use super::worker;
 use crate::object::pod;
 
 /// Where the nodes' heartbeats are kept.
@@ -59,14 +60,19 @@ impl Informers {
         }
     }
 
-    /// The watching tasks. They end at `shutdown` only.
+    /// The watching tasks. They end at `shutdown` only; one that dies is started again and lists anew.
     pub(crate) fn tasks(&self, client: &Client, shutdown: &CancellationToken) -> Vec<Task> {
         let all = Config::default;
         macro_rules! watch {
             ($informer:ident, $api:expr, $config:expr) => {{
-                let (informer, api, config, shutdown) =
-                    (self.$informer.clone(), $api, $config, shutdown.clone());
-                Box::pin(async move { informer.run(api, config, shutdown).await }) as Task
+                let (informer, api, config) = (self.$informer.clone(), $api, $config);
+                let (stop, shutdown) = (shutdown.clone(), shutdown.clone());
+                let watch = move || {
+                    let informer = informer.clone();
+                    let (api, config, stop) = (api.clone(), config.clone(), stop.clone());
+                    async move { informer.run(api, config, stop).await }
+                };
+                Box::pin(worker::supervise(stringify!($informer), watch, shutdown)) as Task
             }};
         }
         vec![

@@ -222,6 +222,17 @@ fn a_paused_deployment_scales_and_does_not_roll() {
 }
 
 #[test]
+fn recreate_with_a_new_size_in_the_middle_of_a_roll_goes_on() {
+    let mut world = World::new(json!({"replicas": 4}));
+    world.settle(None);
+    world.change(json!({"template": template("bad")}));
+    world.settle(Some("bad"));
+    world.change(json!({"replicas": 2, "strategy": {"type": "Recreate", "rollingUpdate": null}, "template": template("two")}));
+    world.settle(Some("bad"));
+    assert_eq!(world.sizes(), sizes(&[("bad", 0), ("one", 0), ("two", 2)]));
+}
+
+#[test]
 fn scaling_to_zero_and_back_keeps_the_set() {
     let mut world = World::new(json!({}));
     world.settle(None);
