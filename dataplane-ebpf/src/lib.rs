@@ -1,7 +1,7 @@
 //! What runs in the kernel, and what kernel and daemon agree on.
 //!
 //! The library part (this crate, `no_std`) holds everything that needs no kernel: the layouts of the maps ([`abi`]),
-//! addresses ([`addr`]), flows ([`flow`]), checksums ([`checksum`]) and the reasons to drop a packet ([`drop`]). The
+//! addresses ([`addr`]), flows ([`flow`]), checksums ([`checksum`]) and the reasons to drop a packet ([`mod@drop`]). The
 //! program part (`src/main.rs` and `src/bpf`) is compiled for BPF by `build.rs`; user space finds it here as [`OBJECT`].
 //!
 //! # The hooks

@@ -25,7 +25,6 @@ pub(crate) mod tcp {
 }
 
 /// A TCP or UDP packet, or a piece of one.
-#[repr(C)]
 pub(crate) struct Packet {
     /// Who talks to whom. A later fragment has no ports.
     pub(crate) flow: Flow,

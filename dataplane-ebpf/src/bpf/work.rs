@@ -11,7 +11,6 @@ use dataplane_ebpf::drop::Drop;
 use dataplane_ebpf::flow::Flow;
 
 /// What is known of the packet at hand.
-#[repr(C)]
 pub(crate) struct Work {
     /// The packet.
     pub(crate) packet: Packet,
