@@ -123,9 +123,7 @@ impl Agent {
 
     /// The pod's cgroup, below that of its class of service.
     pub(crate) fn pod_cgroup(&self, pod: &Pod) -> CgroupDirs {
-        let class = resources::Qos::of(crate::pod::kinds::spec(pod))
-            .name()
-            .to_lowercase();
+        let class = resources::Qos::of(crate::pod::kinds::spec(pod)).cgroup();
         self.pods_cgroup.child(&class).child(&format!(
             "pod{}",
             pod.metadata.uid.as_deref().unwrap_or_default()

@@ -19,7 +19,8 @@ use crate::events::Recorder;
 use crate::image::{ImageError, ImageStore};
 use crate::net::{NetError, Node, Pools};
 use crate::node_object;
-use crate::runtime::cgroup::Hierarchies;
+use crate::pod::resources::Qos;
+use crate::runtime::cgroup::{CgroupDirs, Hierarchies};
 use crate::server;
 use crate::tls::TlsError;
 
@@ -79,9 +80,7 @@ pub async fn run(args: NodeArgs, shutdown: CancellationToken) -> Result<(), Erro
     let client = connect(&args).await?;
     let images = ImageStore::open(&args.image_dir)?;
     let net = Node::open(&args.node_ip).await?;
-    let hierarchies = Hierarchies::detect().map_err(io("looking for cgroups"))?;
-    let pods_cgroup = hierarchies.group(&args.cgroup_root).child("pods");
-    prepare_cgroups(&args, &hierarchies)?;
+    let pods_cgroup = prepare_cgroups(&args).map_err(io("making the pods' cgroups"))?;
     let listener = server::bind(&args).await?;
 
     let capacity = node_object::capacity();
@@ -140,23 +139,14 @@ async fn connect(args: &NodeArgs) -> Result<Client, Error> {
     Ok(Client::try_from(config)?)
 }
 
-/// Lets limits be set below the node's cgroup.
-fn prepare_cgroups(args: &NodeArgs, hierarchies: &Hierarchies) -> Result<(), Error> {
-    let root = hierarchies.group(&args.cgroup_root);
-    let pods = root.child("pods");
-    for group in [
-        &root,
-        &pods,
-        &pods.child("guaranteed"),
-        &pods.child("burstable"),
-        &pods.child("besteffort"),
-    ] {
-        group.create().map_err(io("making the pods' cgroups"))?;
-        if let Err(error) = group.delegate() {
-            tracing::warn!(%error, "containers of this node have no limits");
-        }
+/// Makes the pods' cgroup and those of their classes of service.
+fn prepare_cgroups(args: &NodeArgs) -> io::Result<CgroupDirs> {
+    let hierarchies = Hierarchies::detect()?;
+    let pods = args.cgroup_root.join("pods");
+    for class in Qos::ALL {
+        hierarchies.open(&pods.join(class.cgroup()))?;
     }
-    Ok(())
+    Ok(hierarchies.group(&pods))
 }
 
 /// Registers the node and waits for its pod ranges; none on shutdown.

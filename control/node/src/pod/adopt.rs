@@ -13,7 +13,7 @@ use super::prepare;
 use super::probe::{self, ProbeKind};
 use super::start::attempt_dir;
 use crate::agent::Agent;
-use crate::runtime::{Container, Found};
+use crate::runtime::{Container, Found, clean};
 
 /// A container that runs since an earlier agent.
 pub(crate) struct Adopted {
@@ -26,16 +26,15 @@ pub(crate) struct Adopted {
 pub(crate) fn adopt(agent: &Agent, pod: &Pod) -> io::Result<(Machine, Vec<Adopted>)> {
     let mut machine = Machine::new(spec(pod));
     let dir = agent.pod_dir(pod);
-    if is_over(pod) {
-        machine.retire();
-        return Ok((machine, vec![]));
-    }
-    let Some(record) = prepare::find(&dir)? else {
-        return Ok((machine, vec![]));
-    };
-    agent.pools().reserve(&record.addresses);
-    if record.namespaces.exist() {
-        machine.prepared(record.addresses);
+    match prepare::find(&dir)? {
+        Some(record) if record.namespaces.exist() => {
+            agent.pools().reserve(&record.addresses);
+            machine.prepared(record.addresses);
+        }
+        // The machine was started anew: files are all that is left.
+        Some(record) => prepare::remove(&dir, &record)?,
+        None if is_over(pod) => machine.retire(),
+        None => {}
     }
     let mut running = Vec::new();
     for (_, container) in containers(spec(pod)) {
@@ -98,6 +97,12 @@ fn adopt_container(
                 name,
                 end::describe(container, &attempt_dir(dir, name, attempt), exit),
             );
+            Ok(None)
+        }
+        // The agent ended while it started this one: whatever became of it is removed, and the attempt counts.
+        Found::Unfinished => {
+            clean(&attempt_dir(dir, name, attempt))?;
+            machine.adopted(name, attempt + 1, None);
             Ok(None)
         }
         Found::Nothing => Ok(None),

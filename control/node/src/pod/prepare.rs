@@ -102,6 +102,8 @@ async fn make_sandbox(
         &serde_json::to_vec(&record).map_err(io::Error::from)?,
     )?;
 
+    record.cgroup.create()?;
+    record.cgroup.delegate();
     let runtime = tokio::runtime::Handle::current();
     let made = {
         let (namespaces, hostname) = (namespaces, hostname.clone());

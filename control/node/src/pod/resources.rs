@@ -22,6 +22,14 @@ pub(crate) enum Qos {
 }
 
 impl Qos {
+    /// All classes.
+    pub(crate) const ALL: [Self; 3] = [Self::Guaranteed, Self::Burstable, Self::BestEffort];
+
+    /// The name of the cgroup that its pods are in.
+    pub(crate) fn cgroup(self) -> String {
+        self.name().to_lowercase()
+    }
+
     /// The API's name.
     pub(crate) fn name(self) -> &'static str {
         match self {

@@ -69,6 +69,18 @@ impl Hierarchies {
         found
     }
 
+    /// Makes the group `path` and lets groups below it have limits, which all groups above it have to allow too.
+    pub(crate) fn open(&self, path: &Path) -> io::Result<CgroupDirs> {
+        let mut ancestors: Vec<&Path> = path.ancestors().collect();
+        ancestors.reverse();
+        for ancestor in ancestors {
+            let group = self.group(ancestor);
+            group.create()?;
+            group.delegate();
+        }
+        Ok(self.group(path))
+    }
+
     /// The directories of the group `path` in every hierarchy.
     pub(crate) fn group(&self, path: &Path) -> CgroupDirs {
         let path = path.strip_prefix("/").unwrap_or(path);
@@ -111,13 +123,16 @@ impl CgroupDirs {
             .try_for_each(|dir| fs::create_dir_all(dir).map_err(at(dir)))
     }
 
-    /// Lets groups below this one have limits. On version 2 that is refused while processes are in this very group.
-    pub(crate) fn delegate(&self) -> io::Result<()> {
-        let Some(dir) = self.v2.as_ref().filter(|_| !self.v1.contains_key("memory")) else {
-            return Ok(());
+    /// Lets groups below this one have limits. Version 2 refuses that while processes are in this very group; then
+    /// they have none, and whoever reads the log knows.
+    pub(crate) fn delegate(&self) {
+        let v2_only = self.v2.as_ref().filter(|_| !self.v1.contains_key("memory"));
+        let Some(path) = v2_only.map(|dir| dir.join("cgroup.subtree_control")) else {
+            return;
         };
-        let path = dir.join("cgroup.subtree_control");
-        fs::write(&path, V2_CONTROLLERS).map_err(at(&path))
+        if let Err(error) = fs::write(&path, V2_CONTROLLERS) {
+            tracing::warn!(path = %path.display(), %error, "containers below have no limits");
+        }
     }
 
     /// Sets the group's limits.

@@ -43,8 +43,10 @@ pub(crate) struct Container {
 /// What became of a container of an earlier agent.
 #[derive(Debug)]
 pub(crate) enum Found {
-    /// It never ran.
+    /// There is none.
     Nothing,
+    /// It was about to be started; nobody knows how that went.
+    Unfinished,
     /// It runs.
     Running(Box<Container>),
     /// It has ended.
@@ -106,7 +108,7 @@ impl Container {
             return Ok(Found::Ended(exit));
         }
         let Some(started) = read_json::<Started>(&dir.join(STARTED))? else {
-            return Ok(Found::Nothing);
+            return Ok(Found::Unfinished);
         };
         let found = Self {
             dir: dir.to_owned(),

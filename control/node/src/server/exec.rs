@@ -325,15 +325,13 @@ async fn take_input(
         };
         match (channel, &mut input) {
             (STDIN, Input::Pipe(pipe)) => {
+                let written = pipe.write_all(content).await.and(pipe.flush().await);
                 // A program that reads no more does not end the session.
-                if pipe
-                    .write_all(content)
-                    .await
-                    .and(pipe.flush().await)
-                    .is_err()
-                {
-                    input = Input::Nowhere;
-                }
+                input = if written.is_ok() {
+                    input
+                } else {
+                    Input::Nowhere
+                };
             }
             (STDIN, Input::Terminal(terminal)) => terminal.write_all(content).await?,
             (RESIZE, Input::Terminal(terminal)) => {

@@ -209,7 +209,10 @@ fn read(
     }
     let mut current = existing(path, options.tail, sender)?;
     sender.flush()?;
-    while options.follow {
+    if !options.follow {
+        return Ok(());
+    }
+    loop {
         let running = runs();
         let advanced = advance(path, &mut current, sender)?;
         sender.flush()?;
@@ -221,7 +224,6 @@ fn read(
             wait(&inotify)?;
         }
     }
-    Ok(())
 }
 
 /// A log file and how far it was read.

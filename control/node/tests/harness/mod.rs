@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
@@ -517,7 +517,7 @@ fn node_args(dir: &Path) -> Result<NodeArgs> {
     Ok(Arguments::try_parse_from(arguments)?.node)
 }
 
-fn import_busybox(dir: &PathBuf) -> Result<()> {
+fn import_busybox(dir: &Path) -> Result<()> {
     let file = |path: &str, content| ImageFile {
         path: path.into(),
         content,
