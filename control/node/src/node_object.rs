@@ -161,7 +161,11 @@ pub(crate) async fn report_now(
 }
 
 async fn write(api: &Api<Node>, name: &str, status: &NodeStatus) -> kube::Result<()> {
-    let patch = serde_json::json!({"status": status});
+    let mut patch = serde_json::json!({"status": status});
+    // A strategic merge takes addresses of one type for the same, and a dual-stack node has two InternalIPs.
+    if let Some(addresses) = patch["status"]["addresses"].as_array_mut() {
+        addresses.insert(0, serde_json::json!({"$patch": "replace"}));
+    }
     api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch))
         .await
         .map(drop)
