@@ -221,8 +221,9 @@ impl Machine {
         self.sandbox = Sandbox::Gone;
     }
 
-    /// An image could not be had and that was told: from now on it is a back-off.
-    pub(crate) fn settle(&mut self, image_of: impl Fn(&str) -> String) {
+    /// That an image could not be had was told: from now on it is a back-off. Gives the containers that this is so of.
+    pub(crate) fn settle(&mut self, image_of: impl Fn(&str) -> String) -> Vec<String> {
+        let mut settled = Vec::new();
         for (name, state) in &mut self.containers {
             if let Phase::Waiting {
                 reason: reason @ Some("ErrImagePull"),
@@ -236,8 +237,10 @@ impl Machine {
                     "Back-off pulling image {:?}: ErrImagePull: {error}",
                     image_of(name)
                 ));
+                settled.push(name.clone());
             }
         }
+        settled
     }
 
     /// True once the pod is being deleted.

@@ -22,9 +22,11 @@ const OURS: [&str; 5] = [
     "PodScheduled",
 ];
 
-/// The status of a pod on a node with these addresses.
+/// The status of a pod on a node with these addresses. `told` is the status the API has last taken from here: the watch
+/// may not have brought it back yet.
 pub(crate) fn of(
     pod: &Pod,
+    told: Option<&PodStatus>,
     machine: &Machine,
     host_ips: &[IpAddr],
     started: Timestamp,
@@ -33,6 +35,9 @@ pub(crate) fn of(
     let spec = spec(pod);
     let old = pod.status.clone().unwrap_or_default();
     let phase = phase(spec, machine);
+    let start_time = told
+        .and_then(|status| status.start_time.clone())
+        .or(old.start_time.clone());
     let ips: Vec<IpAddr> = if spec.host_network == Some(true) && machine.sandbox_is_ready() {
         host_ips.to_vec()
     } else {
@@ -49,7 +54,7 @@ pub(crate) fn of(
     let init = statuses(&[Kind::Init, Kind::Sidecar]);
     PodStatus {
         phase: Some(phase.to_owned()),
-        conditions: Some(conditions(pod, spec, machine, phase, &old, now)),
+        conditions: Some(conditions(pod, spec, machine, phase, told, &old, now)),
         host_ip: host_ips.first().map(ToString::to_string),
         host_ips: Some(
             host_ips
@@ -60,7 +65,7 @@ pub(crate) fn of(
         pod_ip: ips.first().map(ToString::to_string),
         pod_ips: (!ips.is_empty())
             .then(|| ips.iter().map(|ip| PodIP { ip: ip.to_string() }).collect()),
-        start_time: old.start_time.or(Some(Time(started))),
+        start_time: start_time.or(Some(Time(started))),
         qos_class: Some(
             old.qos_class
                 .unwrap_or_else(|| Qos::of(spec).name().to_owned()),
@@ -126,9 +131,13 @@ fn conditions(
     spec: &PodSpec,
     machine: &Machine,
     phase: &str,
+    told: Option<&PodStatus>,
     old: &PodStatus,
     now: Timestamp,
 ) -> Vec<PodCondition> {
+    let told = told
+        .and_then(|status| status.conditions.as_deref())
+        .unwrap_or_default();
     let old = old.conditions.as_deref().unwrap_or_default();
     let names = |kinds: &[Kind], unfit: &dyn Fn(&ContainerState) -> bool| -> Vec<&str> {
         containers(spec)
@@ -191,7 +200,7 @@ fn conditions(
             observed_generation: pod.metadata.generation,
             ..condition
         };
-        dated(condition, old, now)
+        dated(condition, if told.is_empty() { old } else { told }, now)
     });
     let foreign = old
         .iter()
@@ -397,7 +406,7 @@ mod tests {
     /// Phase, then the conditions that are true, then the main container's state.
     fn check(pod: &Pod, machine: &Machine, expected: &str) {
         let now = Timestamp::UNIX_EPOCH;
-        let status = of(pod, machine, &["10.0.0.1".parse().unwrap()], now, now);
+        let status = of(pod, None, machine, &["10.0.0.1".parse().unwrap()], now, now);
         let conditions = status.conditions.unwrap();
         let held: Vec<&str> = conditions
             .iter()
@@ -510,6 +519,7 @@ mod tests {
         let machine = Machine::new(spec(&pod));
         let status = of(
             &pod,
+            None,
             &machine,
             &[],
             Timestamp::UNIX_EPOCH,
