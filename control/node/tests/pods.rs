@@ -7,11 +7,13 @@ mod harness;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use harness::registry::{self, Registry};
 use harness::{Cluster, condition, container, eventually};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::{Value, json};
@@ -53,58 +55,31 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 type Test = fn(&Cluster) -> Result<()>;
 
+/// Functions with their names.
+macro_rules! tests {
+    ($($test:ident),* $(,)?) => { [$((stringify!($test), $test as Test)),*] };
+}
+
 fn trials(cluster: Option<&Arc<Cluster>>) -> Vec<Trial> {
-    let tests: [(&str, Test); 17] = [
-        (
-            "a_pod_runs_and_is_reached_over_both_families",
-            a_pod_runs_and_is_reached_over_both_families,
-        ),
-        ("a_pod_starts_fast", a_pod_starts_fast),
-        (
-            "containers_that_crash_are_restarted_with_back_off",
-            containers_that_crash_are_restarted_with_back_off,
-        ),
-        (
-            "pods_that_are_not_restarted_end",
-            pods_that_are_not_restarted_end,
-        ),
-        (
-            "init_containers_and_volumes_prepare_a_pod",
-            init_containers_and_volumes_prepare_a_pod,
-        ),
-        (
-            "configuration_comes_from_the_api",
-            configuration_comes_from_the_api,
-        ),
-        (
-            "what_is_missing_is_named_and_waited_for",
-            what_is_missing_is_named_and_waited_for,
-        ),
-        (
-            "images_that_are_not_there_are_named",
-            images_that_are_not_there_are_named,
-        ),
-        ("readiness_follows_its_probe", readiness_follows_its_probe),
-        (
-            "a_failing_liveness_probe_restarts_the_container",
-            a_failing_liveness_probe_restarts_the_container,
-        ),
-        (
-            "deletion_is_graceful_and_leaves_nothing",
-            deletion_is_graceful_and_leaves_nothing,
-        ),
-        ("containers_outlive_the_agent", containers_outlive_the_agent),
-        ("logs_and_exec_answer", logs_and_exec_answer),
-        ("memory_is_limited", memory_is_limited),
-        ("a_container_may_do_little", a_container_may_do_little),
-        (
-            "users_and_privileges_are_as_asked",
-            users_and_privileges_are_as_asked,
-        ),
-        (
-            "pods_may_share_the_nodes_network",
-            pods_may_share_the_nodes_network,
-        ),
+    let tests = tests![
+        a_pod_runs_and_is_reached_over_both_families,
+        a_pod_starts_fast,
+        containers_that_crash_are_restarted_with_back_off,
+        pods_that_are_not_restarted_end,
+        init_containers_and_volumes_prepare_a_pod,
+        configuration_comes_from_the_api,
+        what_is_missing_is_named_and_waited_for,
+        images_that_are_not_there_are_named,
+        images_are_pulled_from_a_registry,
+        readiness_follows_its_probe,
+        a_failing_liveness_probe_restarts_the_container,
+        deletion_is_graceful_and_leaves_nothing,
+        containers_outlive_the_agent,
+        logs_and_exec_answer,
+        memory_is_limited,
+        a_container_may_do_little,
+        users_and_privileges_are_as_asked,
+        pods_may_share_the_nodes_network,
     ];
     let trial = |(name, test): (&str, Test)| {
         let cluster = cluster.cloned();
@@ -378,6 +353,23 @@ fn images_that_are_not_there_are_named(cluster: &Cluster) -> Result<()> {
         "Failed: Failed to pull image \"localhost:1/absent:1\": ",
     )?;
     cluster.wait("name", "InvalidImageName", reason("InvalidImageName"))?;
+    Ok(())
+}
+
+fn images_are_pulled_from_a_registry(cluster: &Cluster) -> Result<()> {
+    let _registry = Registry::start()?;
+    let name = format!("{}/team/busy:1", registry::ADDRESS);
+    cluster.block_on(registry::push(&name, Path::new("/bin/busybox")))?;
+    let main = json!({"name": "main", "image": name, "args": ["sleep", "1000"]});
+    let _pod = cluster.run("pulled", json!({"containers": [main]}))?;
+    let pod = cluster.wait_ready("pulled")?;
+    let id = container(&pod)["imageID"].as_str().context("no image id")?;
+    ensure!(id.starts_with("127.0.0.1:5000/team/busy@sha256:"), "{id}");
+    cluster.wait_event("pulled", &format!("Pulling: Pulling image \"{name}\""))?;
+    cluster.wait_event(
+        "pulled",
+        &format!("Pulled: Successfully pulled image \"{name}\" in "),
+    )?;
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! One API server and one node agent in a network namespace of their own, for all tests of this program.
 
+pub(crate) mod registry;
+
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -43,6 +45,9 @@ pub(crate) fn missing() -> Option<String> {
         .is_err()
     {
         missing.push("kubectl");
+    }
+    if !Path::new("/usr/bin/docker-registry").exists() {
+        missing.push("docker-registry");
     }
     (!missing.is_empty()).then(|| missing.join(", "))
 }
