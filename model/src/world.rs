@@ -127,10 +127,10 @@ impl World {
         let gone: Vec<_> = gone.cloned().collect();
         let mut changed = BTreeSet::new();
         for name in gone {
-            changed.append(&mut self.remove_service(&name));
+            changed.extend(self.remove_service(&name));
         }
         for service in all {
-            changed.append(&mut self.put_service(service));
+            changed.extend(self.put_service(service));
         }
         changed
     }
@@ -156,10 +156,10 @@ impl World {
         let gone: Vec<_> = gone.cloned().collect();
         let mut changed = BTreeSet::new();
         for name in gone {
-            changed.append(&mut self.remove_slice(&name));
+            changed.extend(self.remove_slice(&name));
         }
         for slice in all {
-            changed.append(&mut self.put_slice(slice));
+            changed.extend(self.put_slice(slice));
         }
         changed
     }
@@ -177,7 +177,7 @@ impl World {
             .get(&slice.name)
             .is_some_and(|old| *old != owner)
         {
-            changed.append(&mut self.remove_slice(&slice.name));
+            changed.extend(self.remove_slice(&slice.name));
         }
         self.owners.insert(slice.name.clone(), owner.clone());
         let slices = self.slices.entry(owner).or_default();

@@ -21,6 +21,7 @@ use crate::health::Health;
 use crate::maps::Maps;
 use crate::metrics::Metrics;
 use crate::node::{self, Settings};
+use crate::sys;
 use crate::tables::{Error, Tables};
 
 /// How many events are taken in before a round: one round for a burst instead of one each.
@@ -233,6 +234,7 @@ impl<M: Maps> Reconciler<M> {
         self.phase = if result.is_ok() {
             let usage = self.tables.usage();
             info!(?usage, "the tables hold what they should");
+            sys::trim_memory();
             Phase::Steady
         } else {
             due.settle(result, "what an earlier daemon left", now);
