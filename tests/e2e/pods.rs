@@ -216,9 +216,9 @@ fn across_nodes(cluster: &Cluster) -> Result<()> {
             .flatten()
         {
             let ip: std::net::IpAddr = address["ip"].as_str().unwrap_or_default().parse()?;
-            let url = format!("http://{}/", std::net::SocketAddr::new(ip, 80));
+            let address = std::net::SocketAddr::new(ip, 80);
             let answer = eventually(&format!("{from} reaches {to}"), || {
-                crate::services::get_from_pod(cluster, from, &url)
+                crate::services::get_from_pod(cluster, from, address)
             })?;
             same("answer", answer.as_str(), to)?;
         }

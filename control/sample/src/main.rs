@@ -6,7 +6,8 @@
 //! - `GET /ready`: 200 or 503; `POST /ready/false` and `POST /ready/true` flip it,
 //! - a UDP datagram: the pod's name.
 //!
-//! SIGTERM stops it gracefully: no new connection is accepted, requests in flight are answered with `Connection: close`.
+//! SIGTERM stops it as a server behind a Service should stop: it goes on accepting for a second, because nodes learn only
+//! after the signal that the pod is going, answers with `Connection: close`, and ends when nothing is in flight.
 //! It uses a thread per connection and no async runtime, so that the static binary stays small.
 
 mod http;
@@ -21,6 +22,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{SigSet, Signal};
 
 const DEFAULT_PORT: u16 = 9376;
+/// How long new connections are taken after SIGTERM.
+const LAME_DUCK: Duration = Duration::from_secs(1);
 /// How long requests in flight may take after SIGTERM; below the 30 s a pod gets by default.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -104,9 +107,6 @@ fn bind<T>(bind: fn((&'static str, u16)) -> std::io::Result<T>, port: u16) -> st
 
 fn accept(listener: &TcpListener, server: &Arc<Server>) {
     for stream in listener.incoming() {
-        if server.stopping.load(Ordering::Acquire) {
-            return;
-        }
         match stream {
             Ok(stream) => {
                 let server = Arc::clone(server);
@@ -139,9 +139,10 @@ fn echo(socket: &UdpSocket, name: &str) {
     }
 }
 
-/// Waits until no request is in flight, at most [`DRAIN`].
+/// Serves what still comes, then waits until no request is in flight, at most [`DRAIN`].
 fn drain(server: &Server) {
     server.stopping.store(true, Ordering::Release);
+    thread::sleep(LAME_DUCK);
     let deadline = Instant::now() + DRAIN;
     while server.busy.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(5));
