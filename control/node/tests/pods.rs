@@ -493,8 +493,25 @@ fn logs_and_exec_answer(cluster: &Cluster) -> Result<()> {
         String::from_utf8_lossy(&output.stderr).starts_with("err\n"),
         "{output:?}"
     );
+    let output = cluster.kubectl_reading(
+        &["exec", "-i", "talk", "--", "wc", "-c"],
+        &"x".repeat(100_000),
+    )?;
+    ensure!(
+        String::from_utf8_lossy(&output.stdout).trim() == "100000",
+        "{output:?}"
+    );
     let output = cluster.kubectl(&["exec", "talk", "--", "no-such-program"])?;
     ensure!(output.status.code() == Some(127), "{output:?}");
+    let counts = sh("for i in 1 2 3 4 5; do echo $i; sleep 0.1; done; printf end");
+    let _counts = cluster.run(
+        "count",
+        json!({"restartPolicy": "Never", "containers": [counts]}),
+    )?;
+    cluster.wait("count", "it has started", |pod| {
+        pod["status"]["phase"] != "Pending"
+    })?;
+    ensure!(cluster.logs(&["-f", "count"])? == "1\n2\n3\n4\n5\nend");
     Ok(())
 }
 

@@ -263,6 +263,19 @@ impl Cluster {
             .context("starting kubectl")
     }
 
+    /// [`Cluster::kubectl`] with something to read.
+    pub(crate) fn kubectl_reading(&self, arguments: &[&str], input: &str) -> Result<Output> {
+        let file = self.dir.path().join("input");
+        fs::write(&file, input)?;
+        let kubeconfig = self.dir.path().join("api/admin.kubeconfig");
+        let mut command = Command::new("kubectl");
+        command
+            .env("KUBECONFIG", kubeconfig)
+            .args(arguments)
+            .stdin(fs::File::open(&file)?);
+        command.output().context("starting kubectl")
+    }
+
     /// Runs a shell command in a pod's first container; gives what it says.
     pub(crate) fn exec(&self, pod: &str, script: &str) -> Result<String> {
         let output = self.kubectl(&["exec", pod, "--", "sh", "-c", script])?;
