@@ -312,10 +312,11 @@ impl Report {
 
     fn endpoints(&mut self, family: Family, object: &discovery::EndpointSlice) -> Vec<Endpoint> {
         let endpoints = object.endpoints.as_deref().unwrap_or_default();
-        let endpoints = endpoints.iter().enumerate();
-        endpoints
-            .filter_map(|(i, endpoint)| self.endpoint(family, i, endpoint))
-            .collect()
+        let mut parsed = Vec::with_capacity(endpoints.len());
+        for (i, endpoint) in endpoints.iter().enumerate() {
+            parsed.extend(self.endpoint(family, i, endpoint));
+        }
+        parsed
     }
 
     fn endpoint(

@@ -34,7 +34,8 @@ pub struct World {
     node_name: Box<str>,
     node: Option<Node>,
     services: BTreeMap<ServiceName, Service>,
-    slices: BTreeMap<ServiceName, BTreeMap<SliceName, Slice>>,
+    /// By Service, in order of names. Nearly every Service has one or two.
+    slices: BTreeMap<ServiceName, Vec<Slice>>,
     owners: BTreeMap<SliceName, ServiceName>,
     listed: Listed,
 }
@@ -103,7 +104,7 @@ impl World {
 
     /// The slices of the Service called `name`, in order of names.
     pub fn slices<'a>(&'a self, name: &ServiceName) -> impl Iterator<Item = &'a Slice> + use<'a> {
-        self.slices.get(name).into_iter().flat_map(BTreeMap::values)
+        self.slices.get(name).into_iter().flatten()
     }
 
     /// The backends of `port` of the Service called `name` in `family`, unfiltered and perhaps with duplicates: what
@@ -165,23 +166,18 @@ impl World {
     }
 
     fn put_slice(&mut self, slice: Slice) -> BTreeSet<ServiceName> {
-        let known = self.slices.get(&slice.service);
-        if known.and_then(|slices| slices.get(&slice.name)) == Some(&slice) {
+        let owner = slice.service.clone();
+        if self.slices(&owner).any(|known| *known == slice) {
             return BTreeSet::new();
         }
-        let owner = slice.service.clone();
         let mut changed = BTreeSet::from([owner.clone()]);
         // The label that names the Service may be changed in place.
-        if self
-            .owners
-            .get(&slice.name)
-            .is_some_and(|old| *old != owner)
-        {
-            changed.extend(self.remove_slice(&slice.name));
-        }
+        changed.extend(self.remove_slice(&slice.name));
         self.owners.insert(slice.name.clone(), owner.clone());
         let slices = self.slices.entry(owner).or_default();
-        slices.insert(slice.name.clone(), slice);
+        let place = slices.partition_point(|known| known.name < slice.name);
+        slices.reserve_exact(1);
+        slices.insert(place, slice);
         changed
     }
 
@@ -190,7 +186,7 @@ impl World {
             return BTreeSet::new();
         };
         if let Some(slices) = self.slices.get_mut(&owner) {
-            slices.remove(name);
+            slices.retain(|slice| slice.name != *name);
             if slices.is_empty() {
                 self.slices.remove(&owner);
             }

@@ -4,7 +4,7 @@
 //! mistake. The first in order of names has it then, whichever came first, so that all nodes agree and no order of events
 //! matters. When it lets go, the entry goes to the next one by a single write.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 use dataplane_ebpf::abi::{Frontend, Kind};
 use tracing::warn;
@@ -16,7 +16,8 @@ use crate::tables::Error;
 /// All entries: who wants them, and what is in the maps.
 #[derive(Debug, Default)]
 pub(crate) struct Entries {
-    claims: BTreeMap<Entry, BTreeMap<PortKey, Frontend>>,
+    /// In order of names. Nearly every entry has one claimant.
+    claims: HashMap<Entry, Vec<(PortKey, Frontend)>>,
     installed: HashMap<Entry, Frontend>,
 }
 
@@ -25,7 +26,7 @@ impl Entries {
     pub(crate) fn recover(maps: &impl Maps) -> Result<Self, Error> {
         let installed = maps.entries()?.into_iter().collect();
         Ok(Self {
-            claims: BTreeMap::new(),
+            claims: HashMap::new(),
             installed,
         })
     }
@@ -53,21 +54,20 @@ impl Entries {
     /// Notes that `port` wants `entry` to be `frontend`.
     pub(crate) fn claim(&mut self, entry: Entry, port: &PortKey, frontend: Frontend) {
         let claims = self.claims.entry(entry).or_default();
-        let new = claims.insert(port.clone(), frontend).is_none();
-        if new && claims.len() > 1 && frontend.kind != Kind::ADDRESS {
-            let claimants: Vec<String> = claims.keys().map(|port| port.name.to_string()).collect();
-            warn!(
-                ?entry,
-                ?claimants,
-                "several Services claim one address and port; the first has it"
-            );
+        match claims.binary_search_by(|(claimant, _)| claimant.cmp(port)) {
+            Ok(place) => claims[place].1 = frontend,
+            Err(place) => {
+                claims.reserve_exact(1);
+                claims.insert(place, (port.clone(), frontend));
+                warn_of_conflict(entry, claims);
+            }
         }
     }
 
     /// Notes that `port` no longer wants `entry`.
     pub(crate) fn unclaim(&mut self, entry: Entry, port: &PortKey) {
         if let Some(claims) = self.claims.get_mut(&entry) {
-            claims.remove(port);
+            claims.retain(|(claimant, _)| claimant != port);
             if claims.is_empty() {
                 self.claims.remove(&entry);
             }
@@ -76,10 +76,8 @@ impl Entries {
 
     /// Brings `entry` in the maps to what is claimed.
     pub(crate) fn sync(&mut self, entry: Entry, maps: &mut impl Maps) -> Result<(), Error> {
-        let wanted = self
-            .claims
-            .get(&entry)
-            .and_then(|claims| claims.values().next());
+        let first = self.claims.get(&entry).and_then(|claims| claims.first());
+        let wanted = first.map(|(_, frontend)| frontend);
         if self.installed.get(&entry) == wanted {
             return Ok(());
         }
@@ -108,5 +106,24 @@ impl Entries {
             result = result.and(self.sync(entry, maps));
         }
         result
+    }
+}
+
+/// The ports of one Service share its whole addresses; anything else should have a single claimant.
+fn warn_of_conflict(entry: Entry, claims: &[(PortKey, Frontend)]) {
+    if claims.len() > 1
+        && claims
+            .iter()
+            .all(|(_, frontend)| frontend.kind != Kind::ADDRESS)
+    {
+        let claimants: Vec<String> = claims
+            .iter()
+            .map(|(port, _)| port.name.to_string())
+            .collect();
+        warn!(
+            ?entry,
+            ?claimants,
+            "several Services claim one address and port; the first has it"
+        );
     }
 }
