@@ -24,6 +24,11 @@ const ROUTES_RETRY: Duration = Duration::from_secs(5);
 
 /// Runs a task for every pod of this node until `shutdown`.
 pub(crate) async fn pods(agent: Arc<Agent>, shutdown: CancellationToken) {
+    // A container's environment names the services there are: they have to be known first.
+    let known = agent.services.wait_until_ready();
+    if !matches!(shutdown.run_until_cancelled(known).await, Some(Ok(()))) {
+        return;
+    }
     let api: Api<Pod> = Api::all(agent.client.clone());
     let config = watcher::Config::default().fields(&format!("spec.nodeName={}", agent.args.name));
     let events = watch_objects(api, config).default_backoff();

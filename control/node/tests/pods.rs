@@ -501,6 +501,12 @@ fn logs_and_exec_answer(cluster: &Cluster) -> Result<()> {
         String::from_utf8_lossy(&output.stdout).trim() == "100000",
         "{output:?}"
     );
+    let said =
+        cluster.exec_on_terminal("talk", "[ -t 0 ] && echo a terminal; stty size; exit 3")?;
+    ensure!(
+        said.contains("a terminal") && said.contains("exit code 3"),
+        "{said:?}"
+    );
     let output = cluster.kubectl(&["exec", "talk", "--", "no-such-program"])?;
     ensure!(output.status.code() == Some(127), "{output:?}");
     let counts = sh("for i in 1 2 3 4 5; do echo $i; sleep 0.1; done; printf end");

@@ -46,6 +46,9 @@ pub(crate) fn missing() -> Option<String> {
     {
         missing.push("kubectl");
     }
+    if !Path::new("/usr/bin/script").exists() {
+        missing.push("script (Debian: bsdutils)");
+    }
     if !Path::new("/usr/bin/docker-registry").exists() {
         missing.push("docker-registry");
     }
@@ -285,6 +288,18 @@ impl Cluster {
         );
         ensure!(output.status.success(), "exec {script:?}: {out}{err}");
         Ok(out.trim_end().to_owned())
+    }
+
+    /// Runs a shell command in a pod on a terminal; gives all that appears on it.
+    pub(crate) fn exec_on_terminal(&self, pod: &str, script: &str) -> Result<String> {
+        let kubeconfig = self.dir.path().join("api/admin.kubeconfig");
+        let command = format!("kubectl exec -it {pod} -- sh -c '{script}'");
+        let mut terminal = Command::new("script");
+        terminal
+            .env("KUBECONFIG", kubeconfig)
+            .args(["-qec", &command, "/dev/null"]);
+        let output = terminal.output().context("starting script")?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// [`Cluster::exec`], as soon as the agent answers.
