@@ -9,8 +9,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2, readlinkat};
 use nix::sys::stat::{Mode, mkdirat};
+
+const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY);
+/// How many links in a row are followed.
+const MAX_LINKS: usize = 8;
 
 /// A directory that paths of an image or of a container are resolved in: `..` and symbolic links end at its border
 /// (`openat2` with `RESOLVE_IN_ROOT`).
@@ -41,32 +45,31 @@ impl Root {
         openat2(self.fd.as_fd(), path, how)
     }
 
-    /// Opens the directory `path`, making what is missing of it.
+    /// Opens the directory `path`, making what is missing of it. A link to nothing is followed: many an image has
+    /// `/var/run` lead to a `/run` that it does not bring.
     pub(crate) fn make_dir(&self, path: &Path) -> nix::Result<OwnedFd> {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
-        match self.at(path, flags) {
-            Err(Errno::ENOENT) => {}
+        self.make_dir_through(path, MAX_LINKS)
+    }
+
+    fn make_dir_through(&self, path: &Path, links: usize) -> nix::Result<OwnedFd> {
+        match self.at(path, DIRECTORY) {
+            Err(Errno::ENOENT) if links > 0 => {}
             other => return other,
         }
-        let mut walked = PathBuf::new();
-        let mut dir = self.at(Path::new("."), flags)?;
-        for component in path.components() {
-            let Component::Normal(name) = component else {
-                continue;
-            };
-            walked.push(name);
-            dir = match self.at(&walked, flags) {
-                Err(Errno::ENOENT) => {
-                    match mkdirat(dir.as_fd(), name, Mode::from_bits_truncate(0o755)) {
-                        Ok(()) | Err(Errno::EEXIST) => {}
-                        Err(error) => return Err(error),
-                    }
-                    self.at(&walked, flags)?
-                }
-                other => other?,
-            };
+        let Some(name) = path.file_name() else {
+            // The path ends in `..` or is the root.
+            return self.make_dir_through(&plain(path), links - 1);
+        };
+        let before = path.parent().unwrap_or(Path::new(""));
+        let parent = self.make_dir_through(before, links)?;
+        match mkdirat(parent.as_fd(), name, Mode::from_bits_truncate(0o755)) {
+            Ok(()) => self.at(path, DIRECTORY),
+            Err(Errno::EEXIST) => {
+                let target = readlinkat(parent.as_fd(), name)?;
+                self.make_dir_through(&before.join(target), links - 1)
+            }
+            Err(error) => Err(error),
         }
-        Ok(dir)
     }
 
     /// The directory that holds `path` (made if missing) and the last name of `path`.
@@ -75,19 +78,44 @@ impl Root {
         Ok((self.make_dir(path.parent().unwrap_or(Path::new("")))?, name))
     }
 
-    /// Opens the file `path`, making an empty one (and its directories) if it is missing.
+    /// Opens the file `path`, making an empty one (and its directories) if it is missing. A link to nothing is followed:
+    /// images have them where programs of a running system would make files.
     pub(crate) fn make_file(&self, path: &Path) -> nix::Result<OwnedFd> {
-        match self.at(path, OFlag::O_PATH) {
-            Err(Errno::ENOENT) => {}
-            other => return other,
+        let mut path = path.to_owned();
+        for _ in 0..MAX_LINKS {
+            match self.at(&path, OFlag::O_PATH) {
+                Err(Errno::ENOENT) => {}
+                other => return other,
+            }
+            let (dir, name) = self.parent(&path)?;
+            let how = OpenHow::new()
+                .flags(OFlag::O_CREAT | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
+                .mode(Mode::from_bits_truncate(0o644))
+                .resolve(ResolveFlag::RESOLVE_BENEATH);
+            match openat2(dir.as_fd(), name, how) {
+                Err(Errno::ELOOP) => {}
+                other => return other,
+            }
+            let target = readlinkat(dir.as_fd(), name)?;
+            path = path.parent().unwrap_or(Path::new("")).join(target);
         }
-        let (dir, name) = self.parent(path)?;
-        let how = OpenHow::new()
-            .flags(OFlag::O_CREAT | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
-            .mode(Mode::from_bits_truncate(0o644))
-            .resolve(ResolveFlag::RESOLVE_BENEATH);
-        openat2(dir.as_fd(), name, how)
+        Err(Errno::ELOOP)
     }
+}
+
+/// The path without `.` and `..`.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => plain.push(name),
+            Component::ParentDir => {
+                plain.pop();
+            }
+            _ => {}
+        }
+    }
+    plain
 }
 
 /// A path that names an open file for calls that take only paths, such as `mount`; good for as long as it is open.
@@ -176,13 +204,25 @@ mod tests {
 
         let root = Root::open(&inside).unwrap();
         // The links end inside: nothing is made outside.
-        assert!(root.make_file(Path::new("../outside/a")).is_ok());
-        assert!(
-            root.make_file(Path::new("relative/b")).is_err() || inside.join("outside/b").exists()
-        );
-        assert!(root.make_file(Path::new("absolute/c")).is_err());
-        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
-        assert!(inside.join("outside/a").exists());
+        for path in ["../outside/a", "relative/b", "absolute/c", "/../../d"] {
+            let made = root.make_file(Path::new(path));
+            assert!(made.is_ok(), "{path}: {made:?}");
+            assert_eq!(fs::read_dir(&outside).unwrap().count(), 0, "{path}");
+        }
+        assert!(inside.join("outside/a").exists() && inside.join("outside/b").exists());
+    }
+
+    #[test]
+    fn links_to_nothing_are_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        root.make_dir(Path::new("etc")).unwrap();
+        std::os::unix::fs::symlink("../run/resolve/stub", dir.path().join("etc/resolv.conf"))
+            .unwrap();
+        root.make_file(Path::new("/etc/resolv.conf")).unwrap();
+        assert!(dir.path().join("run/resolve/stub").is_file());
+        std::os::unix::fs::symlink("loop", dir.path().join("loop")).unwrap();
+        assert!(root.make_file(Path::new("loop")).is_err());
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub(crate) fn main(dir: &Path) -> ExitCode {
         Ok((_, running)) => match supervise(dir, running).and(reported) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                eprintln!("shim of {}: {error}", dir.display());
+                complain(&format!("the shim of {}", dir.display()), &error);
                 ExitCode::FAILURE
             }
         },
@@ -230,7 +230,9 @@ fn supervise(dir: &Path, mut running: Running) -> io::Result<()> {
         )?;
     }
     for output in &mut running.outputs {
-        output.lines.finish(finished_at, &mut log)?;
+        if let Err(error) = output.lines.finish(finished_at, &mut log) {
+            complain("writing the log", &error);
+        }
     }
     write_durably(
         &dir.join(EXIT),
@@ -273,37 +275,38 @@ fn pump(
     }
     let mut ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
     let ended = pidfd.is_some() && ready.pop() == Some(true);
-    let mut result = Ok(());
     let mut index = 0;
     outputs.retain_mut(|output| {
         index += 1;
-        if !ready[index - 1] || result.is_err() {
-            return true;
-        }
-        match copy(output, log) {
-            Ok(open) => open,
-            Err(error) => {
-                result = Err(error);
-                true
-            }
-        }
+        !ready[index - 1] || copy(output, log)
     });
-    result.map(|()| ended)
+    Ok(ended)
 }
 
-/// Logs what can be read at once; false at the end.
-fn copy(output: &mut Output, log: &mut LogWriter) -> io::Result<bool> {
+/// Says what went wrong where an administrator may look for it; a full disk is no reason to end.
+fn complain(what: &str, error: &io::Error) {
+    writeln!(io::stderr(), "{what}: {error}").ok();
+}
+
+/// Logs what can be read at once; false at the end. What cannot be logged is lost, and the container goes on.
+fn copy(output: &mut Output, log: &mut LogWriter) -> bool {
     let mut buffer = [0; 32 << 10];
     let count = match output.from.read(&mut buffer) {
         Ok(count) => count,
         // A terminal whose last user is gone.
         Err(error) if error.raw_os_error() == Some(libc::EIO) => 0,
-        Err(error) => return Err(error),
+        Err(error) => {
+            complain("reading output", &error);
+            0
+        }
     };
-    if count == 0 {
-        output.lines.finish(Timestamp::now(), log)?;
-        return Ok(false);
+    let now = Timestamp::now();
+    let logged = match count {
+        0 => output.lines.finish(now, log),
+        count => output.lines.push(&buffer[..count], now, log),
+    };
+    if let Err(error) = logged {
+        complain("writing the log", &error);
     }
-    output.lines.push(&buffer[..count], Timestamp::now(), log)?;
-    Ok(true)
+    count > 0
 }
