@@ -31,7 +31,7 @@ enum Command {
     /// Run the control plane: API server, controllers and scheduler.
     Server(ServerCommand),
     /// Run the node agent: it registers this machine and runs the pods bound to it.
-    Node(NodeCommand),
+    Node(Box<NodeCommand>),
     /// Print a kubeconfig for a user of a control plane on this machine.
     Kubeconfig(KubeconfigArgs),
     /// Work with the images that pods on this machine start from.
@@ -153,7 +153,7 @@ async fn run(command: Command) -> Result<()> {
         Command::Down(args) => down::run(&args).await,
         Command::Server(args) => server(args, until_terminated()?).await,
         Command::Node(args) if args.cleanup => Ok(control_node::cleanup(&args.agent)?),
-        Command::Node(args) => node(args, until_terminated()?).await,
+        Command::Node(args) => node(*args, until_terminated()?).await,
         Command::Kubeconfig(args) => kubeconfig(&args),
         Command::Image(command) => image(command),
         Command::Supervise(args) => supervisor::run(args).await,

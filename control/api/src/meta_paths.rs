@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use control_schema::{discovery, openapi};
-use http::header::{CACHE_CONTROL, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
@@ -101,6 +101,7 @@ pub(crate) fn other(api: &Api, path: &str, request: &Request<Incoming>) -> Answe
         "/metrics" => respond::text(StatusCode::OK, api.metrics.text(api.store.revision().0)),
         "/" => respond::value(StatusCode::OK, Accept::JSON, &paths()),
         "/openapi/v3" => respond::value(StatusCode::OK, Accept::JSON, &openapi::index()),
+        "/openapi/v2" => openapi_v2(request),
         path => match path.strip_prefix("/openapi/v3/") {
             Some(document) => openapi_document(document, request),
             None => not_found(),
@@ -123,6 +124,26 @@ fn openapi_document(path: &str, request: &Request<Incoming>) -> Answer {
     if let Ok(tag) = HeaderValue::from_str(&format!("\"{hash}\"")) {
         answer.headers_mut().insert(ETAG, tag);
     }
+    answer
+}
+
+/// Served as protobuf only: a client that wants JSON is told so.
+fn openapi_v2(request: &Request<Incoming>) -> Answer {
+    let accepted = request.headers().get_all(ACCEPT).iter();
+    let wanted = |value: &HeaderValue| {
+        value
+            .to_str()
+            .is_ok_and(|text| text.contains(openapi::V2_PROTOBUF_TYPE))
+    };
+    if !accepted.into_iter().any(wanted) {
+        let text = format!("only {} is served\n", openapi::V2_PROTOBUF_TYPE);
+        return respond::text(StatusCode::NOT_ACCEPTABLE, text);
+    }
+    let mut answer = respond::text(StatusCode::OK, openapi::V2_PROTOBUF);
+    answer.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static(openapi::V2_PROTOBUF_TYPE),
+    );
     answer
 }
 
@@ -170,6 +191,7 @@ fn paths() -> Value {
             "/healthz",
             "/livez",
             "/metrics",
+            "/openapi/v2",
             "/openapi/v3",
             "/readyz",
             "/version",

@@ -1,7 +1,8 @@
 //! OpenAPI v3, as little as clients need: which kinds can be patched, and that the server validates fields.
 //!
 //! With it kubectl leaves validation of manifests to the server. `kubectl explain`, which wants the schemas too, does not
-//! work with it.
+//! work with it. For a kind that the v3 documents do not know, kubectl goes on to the v2 document and then says that
+//! there is no such kind; so that document exists, and is empty.
 
 use serde_json::{Map, Value, json};
 
@@ -41,6 +42,13 @@ pub fn document(path: &str) -> Option<Value> {
         })
     })
 }
+
+/// `/openapi/v2` as protobuf, the only form kubectl asks for: a gnostic `Document` with `swagger` (field 1), `info`
+/// (field 2: `title`, `version`) and empty `paths` (field 8).
+pub const V2_PROTOBUF: &[u8] = b"\x0a\x032.0\x12\x15\x0a\x0aKubernetes\x12\x07v1.36.0\x42\x00";
+
+/// The media type of [`V2_PROTOBUF`].
+pub const V2_PROTOBUF_TYPE: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 
 /// The hash of a document: its `hash` query parameter and its ETag.
 pub fn hash(path: &str) -> Option<String> {
