@@ -13,11 +13,11 @@
 //! ids back to use only after [`QUARANTINE_SECONDS`]. A backend that is gone gets a `generation` it never had before
 //! (ids are reused, generations are not: count up, skip zero), which is what tells connections that still name it.
 
-use crate::addr::{Addr, Port, Protocol};
+use crate::addr::{Addr, Family, Port, Protocol};
 use crate::flow::{self, Flow};
 
 /// Changes whenever a map's meaning or layout does; part of the name of the directory the maps are pinned in.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// How long a slot, backend id or service id stays unused after nothing names it any more. Programs that read the old
 /// name ended microseconds ago; a second is what the design promises.
@@ -52,8 +52,8 @@ pub mod maps {
 
     /// Entries of `FRONTENDS`.
     pub const FRONTENDS_SIZE: u32 = 1 << 16;
-    /// Entries of `NODEPORTS`: the default range of 2768 ports in two protocols fits.
-    pub const NODEPORTS_SIZE: u32 = 1 << 13;
+    /// Entries of `NODEPORTS`: the default range of 2768 ports in two protocols and two families fits.
+    pub const NODEPORTS_SIZE: u32 = 1 << 14;
     /// Entries of `NODE_ADDRESSES`.
     pub const NODE_ADDRESSES_SIZE: u32 = 1 << 8;
     /// Entries of `SERVICES` and `STATS`.
@@ -104,6 +104,8 @@ impl FrontendKey {
 }
 
 /// Key of `NODEPORTS`.
+///
+/// A service has backends of its own in each family, or is in one family only, so its node port is one of a family.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodePortKey {
@@ -111,17 +113,18 @@ pub struct NodePortKey {
     pub port: Port,
     /// TCP or UDP.
     pub protocol: Protocol,
-    padding: u8,
+    /// The family of the node's address that clients use.
+    pub family: Family,
 }
 
 impl NodePortKey {
-    /// The key of a node port.
+    /// The key of a node port at addresses of `family`.
     #[inline(always)]
-    pub const fn new(port: Port, protocol: Protocol) -> Self {
+    pub const fn new(port: Port, protocol: Protocol, family: Family) -> Self {
         Self {
             port,
             protocol,
-            padding: 0,
+            family,
         }
     }
 }
@@ -296,8 +299,11 @@ pub struct Backend {
     pub flags: u8,
     /// Counts how often the id was given out or taken back; zero before the first time.
     pub generation: u32,
+    /// The id of the service that owns it. A backend belongs to one service, so that connections move when a pod leaves
+    /// that service, though it may stay in another. The kernel does not read it; a daemon recovers by it.
+    pub service: u32,
     /// Zero; room for the backend's node and zone.
-    pub reserved: [u32; 2],
+    pub reserved: u32,
 }
 
 impl Backend {

@@ -108,6 +108,40 @@ impl fmt::Debug for Addr {
     }
 }
 
+/// The family of an address, numbered as the version field of its packets.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Family(u8);
+
+impl Family {
+    /// IPv4.
+    pub const V4: Self = Self(4);
+    /// IPv6.
+    pub const V6: Self = Self(6);
+
+    /// The family of `address`; an IPv4-mapped one is of IPv4.
+    #[inline(always)]
+    pub const fn of(address: Addr) -> Self {
+        if address.is_v4() { Self::V4 } else { Self::V6 }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::V4 => f.write_str("IPv4"),
+            Self::V6 => f.write_str("IPv6"),
+            Self(number) => write!(f, "family {number}"),
+        }
+    }
+}
+
+impl fmt::Debug for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// A port, in network byte order in memory.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -239,6 +273,8 @@ mod tests {
         let mapped: Ipv6Addr = "::ffff:10.0.0.1".parse().expect("an address");
         assert_eq!(Addr::from(mapped), Addr::from(Ipv4Addr::new(10, 0, 0, 1)));
         assert!(Addr::from(mapped).is_v4());
+        assert_eq!(Family::of(Addr::from(mapped)), Family::V4);
+        assert_eq!(Family::of(Addr::from(Ipv6Addr::LOCALHOST)), Family::V6);
         assert!(!Addr::from(Ipv6Addr::LOCALHOST).is_v4());
         assert!(Addr::from(Ipv6Addr::UNSPECIFIED).is_unspecified());
         assert!(!Addr::from(Ipv4Addr::UNSPECIFIED).is_unspecified());

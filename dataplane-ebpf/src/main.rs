@@ -9,8 +9,9 @@ mod bpf;
 
 use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, classifier};
 use aya_ebpf::programs::{SockAddrContext, SockContext, TcContext};
-use bpf::socket::{Call, Family};
+use bpf::socket::Call;
 use bpf::{device, socket};
+use dataplane_ebpf::addr::Family;
 
 #[cgroup_sock_addr(connect4)]
 fn connect4(ctx: SockAddrContext) -> i32 {
@@ -54,12 +55,12 @@ fn getpeername6(ctx: SockAddrContext) -> i32 {
 
 #[cgroup_sock(post_bind4)]
 fn post_bind4(ctx: SockContext) -> i32 {
-    socket::post_bind(&ctx)
+    socket::post_bind(&ctx, Family::V4)
 }
 
 #[cgroup_sock(post_bind6)]
 fn post_bind6(ctx: SockContext) -> i32 {
-    socket::post_bind(&ctx)
+    socket::post_bind(&ctx, Family::V6)
 }
 
 #[classifier]

@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use dataplane_ebpf::abi::{self, FrontendKey, Kind};
-use dataplane_ebpf::addr::{Addr, Port as WirePort, Protocol as WireProtocol};
+use dataplane_ebpf::addr::{
+    Addr, Family as WireFamily, Port as WirePort, Protocol as WireProtocol,
+};
 use model::{
     Backend, Family, Outcome, Place, Protocol, Selection, Service, ServiceName, ServicePort,
     ServicePortName, TrafficPolicy, World, select,
@@ -28,17 +30,8 @@ pub struct PortKey {
 pub enum Entry {
     /// An address and port, or a whole address.
     Frontend(FrontendKey),
-    /// A port on all of the node's addresses that take NodePort traffic, for IPv4.
-    NodePort(WirePort, WireProtocol),
-}
-
-/// The addresses of this node.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Here {
-    /// All of them.
-    pub own: BTreeSet<IpAddr>,
-    /// Those that take NodePort traffic.
-    pub node_port: BTreeSet<IpAddr>,
+    /// A port on all of the node's addresses of one family that take NodePort traffic.
+    NodePort(WirePort, WireProtocol, WireFamily),
 }
 
 /// Where a backend listens.
@@ -75,9 +68,9 @@ pub enum Target {
     Drop,
 }
 
-/// The entries of the Service called `name`, empty if it has none: because it is gone, is not for a service proxy, or
-/// speaks SCTP.
-pub fn desired(world: &World, here: &Here, name: &ServiceName) -> Vec<Port> {
+/// The entries of the Service called `name` on the node with the addresses `own`, empty if it has none: because it is
+/// gone, is not for a service proxy, or speaks SCTP.
+pub fn desired(world: &World, own: &BTreeSet<IpAddr>, name: &ServiceName) -> Vec<Port> {
     let Some(service) = world.service(name).filter(|service| service.is_proxied()) else {
         return Vec::new();
     };
@@ -87,13 +80,21 @@ pub fn desired(world: &World, here: &Here, name: &ServiceName) -> Vec<Port> {
             continue;
         };
         for family in Family::ALL {
-            let entries = entries(service, here, port, protocol, family);
+            let entries = entries(service, port, protocol, family);
             if !entries.is_empty() {
-                ports.push(desired_port(world, here, service, port, family, entries));
+                ports.push(desired_port(world, own, service, port, family, entries));
             }
         }
     }
     ports
+}
+
+/// The number of `family` in the maps.
+fn wire_family(family: Family) -> WireFamily {
+    match family {
+        Family::V4 => WireFamily::V4,
+        Family::V6 => WireFamily::V6,
+    }
 }
 
 /// The number on the wire of a protocol that the dataplane speaks.
@@ -137,7 +138,7 @@ impl Port {
 
 fn desired_port(
     world: &World,
-    here: &Here,
+    own: &BTreeSet<IpAddr>,
     service: &Service,
     port: &ServicePort,
     family: Family,
@@ -154,7 +155,7 @@ fn desired_port(
         entries,
         flags: flags(service),
         affinity_seconds: affinity_seconds(service),
-        backends: all_backends(place, &here.own, &backends),
+        backends: all_backends(place, own, &backends),
         cluster: target(&selection, TrafficPolicy::Cluster),
         local: target(&selection, TrafficPolicy::Local),
     }
@@ -163,7 +164,6 @@ fn desired_port(
 /// A Service without a cluster address in `family` does not exist there.
 fn entries(
     service: &Service,
-    here: &Here,
     port: &ServicePort,
     protocol: WireProtocol,
     family: Family,
@@ -196,30 +196,11 @@ fn entries(
         entries.insert(Entry::Frontend(key), Kind::ADDRESS);
     }
     if let Some(node_port) = port.node_port {
-        for entry in node_port_entries(here, WirePort::new(node_port.get()), protocol, family) {
-            entries.insert(entry, Kind::NODE_PORT);
-        }
+        let number = WirePort::new(node_port.get());
+        let entry = Entry::NodePort(number, protocol, wire_family(family));
+        entries.insert(entry, Kind::NODE_PORT);
     }
     entries
-}
-
-/// The map of node ports knows no family, while each family has backends of its own. So it serves IPv4, and IPv6 has an
-/// entry for each address of the node; but none for loopback, which every pod has too.
-fn node_port_entries(
-    here: &Here,
-    number: WirePort,
-    protocol: WireProtocol,
-    family: Family,
-) -> Vec<Entry> {
-    if family == Family::V4 {
-        return vec![Entry::NodePort(number, protocol)];
-    }
-    let addresses = here
-        .node_port
-        .iter()
-        .filter(|ip| family.has(**ip) && !ip.is_loopback());
-    let keys = addresses.map(|ip| FrontendKey::new((*ip).into(), number, protocol));
-    keys.map(Entry::Frontend).collect()
 }
 
 /// Whether the load balancer's addresses are for some clients only. The dataplane cannot tell clients apart yet, so it

@@ -3,6 +3,7 @@
 //! Ids are left out, since they say nothing about what clients get and depend on the order in which things happened.
 
 use dataplane_ebpf::abi::{Backend, Frontend, Kind, NodeAddress, Run, Service};
+use dataplane_ebpf::addr::Family;
 
 use crate::desired::Entry;
 use crate::maps::{Error, Maps};
@@ -38,7 +39,8 @@ fn entry_line(maps: &impl Maps, entry: Entry, frontend: Frontend) -> Result<Stri
             format!("{} {}:{}", key.protocol, key.address, key.port)
         }
         Entry::Frontend(key) => format!("{} [{}]:{}", key.protocol, key.address, key.port),
-        Entry::NodePort(port, protocol) => format!("{protocol} node:{port}"),
+        Entry::NodePort(port, protocol, Family::V4) => format!("{protocol} node:{port}"),
+        Entry::NodePort(port, protocol, _) => format!("{protocol} [node]:{port}"),
     };
     let service = maps.service(frontend.service)?;
     let (cluster, local) = (run(maps, service.cluster)?, run(maps, service.local)?);

@@ -5,7 +5,8 @@
 //! more slowly, while all others go on. Until every source has been listed in full nothing is written at all: what an
 //! earlier daemon left is newer than half a list.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Instant;
 
 use model::{Event, Protocol, ServiceName, World};
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::addresses::{NodeAddresses, node_addresses};
-use crate::desired::{Here, desired};
+use crate::desired::desired;
 use crate::devices::Devices;
 use crate::due::{Due, LAST_RETRY};
 use crate::health::Health;
@@ -34,7 +35,8 @@ pub struct Reconciler<M> {
     devices: Devices,
     /// Nothing until the devices have been seen.
     addresses: Option<NodeAddresses>,
-    here: Here,
+    /// All addresses of this node.
+    own: BTreeSet<IpAddr>,
     tables: Tables<M>,
     due: BTreeMap<ServiceName, Due>,
     node: Due,
@@ -69,7 +71,7 @@ impl<M: Maps> Reconciler<M> {
             settings,
             devices: Devices::default(),
             addresses: None,
-            here: Here::default(),
+            own: BTreeSet::new(),
             tables: Tables::recover(maps)?,
             due: BTreeMap::new(),
             node: Due::NEVER,
@@ -200,7 +202,7 @@ impl<M: Maps> Reconciler<M> {
     }
 
     fn reconcile(&mut self, name: &ServiceName, now: Instant) -> bool {
-        let desired = desired(&self.world, &self.here, name);
+        let desired = desired(&self.world, &self.own, name);
         let result = self.tables.apply(name, &desired, now);
         self.report_sctp(name);
         let done = result.is_ok();
@@ -253,13 +255,10 @@ impl<M: Maps> Reconciler<M> {
         let wanted = &self.settings.node_port_addresses;
         let addresses = node_addresses(wanted, &self.devices.addresses, &uplinks, internal);
         let own = self.devices.addresses.iter().map(|address| address.ip);
-        let here = Here {
-            own: own.collect(),
-            node_port: addresses.node_port.clone(),
-        };
-        if self.here != here {
-            // Which backends are on this node, and where node ports answer, depends on its addresses.
-            self.here = here;
+        let own = own.collect();
+        if self.own != own {
+            // Which backends are on this node depends on its addresses.
+            self.own = own;
             self.all_due(now);
         }
         if self.addresses.as_ref() != Some(&addresses) {

@@ -12,7 +12,7 @@ mod steps;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use dataplane_ebpf::abi::{Backend, Run};
+use dataplane_ebpf::abi::Run;
 use model::{ServiceName, TrafficPolicy};
 use tracing::info;
 
@@ -384,15 +384,4 @@ impl Installed {
             TrafficPolicy::Local => &mut self.local,
         }
     }
-}
-
-/// A backend belongs to one service, so that connections move when a pod leaves that service, though it may stay in
-/// another. The kernel does not need to know by which; an earlier daemon's successor does.
-fn owned_by(service: u32) -> [u32; 2] {
-    [service, 0]
-}
-
-/// The service that `backend` belongs to.
-fn owner(backend: &Backend) -> u32 {
-    backend.reserved[0]
 }

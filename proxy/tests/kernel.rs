@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use dataplane_ebpf::abi::LAYOUT_VERSION;
 use model::{
     Endpoint, Event, Family, Hints, Kind, ObjectName, Protocol, Service, ServicePort, Slice,
     SlicePort, TrafficPolicy,
@@ -33,6 +34,8 @@ const BACKENDS6: [&str; 1] = ["[fd00:10:244:9::1]:8080"];
 /// Addresses and port of the node, where it answers with the first Service.
 const NODE_PORT: &str = "192.0.2.7:30080";
 const NODE_PORT6: &str = "[2001:db8::7]:30080";
+const LOOPBACK: &str = "127.0.0.1:30080";
+const LOOPBACK6: &str = "[::1]:30080";
 
 /// A cgroup and a pin directory of our own, gone again at the end.
 struct Place {
@@ -277,7 +280,9 @@ impl Daemon {
         dataplane.attach(&devices.uplinks).unwrap();
         let settings = Settings {
             node_name: "here".to_owned(),
-            node_port_addresses: "192.0.2.0/24,2001:db8::/32".parse().unwrap(),
+            node_port_addresses: "192.0.2.0/24,2001:db8::/32,127.0.0.0/8,::1/128"
+                .parse()
+                .unwrap(),
             masquerade_ports: (61_000, 65_535),
             netns_cookie: netns_cookie().unwrap(),
         };
@@ -307,7 +312,7 @@ impl Daemon {
 }
 
 fn links(place: &Place) -> Vec<PathBuf> {
-    let links = fs::read_dir(place.bpf.join("v1/links")).unwrap();
+    let links = fs::read_dir(place.bpf.join(format!("v{LAYOUT_VERSION}/links"))).unwrap();
     let mut links: Vec<PathBuf> = links.map(|entry| entry.unwrap().path()).collect();
     links.sort();
     links
@@ -335,6 +340,8 @@ fn scenario() {
     assert_eq!(answers(NODE_PORT, ask, 40), both(&BACKENDS));
     assert_eq!(answers(NODE_PORT6, ask, 4), both(&BACKENDS6));
     assert_eq!(answers(NODE_PORT6, ask_datagram, 4), both(&BACKENDS6));
+    assert_eq!(answers(LOOPBACK, ask, 40), both(&BACKENDS));
+    assert_eq!(answers(LOOPBACK6, ask, 4), both(&BACKENDS6));
     let start = Instant::now();
     assert_eq!(ask(EMPTY).unwrap_err().kind(), ErrorKind::ConnectionRefused);
     assert_eq!(

@@ -13,7 +13,7 @@ use aya::{Ebpf, EbpfLoader, Pod};
 use dataplane_ebpf::abi::{
     Backend, Frontend, FrontendKey, Kind, Node, NodeAddress, NodePortKey, Run, Service, Stats, maps,
 };
-use dataplane_ebpf::addr::{Addr, Port, Protocol};
+use dataplane_ebpf::addr::{Addr, Family, Port, Protocol};
 use dataplane_ebpf::drop::Drop;
 use dataplane_ebpf::{Hook, OBJECT, PROGRAMS};
 
@@ -156,18 +156,29 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Makes service `id` answer at a node port.
-    pub(crate) fn add_node_port(&mut self, id: u32, port: u16, protocol: Protocol) -> Result<()> {
-        let key = NodePortKey::new(Port::new(port), protocol);
+    /// Makes service `id` answer at a node port of one family.
+    pub(crate) fn add_node_port(
+        &mut self,
+        id: u32,
+        family: Family,
+        port: u16,
+        protocol: Protocol,
+    ) -> Result<()> {
+        let key = NodePortKey::new(Port::new(port), protocol, family);
         self.hash(maps::NODEPORTS)?
             .insert(key, Frontend::new(id, Kind::NODE_PORT), 0)?;
         Ok(())
     }
 
-    /// Takes a node port away.
-    pub(crate) fn remove_node_port(&mut self, port: u16, protocol: Protocol) -> Result<()> {
+    /// Takes a node port of one family away.
+    pub(crate) fn remove_node_port(
+        &mut self,
+        family: Family,
+        port: u16,
+        protocol: Protocol,
+    ) -> Result<()> {
         let mut ports = self.hash::<NodePortKey, Frontend>(maps::NODEPORTS)?;
-        ports.remove(&NodePortKey::new(Port::new(port), protocol))?;
+        ports.remove(&NodePortKey::new(Port::new(port), protocol, family))?;
         Ok(())
     }
 

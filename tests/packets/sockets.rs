@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use dataplane_ebpf::abi::{Backend, Node, NodeAddress, Run, Service};
-use dataplane_ebpf::addr::Protocol;
+use dataplane_ebpf::addr::{Family, Protocol};
 use dataplane_ebpf::drop::Drop;
 
 use crate::cgroup::Cgroup;
@@ -48,6 +48,10 @@ fn families() -> [Addresses; 2] {
             ],
         },
     ]
+}
+
+fn family(a: Addresses) -> Family {
+    Family::of(a.node.into())
 }
 
 /// A node whose processes, this one among them, are under the hooks.
@@ -93,7 +97,8 @@ impl World {
     fn expose(&mut self, a: Addresses, protocol: Protocol) -> Result<()> {
         self.dataplane
             .add_cluster_ip(SERVICE, a.cluster_ip, 80, protocol)?;
-        self.dataplane.add_node_port(SERVICE, NODE_PORT, protocol)
+        self.dataplane
+            .add_node_port(SERVICE, family(a), NODE_PORT, protocol)
     }
 }
 
@@ -408,13 +413,70 @@ fn the_nodes_processes_cannot_take_a_node_port() {
             .expect("only TCP is taken");
         world
             .dataplane
-            .remove_node_port(NODE_PORT, Protocol::TCP)
+            .remove_node_port(family(a), NODE_PORT, Protocol::TCP)
             .expect("maps can be written");
         world
             .namespace
             .run(|| TcpListener::bind((wildcard, NODE_PORT)))
             .expect("the port is free again");
     }
+}
+
+/// An IPv6 socket may serve IPv4 too, the other way round never.
+#[test]
+fn a_node_port_is_taken_for_the_sockets_that_could_serve_its_family() {
+    let mut world = World::create().expect("a node can be made");
+    let [v4, v6] = families();
+    for (a, taken) in [(v4, vec![v4, v6]), (v6, vec![v6])] {
+        world.expose(a, Protocol::TCP).expect("maps can be written");
+        for wildcard in [v4, v6].map(|a| any(a.node).ip()) {
+            let bound = world
+                .namespace
+                .run(|| TcpListener::bind((wildcard, NODE_PORT)))
+                .map(drop);
+            let expected = taken.iter().any(|a| any(a.node).ip() == wildcard);
+            let found = bound.is_err_and(|error| error.kind() == ErrorKind::AddrInUse);
+            assert_eq!(
+                found,
+                expected,
+                "{wildcard} with a service of {}",
+                family(a)
+            );
+        }
+        world
+            .dataplane
+            .remove_node_port(family(a), NODE_PORT, Protocol::TCP)
+            .expect("maps can be written");
+    }
+}
+
+/// A node port leads to the services of the family that the client uses, whatever the other family's are.
+#[test]
+fn a_node_port_of_the_other_family_is_not_there() {
+    let mut world = World::create().expect("a node can be made");
+    for protocol in [Protocol::TCP, Protocol::UDP] {
+        let [v4, v6] = families();
+        for (a, other) in [(v4, v6), (v6, v4)] {
+            world.expose(a, protocol).expect("maps can be written");
+            for address in [other.node, other.loopback].into_iter().flat_map(spellings) {
+                world.namespace.run(|| {
+                    let socket = udp(any(address));
+                    match protocol {
+                        Protocol::TCP => drop(TcpStream::connect((address, NODE_PORT))),
+                        _ => socket
+                            .connect((address, NODE_PORT))
+                            .expect("only the hook could refuse"),
+                    }
+                });
+            }
+            world
+                .dataplane
+                .remove_node_port(family(a), NODE_PORT, protocol)
+                .expect("maps can be written");
+        }
+    }
+    // The service has no backend, so a call that met it would have been counted.
+    assert_eq!(world.dataplane.drops().expect("maps can be read"), []);
 }
 
 /// With 600 connections, each of three backends gets 200 give or take 46: four standard deviations.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use aya::programs::{SchedClassifier, TcAttachType};
 use dataplane_ebpf::abi::{Node, Run};
-use dataplane_ebpf::addr::Protocol;
+use dataplane_ebpf::addr::{Family, Protocol};
 
 use crate::cgroup::take_turn;
 use crate::dataplane::{Dataplane, Place};
@@ -160,9 +160,9 @@ impl World {
         dataplane.set_service(base + EMPTY, Run::REFUSE, Run::REFUSE, 0)?;
         for service in [LOCAL, REMOTE, EMPTY] {
             dataplane.add_cluster_ip(base + service, a.cluster_ip, port(80, service), protocol)?;
-            // A family has node ports of its own, since its services are other ones here.
-            let node_port = node_port(a, service);
-            dataplane.add_node_port(base + service, node_port, protocol)?;
+            // A family's node ports have the same numbers as the other one's, but lead to other services.
+            let (family, node_port) = (Family::of(a.node.into()), port(30080, service));
+            dataplane.add_node_port(base + service, family, node_port, protocol)?;
         }
         Ok(())
     }
@@ -199,14 +199,10 @@ fn port(base: u16, service: u32) -> u16 {
     base + u16::try_from(service).expect("service ids are small")
 }
 
-fn node_port(a: Addresses, service: u32) -> u16 {
-    port(if a.node.is_ipv4() { 30080 } else { 30090 }, service)
-}
-
 /// Both addresses of a service.
 fn services(a: Addresses, service: u32) -> [SocketAddr; 2] {
     [
-        (a.node, node_port(a, service)).into(),
+        (a.node, port(30080, service)).into(),
         (a.cluster_ip, port(80, service)).into(),
     ]
 }

@@ -6,7 +6,7 @@ use core::ptr::read_volatile;
 use dataplane_ebpf::abi::{
     Backend, Frontend, FrontendKey, NodeAddress, NodePortKey, Origin, Run, Service,
 };
-use dataplane_ebpf::addr::{Addr, Port, Protocol};
+use dataplane_ebpf::addr::{Addr, Family, Port, Protocol};
 use dataplane_ebpf::drop::Drop;
 
 /// The service at `address` and `port`, if there is one.
@@ -23,8 +23,9 @@ pub(crate) fn find(
     if let Some(frontend) = unsafe { FRONTENDS.get(FrontendKey::new(address, port, protocol)) } {
         return Ok(Some(*frontend));
     }
+    let node_port = NodePortKey::new(port, protocol, Family::of(address));
     // SAFETY: as above.
-    if let Some(frontend) = unsafe { NODEPORTS.get(NodePortKey::new(port, protocol)) }
+    if let Some(frontend) = unsafe { NODEPORTS.get(node_port) }
         && has_node_ports(address, is_node)
     {
         return Ok(Some(*frontend));

@@ -15,7 +15,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use core::ptr::{read_volatile, write_volatile};
 use dataplane_ebpf::abi::{NodePortKey, Origin, Peer, SocketKey, UDP_IDLE, moment};
-use dataplane_ebpf::addr::{Addr, Port, Protocol};
+use dataplane_ebpf::addr::{Addr, Family, Port, Protocol};
 use dataplane_ebpf::drop::{Answer, Drop};
 
 /// Lets the system call go on.
@@ -192,11 +192,11 @@ fn show_service(call: &Call<'_>) -> bool {
     true
 }
 
-/// `bind`, after it succeeded: a node port taken by a process of the node would be a trap, since packets for it go to
-/// the service.
+/// `bind` of a socket of `family`, after it succeeded: a node port taken by a process of the node would be a trap, since
+/// packets for it go to the service.
 #[inline(always)]
-pub(crate) fn post_bind(ctx: &SockContext) -> i32 {
-    if !takes_node_port(ctx) {
+pub(crate) fn post_bind(ctx: &SockContext, family: Family) -> i32 {
+    if !takes_node_port(ctx, family) {
         return ALLOW;
     }
     // SAFETY: any error number will do.
@@ -205,7 +205,7 @@ pub(crate) fn post_bind(ctx: &SockContext) -> i32 {
 }
 
 #[inline(always)]
-fn takes_node_port(ctx: &SockContext) -> bool {
+fn takes_node_port(ctx: &SockContext, family: Family) -> bool {
     // SAFETY: the kernel's context; volatile, because the verifier refuses loads that the compiler merged
     // ("invalid bpf_context access").
     let (protocol, port) = unsafe {
@@ -214,9 +214,11 @@ fn takes_node_port(ctx: &SockContext) -> bool {
             read_volatile(&raw const (*ctx.sock).src_port),
         )
     };
-    let key = NodePortKey::new(Port::new(port as u16), Protocol::new(protocol as u8));
-    // SAFETY: the map is not preallocated, so the entry outlives this program's run.
-    if unsafe { NODEPORTS.get(key) }.is_none() {
+    let (port, protocol) = (Port::new(port as u16), Protocol::new(protocol as u8));
+    // The context does not tell whether an IPv6 socket serves IPv4 too, as it does unless told otherwise.
+    if !is_node_port(port, protocol, Family::V4)
+        && (family == Family::V4 || !is_node_port(port, protocol, Family::V6))
+    {
         return false;
     }
     let Some(node) = NODE.get(0) else {
@@ -226,17 +228,18 @@ fn takes_node_port(ctx: &SockContext) -> bool {
     node.netns_cookie == unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
 }
 
+#[inline(always)]
+fn is_node_port(port: Port, protocol: Protocol, family: Family) -> bool {
+    // SAFETY: the map is not preallocated, so the entry outlives this program's run.
+    unsafe { NODEPORTS.get(NodePortKey::new(port, protocol, family)) }.is_some()
+}
+
 /// One call of a hook with a socket address.
 pub(crate) struct Call<'a> {
     ctx: &'a SockAddrContext,
+    /// The socket's: which of the context's two addresses the hook may use. Known when compiling, since each hook has
+    /// one family.
     family: Family,
-}
-
-/// Which of the context's two addresses the hook may use. Known when compiling, since each hook has one family.
-#[derive(Clone, Copy)]
-pub(crate) enum Family {
-    V4,
-    V6,
 }
 
 /// Every access is volatile: the compiler would merge neighbouring fields into one load, and the verifier refuses that
@@ -269,14 +272,15 @@ impl<'a> Call<'a> {
         // SAFETY: the kernel's context.
         unsafe {
             let port = Port::from_word(read_volatile(&raw const (*raw).user_port) as u16);
-            let address = match self.family {
-                Family::V4 => Addr::from_v4_word(read_volatile(&raw const (*raw).user_ip4)),
-                Family::V6 => Addr::from_words([
+            let address = if self.family == Family::V4 {
+                Addr::from_v4_word(read_volatile(&raw const (*raw).user_ip4))
+            } else {
+                Addr::from_words([
                     read_volatile(&raw const (*raw).user_ip6[0]),
                     read_volatile(&raw const (*raw).user_ip6[1]),
                     read_volatile(&raw const (*raw).user_ip6[2]),
                     read_volatile(&raw const (*raw).user_ip6[3]),
-                ]),
+                ])
             };
             (address, port)
         }
@@ -290,14 +294,13 @@ impl<'a> Call<'a> {
         let words = address.words();
         // SAFETY: the kernel's context.
         unsafe {
-            match self.family {
-                Family::V4 => write_volatile(&raw mut (*raw).user_ip4, address.v4_word()),
-                Family::V6 => {
-                    write_volatile(&raw mut (*raw).user_ip6[0], words[0]);
-                    write_volatile(&raw mut (*raw).user_ip6[1], words[1]);
-                    write_volatile(&raw mut (*raw).user_ip6[2], words[2]);
-                    write_volatile(&raw mut (*raw).user_ip6[3], words[3]);
-                }
+            if self.family == Family::V4 {
+                write_volatile(&raw mut (*raw).user_ip4, address.v4_word());
+            } else {
+                write_volatile(&raw mut (*raw).user_ip6[0], words[0]);
+                write_volatile(&raw mut (*raw).user_ip6[1], words[1]);
+                write_volatile(&raw mut (*raw).user_ip6[2], words[2]);
+                write_volatile(&raw mut (*raw).user_ip6[3], words[3]);
             }
             write_volatile(&raw mut (*raw).user_port, u32::from(port.word()));
         }

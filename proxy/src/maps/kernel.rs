@@ -107,7 +107,7 @@ impl Maps for KernelMaps {
             .map_err(failed("list", maps::FRONTENDS))?;
         for item in self.node_ports.iter() {
             let (key, value) = item.map_err(failed("list", maps::NODEPORTS))?;
-            entries.push((Entry::NodePort(key.port, key.protocol), value));
+            entries.push((Entry::NodePort(key.port, key.protocol, key.family), value));
         }
         Ok(entries)
     }
@@ -184,8 +184,8 @@ impl Maps for KernelMaps {
                 .frontends
                 .insert(key, frontend, 0)
                 .map_err(failed("write", maps::FRONTENDS)),
-            Entry::NodePort(port, protocol) => {
-                let key = NodePortKey::new(port, protocol);
+            Entry::NodePort(port, protocol, family) => {
+                let key = NodePortKey::new(port, protocol, family);
                 self.node_ports
                     .insert(key, frontend, 0)
                     .map_err(failed("write", maps::NODEPORTS))
@@ -196,8 +196,8 @@ impl Maps for KernelMaps {
     fn remove_entry(&mut self, entry: Entry) -> Result<(), Error> {
         match entry {
             Entry::Frontend(key) => absent_is_fine(self.frontends.remove(&key), maps::FRONTENDS),
-            Entry::NodePort(port, protocol) => {
-                let key = NodePortKey::new(port, protocol);
+            Entry::NodePort(port, protocol, family) => {
+                let key = NodePortKey::new(port, protocol, family);
                 absent_is_fine(self.node_ports.remove(&key), maps::NODEPORTS)
             }
         }

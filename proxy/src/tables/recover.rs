@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dataplane_ebpf::abi::Service;
 use tracing::warn;
 
-use super::{Error, Held, Installed, POLICIES, Published, owner};
+use super::{Error, Held, Installed, POLICIES, Published};
 use crate::desired::Listener;
 use crate::ids::Runs;
 use crate::maps::{Maps, Settings, run_of};
@@ -20,7 +20,7 @@ pub(super) fn backends(maps: &impl Maps) -> Result<BTreeMap<u32, BTreeMap<Listen
             flags: backend.flags,
         };
         backends
-            .entry(owner(&backend))
+            .entry(backend.service)
             .or_default()
             .insert(listener, held);
     }

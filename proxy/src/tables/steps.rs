@@ -8,7 +8,7 @@ use dataplane_ebpf::abi::{self, Frontend, Run};
 use dataplane_ebpf::addr::Protocol as WireProtocol;
 use model::TrafficPolicy;
 
-use super::{Error, Held, Installed, Published, Tables, owned_by};
+use super::{Error, Held, Installed, Published, Tables};
 use crate::desired::{Entry, Listener, Port, Target};
 use crate::maps::{Maps, Settings, next_generation};
 
@@ -87,7 +87,6 @@ impl<M: Maps> Tables<M> {
             .ok_or(Error::Full { map: "BACKENDS" })?;
         let write = |maps: &mut M| {
             let generation = next_generation(maps.backend(id)?.generation);
-            let reserved = owned_by(owner);
             maps.write_backend(
                 id,
                 abi::Backend {
@@ -96,7 +95,8 @@ impl<M: Maps> Tables<M> {
                     protocol,
                     flags,
                     generation,
-                    reserved,
+                    service: owner,
+                    reserved: 0,
                 },
             )
         };
@@ -231,13 +231,12 @@ impl<M: Maps> Tables<M> {
             };
             let old = self.maps.backend(held.id)?;
             let generation = next_generation(old.generation);
-            let reserved = owned_by(NOBODY);
             self.maps.write_backend(
                 held.id,
                 abi::Backend {
                     flags: 0,
                     generation,
-                    reserved,
+                    service: NOBODY,
                     ..old
                 },
             )?;

@@ -20,6 +20,12 @@ pub(super) fn common(w: Writer) -> Vec<Case> {
     let (here, elsewhere) = ((a.here, TARGET), (a.elsewhere, TARGET));
     let node = |id| (a.node, node_port(id));
     let cluster = |id| (a.cluster_ip, cluster_port(id));
+    let other = if a.node.is_ipv4() {
+        world::v6()
+    } else {
+        world::v4()
+    };
+    let stranger = Writer { a: other, ..w };
     let refused = |port, to, reason| {
         let packet = w.open(client(port), to);
         vec![Ingress(packet.bytes(), Refused(reason, w.refusal(&packet)))]
@@ -117,6 +123,16 @@ pub(super) fn common(w: Writer) -> Vec<Case> {
             name: "node port of an address that is not the node's",
             steps: one(
                 w.open(client(40013), (a.here, node_port(service::LOCAL))),
+                Untouched,
+            ),
+        },
+        Case {
+            name: "node port that only a service of the other family has",
+            steps: one(
+                stranger.open(
+                    (other.client, 40022),
+                    (other.node, node_port(service::LOCAL)),
+                ),
                 Untouched,
             ),
         },

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use anyhow::Result;
 use dataplane_ebpf::abi::{Node, Run, Service};
-use dataplane_ebpf::addr::Protocol;
+use dataplane_ebpf::addr::{Family, Protocol};
 
 use crate::dataplane::{Dataplane, Place};
 use crate::net::Namespace;
@@ -141,7 +141,10 @@ impl World {
     fn fill(&mut self) -> Result<()> {
         let (a, protocol, dataplane) = (self.addresses, self.protocol, &mut self.dataplane);
         dataplane.set_node(node())?;
-        dataplane.add_node_address(a.node, 0)?;
+        // Node ports answer in both families, but only this one has services.
+        for node in [v4().node, v6().node] {
+            dataplane.add_node_address(node, 0)?;
+        }
         dataplane.set_backend(backend::HERE, (a.here, TARGET), protocol, Place::Here)?;
         dataplane.set_backend(
             backend::ELSEWHERE,
@@ -165,7 +168,7 @@ impl World {
             (service::SCRATCH, first, first, 0),
         ] {
             dataplane.set_service(id, cluster, local, flags)?;
-            dataplane.add_node_port(id, node_port(id), protocol)?;
+            dataplane.add_node_port(id, Family::of(a.node.into()), node_port(id), protocol)?;
             dataplane.add_cluster_ip(id, a.cluster_ip, cluster_port(id), protocol)?;
             dataplane.add_cluster_ip(id, a.other_ip, cluster_port(id), protocol)?;
         }
