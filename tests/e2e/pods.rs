@@ -25,6 +25,10 @@ pub(crate) const ALL: &[Scenario] = &[
         configuration,
     ),
     ("pods_on_different_nodes_reach_each_other", across_nodes),
+    (
+        "a_current_kubectl_creates_waits_runs_and_deletes",
+        current_kubectl,
+    ),
 ];
 
 fn exec(cluster: &Cluster) -> Result<()> {
@@ -227,5 +231,46 @@ fn across_nodes(cluster: &Cluster) -> Result<()> {
     remove(cluster, "far")?;
     cluster
         .kubectl(&["delete", "pod", "east", "west", "--grace-period=1"])
+        .map(drop)
+}
+
+/// The newest kubectl talks another dialect than the machine's: watch-list, protobuf, WebSockets all the way.
+fn current_kubectl(cluster: &Cluster) -> Result<()> {
+    let image = "--image=busybox:v1";
+    let run = [
+        "create",
+        "deployment",
+        "modern",
+        image,
+        "--",
+        "sh",
+        "-c",
+        "echo up; exec sleep 3600",
+    ];
+    cluster.current_kubectl(&run)?;
+    cluster.current_kubectl(&["rollout", "status", "--timeout=60s", "deployment/modern"])?;
+    let wait = [
+        "wait",
+        "--for=condition=Available",
+        "--timeout=60s",
+        "deployment/modern",
+    ];
+    cluster.current_kubectl(&wait)?;
+    same(
+        "log",
+        cluster
+            .current_kubectl(&["logs", "deployment/modern"])?
+            .as_str(),
+        "up\n",
+    )?;
+    let echo = cluster.current_kubectl(&["exec", "deployment/modern", "--", "echo", "heard"])?;
+    same("output", echo.as_str(), "heard\n")?;
+    let table = cluster.current_kubectl(&["get", "pods", "-l", "app=modern", "-o", "wide"])?;
+    ensure!(
+        table.contains("Running") && table.contains("NOMINATED NODE"),
+        "{table}"
+    );
+    cluster
+        .current_kubectl(&["delete", "deployment", "modern", "--timeout=60s"])
         .map(drop)
 }

@@ -26,6 +26,7 @@ pub(crate) const ALL: &[Scenario] = &[
     ),
     ("udp_is_answered_from_the_service_address", udp),
     ("ipv6_reaches_the_same_pods", ipv6),
+    ("a_pod_finds_a_service_by_name", by_name),
 ];
 
 /// A Deployment of our sample server and a NodePort Service in front of it, made the way people make them.
@@ -354,4 +355,23 @@ fn ipv6(cluster: &Cluster) -> Result<()> {
         "--force",
     ])?;
     remove(cluster, "six")
+}
+
+/// The sample's Service, by its full name and by the short one that the search list completes. Busybox's `nslookup` asks
+/// for every completion and fails if one of them does not exist, so only what it prints counts.
+fn by_name(cluster: &Cluster) -> Result<()> {
+    client_pod(cluster, "namer")?;
+    let address = cluster.cluster_ip("hello")?.ip().to_string();
+    for name in ["hello.default.svc.cluster.local", "hello"] {
+        let script = format!("nslookup -type=a {name}; true");
+        eventually(&format!("{name} is known"), || {
+            let answer = cluster.kubectl(&["exec", "namer", "--", "sh", "-c", &script])?;
+            ensure!(answer.contains(&format!("Address: {address}")), "{answer}");
+            Ok(())
+        })?;
+    }
+    let force = ["--wait=false", "--grace-period=0", "--force"];
+    cluster
+        .kubectl(&[&["delete", "pod", "namer"], &force[..]].concat())
+        .map(drop)
 }

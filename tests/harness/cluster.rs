@@ -146,10 +146,29 @@ impl Cluster {
         Ok(Daemon { pid })
     }
 
-    /// A kubectl command in the cluster's machine.
+    /// A kubectl command in the cluster's machine, by the kubectl in PATH.
     #[must_use]
     pub fn kubectl_command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.host.command("kubectl");
+        self.some_kubectl("kubectl", arguments)
+    }
+
+    /// Runs the kubectl of this year that `setup.sh test` fetches, and returns its standard output.
+    ///
+    /// # Errors
+    /// What kubectl says, or that it is not there.
+    pub fn current_kubectl(&self, arguments: &[&str]) -> Result<String> {
+        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/kubectl");
+        ensure!(
+            program.exists(),
+            "{} is missing: run `./setup.sh test`",
+            program.display()
+        );
+        finish(self.some_kubectl(&program.to_string_lossy(), arguments))
+            .with_context(|| format!("current kubectl {}", arguments.join(" ")))
+    }
+
+    fn some_kubectl(&self, program: &str, arguments: &[&str]) -> Command {
+        let mut command = self.host.command(program);
         command
             .arg("--kubeconfig")
             .arg(self.state_dir.join("server/admin.kubeconfig"));
