@@ -21,6 +21,7 @@ pub(crate) mod supervisor;
 pub(crate) mod up;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Which local cluster is meant.
 #[derive(clap::Args, Debug, Clone)]
@@ -40,5 +41,15 @@ impl ClusterArgs {
         self.state_dir
             .clone()
             .unwrap_or_else(|| Path::new("/var/lib/portolan").join(&self.name))
+    }
+}
+
+/// How often a condition is looked at again.
+const POLL: Duration = Duration::from_millis(20);
+
+/// Waits for a condition; the whole of `up` has a deadline.
+async fn until(condition: impl AsyncFn() -> bool) {
+    while !condition().await {
+        tokio::time::sleep(POLL).await;
     }
 }

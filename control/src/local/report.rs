@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::layout::{Layout, NodeLayout};
-use super::{sample, up};
+use super::{sample, until};
 use control_api::pki::Pki;
 
 /// How long one try may take; the next begins at once.
@@ -79,7 +79,7 @@ async fn keep_trying(
     ask: impl AsyncFn() -> Result<String>,
 ) -> Tried {
     let last = std::cell::RefCell::new((String::new(), Duration::ZERO));
-    up::until(async || {
+    until(async || {
         let begun = Instant::now();
         match tokio::time::timeout(ONE_TRY, ask()).await {
             Ok(Ok(answer)) => {

@@ -15,7 +15,7 @@ use kube::{Client, Config, ResourceExt as _};
 use super::layout::{Layout, NodeLayout};
 use super::process::Process;
 use super::{
-    ClusterArgs, credentials, network, outside, place, preflight, report, sample, supervisor,
+    ClusterArgs, credentials, network, outside, place, preflight, report, sample, supervisor, until,
 };
 
 /// What `portolan up` takes.
@@ -211,7 +211,7 @@ async fn ready_nodes(client: &Client, layout: &Layout) -> Result<Vec<(NodeLayout
         if let Some(nodes) = layouts.iter().map(pair).collect() {
             return Ok(nodes);
         }
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(super::POLL).await;
     }
 }
 
@@ -245,16 +245,6 @@ async fn route_to(layout: &Layout, nodes: &[(NodeLayout, Node)]) -> Result<()> {
         network::add_host_route(*cidr, first).await?;
     }
     Ok(())
-}
-
-/// How often a condition is looked at again.
-const POLL: Duration = Duration::from_millis(20);
-
-/// Waits for a condition; the whole of `up` has a deadline.
-pub(crate) async fn until(condition: impl AsyncFn() -> bool) {
-    while !condition().await {
-        tokio::time::sleep(POLL).await;
-    }
 }
 
 /// Shows what is being done, and afterwards how long it took.
