@@ -24,6 +24,9 @@ use crate::devices::Device;
 use crate::pins::{self, MapSizes, Pins, file};
 use crate::sys::{self, LinkTarget};
 
+/// How often a program is given to the verifier before an interruption counts as a failure.
+const LOAD_TRIES: usize = 5;
+
 /// What the loader reports; its own errors differ from step to step.
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -235,10 +238,10 @@ fn load(programs: &mut Ebpf, name: &'static str) -> Result<(), Error> {
     let program = programs
         .program_mut(name)
         .ok_or_else(|| failed("the object file does not have it".to_owned()))?;
-    let loaded = match program {
-        Program::CgroupSockAddr(program) => program.load(),
-        Program::CgroupSock(program) => program.load(),
-        Program::SchedClassifier(program) => program.load(),
+    let load: &mut dyn FnMut() -> Result<(), ProgramError> = match program {
+        Program::CgroupSockAddr(program) => &mut || program.load(),
+        Program::CgroupSock(program) => &mut || program.load(),
+        Program::SchedClassifier(program) => &mut || program.load(),
         other => {
             return Err(failed(format!(
                 "it is of the unexpected type {:?}",
@@ -246,7 +249,19 @@ fn load(programs: &mut Ebpf, name: &'static str) -> Result<(), Error> {
             )));
         }
     };
+    let mut loaded = load();
+    for _ in 1..LOAD_TRIES {
+        if !loaded.as_ref().is_err_and(was_interrupted) {
+            break;
+        }
+        loaded = load();
+    }
     loaded.map_err(|error| failed(tail(&error.to_string())))
+}
+
+/// The verifier gives up with EAGAIN when a signal is pending for the thread (`bpf_check`), whatever signal that is.
+fn was_interrupted(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::LoadError { io_error, .. } if io_error.raw_os_error() == Some(nix::errno::Errno::EAGAIN as i32))
 }
 
 /// The end of a long message: a verifier's log says last why it stopped.
