@@ -4,17 +4,19 @@ use std::io::ErrorKind;
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
-use aya::maps::{Array, HashMap, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
 use aya::programs::{
     CgroupSock, CgroupSockAddr, ProgramError, ProgramInfo, SchedClassifier, TestRun as _,
     TestRunOptions,
 };
 use aya::{Ebpf, EbpfLoader, Pod};
 use dataplane_ebpf::abi::{
-    Backend, Frontend, FrontendKey, Kind, Node, NodeAddress, NodePortKey, Run, Service, Stats, maps,
+    Backend, Connection, Frontend, FrontendKey, Kind, Node, NodeAddress, NodePortKey, Run, Service,
+    Stats, maps,
 };
 use dataplane_ebpf::addr::{Addr, Family, Port, Protocol};
 use dataplane_ebpf::drop::Drop;
+use dataplane_ebpf::flow::Flow;
 use dataplane_ebpf::{Hook, OBJECT, PROGRAMS};
 
 /// Every program loaded, nothing attached.
@@ -235,6 +237,21 @@ impl Dataplane {
         };
         self.array(maps::BACKENDS)?.set(id, backend, 0)?;
         Ok(())
+    }
+
+    /// The entry of one direction of a connection.
+    pub(crate) fn connection(&mut self, flow: &Flow) -> Result<Option<Connection>> {
+        match self.hash(maps::CONNTRACK)?.get(flow, 0) {
+            Ok(connection) => Ok(Some(connection)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes away one direction of a connection, as the kernel does when the table is full.
+    pub(crate) fn evict(&mut self, flow: &Flow) -> Result<()> {
+        let mut connections = self.hash::<Flow, Connection>(maps::CONNTRACK)?;
+        Ok(connections.remove(flow)?)
     }
 
     /// Changes a backend in place.

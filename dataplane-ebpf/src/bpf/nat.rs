@@ -7,7 +7,6 @@ use super::conntrack;
 use super::service::Choice;
 use super::work::Work;
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
-use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use dataplane_ebpf::abi::{Connection, Node};
 use dataplane_ebpf::addr::{Addr, Port};
 use dataplane_ebpf::drop::Drop;
@@ -15,6 +14,9 @@ use dataplane_ebpf::flow::{self, Flow};
 
 /// Ports tried before giving up. With half of all ports taken, one connection in 65,000 finds none.
 const TRIES: u32 = 16;
+
+/// The step from one try's hash to the next: 2^32 divided by the golden ratio, which spreads the tries over all ports.
+const STRIDE: u32 = 0x9e37_79b9;
 
 /// Makes both directions of a new connection from the packet's client to the backend of `choice`; the client's is the
 /// work's connection afterwards.
@@ -77,12 +79,14 @@ fn reserve(work: &mut Work, node: &Node) -> Result<(), Drop> {
         return Ok(());
     }
     let ports = u32::from(node.last_port.wrapping_sub(node.first_port)) + 1;
-    for _ in 0..TRIES {
-        // SAFETY: the helper takes nothing.
-        let random = unsafe { bpf_get_prandom_u32() };
+    // By hash, so that a flow whose entry was evicted comes by its own reservation again. Not by the hash that chose the
+    // backend: flows with a backend in common would have ports in common too.
+    let start = work.packet.flow.hash(!node.seed);
+    for attempt in 0..TRIES {
+        let hash = start.wrapping_add(attempt.wrapping_mul(STRIDE));
         let port = node
             .first_port
-            .wrapping_add(flow::index(random, ports) as u16);
+            .wrapping_add(flow::index(hash, ports) as u16);
         work.reply_flow.destination_port = Port::new(port);
         if try_reserve(work) {
             return Ok(());

@@ -4,6 +4,7 @@
 
 mod cases;
 mod cost;
+mod eviction;
 mod world;
 mod writer;
 
