@@ -25,7 +25,7 @@ down:
 # Everything, from unit tests to end-to-end tests in network namespaces.
 test: build
 	./setup.sh test
-	CARGO_TARGET_$(shell rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')_RUNNER="$(SUDO)" \
+	CARGO_TARGET_$(shell rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')_RUNNER="$(or $(SUDO),env)" \
 		cargo test --workspace --locked
 
 # Start time and memory of a whole cluster.
