@@ -11,8 +11,8 @@ use aya::programs::{
 };
 use aya::{Ebpf, EbpfLoader, Pod};
 use dataplane_ebpf::abi::{
-    Backend, Connection, Frontend, FrontendKey, Kind, Node, NodeAddress, NodePortKey, Run, Service,
-    Stats, maps,
+    Backend, Connection, Frontend, FrontendKey, Kind, Node, NodeAddress, NodePortKey, Peer, Run,
+    Service, SocketKey, Stats, maps,
 };
 use dataplane_ebpf::addr::{Addr, Family, Port, Protocol};
 use dataplane_ebpf::drop::Drop;
@@ -252,6 +252,12 @@ impl Dataplane {
     pub(crate) fn evict(&mut self, flow: &Flow) -> Result<()> {
         let mut connections = self.hash::<Flow, Connection>(maps::CONNTRACK)?;
         Ok(connections.remove(flow)?)
+    }
+
+    /// Takes away one side of a socket's traffic, as the kernel does when the table is full.
+    pub(crate) fn evict_peer(&mut self, key: &SocketKey) -> Result<()> {
+        let mut sockets = self.hash::<SocketKey, Peer>(maps::SOCKETS)?;
+        Ok(sockets.remove(key)?)
     }
 
     /// Changes a backend in place.

@@ -76,7 +76,7 @@ impl Namespace {
     pub(crate) fn cookie(&self) -> Result<u64> {
         self.run(|| {
             let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
-            netns_cookie(&socket).context("reading SO_NETNS_COOKIE")
+            cookie(&socket, nix::libc::SO_NETNS_COOKIE).context("reading SO_NETNS_COOKIE")
         })
     }
 
@@ -88,9 +88,14 @@ impl Namespace {
     }
 }
 
-/// The cookie of a socket's network namespace. No safe wrapper knows this option.
+/// A socket's SO_COOKIE.
+pub(crate) fn socket_cookie(socket: &std::net::UdpSocket) -> Result<u64> {
+    cookie(socket, nix::libc::SO_COOKIE).context("reading SO_COOKIE")
+}
+
+/// One of a socket's cookies. No safe wrapper knows these options.
 #[expect(unsafe_code, reason = "a system call without a safe wrapper")]
-fn netns_cookie(socket: &std::net::UdpSocket) -> std::io::Result<u64> {
+fn cookie(socket: &std::net::UdpSocket, option: i32) -> std::io::Result<u64> {
     let mut cookie = 0u64;
     let mut length = size_of::<u64>() as nix::libc::socklen_t;
     // SAFETY: both pointers are to locals, and `length` is the size of the first one's target.
@@ -98,7 +103,7 @@ fn netns_cookie(socket: &std::net::UdpSocket) -> std::io::Result<u64> {
         nix::libc::getsockopt(
             socket.as_raw_fd(),
             nix::libc::SOL_SOCKET,
-            nix::libc::SO_NETNS_COOKIE,
+            option,
             (&raw mut cookie).cast(),
             &raw mut length,
         )

@@ -5,13 +5,13 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use anyhow::Result;
-use dataplane_ebpf::abi::{Backend, Node, NodeAddress, Run, Service};
-use dataplane_ebpf::addr::{Family, Protocol};
+use dataplane_ebpf::abi::{Backend, Node, NodeAddress, Run, Service, SocketKey};
+use dataplane_ebpf::addr::{Family, Port, Protocol};
 use dataplane_ebpf::drop::Drop;
 
 use crate::cgroup::Cgroup;
 use crate::dataplane::{Dataplane, Place};
-use crate::net::Namespace;
+use crate::net::{Namespace, socket_cookie};
 
 const SERVICE: u32 = 1;
 const NODE_PORT: u16 = 30080;
@@ -285,6 +285,52 @@ fn an_unconnected_socket_stays_with_its_backend_until_that_is_gone() {
         let second = served_by(&client);
         assert_ne!(second, first, "it moved on");
         assert!((0..20).all(|_| served_by(&client) == second));
+    }
+}
+
+/// What a socket hears from is found by the backend's address, which the table may have lost or another service may share.
+#[test]
+fn answers_come_from_the_service_addressed_last() {
+    let mut world = World::create().expect("a node can be made");
+    for a in families() {
+        let server = world.namespace.run(|| udp((a.backends[0], 0)));
+        world
+            .publish(a, Protocol::UDP, &[port(&server)])
+            .expect("maps can be written");
+        let client = world.namespace.run(|| udp(any(a.cluster_ip)));
+        let ask = |address, port| {
+            let service = SocketAddr::from((address, port));
+            client
+                .send_to(b"ping", service)
+                .expect("the service takes datagrams");
+            answer(&server, b"pong");
+            assert_eq!(receive(&client).0, service);
+        };
+        ask(a.cluster_ip, 80);
+        ask(a.node, NODE_PORT);
+        ask(a.cluster_ip, 80);
+        let answers = SocketKey::new(
+            socket_cookie(&client).expect("a socket"),
+            a.backends[0].into(),
+            Port::new(port(&server)),
+            SocketKey::BACKEND,
+        );
+        let ask_after_eviction = |dataplane: &mut Dataplane| {
+            dataplane
+                .evict_peer(&answers)
+                .expect("the entry can be removed");
+            ask(a.cluster_ip, 80);
+        };
+        ask_after_eviction(&mut world.dataplane);
+        world
+            .dataplane
+            .change_backend(1, |b| b.flags &= !Backend::SERVING)
+            .expect("maps can be written");
+        world
+            .dataplane
+            .set_service(SERVICE, Run::REFUSE, Run::REFUSE, 0)
+            .expect("maps can be written");
+        ask_after_eviction(&mut world.dataplane);
     }
 }
 

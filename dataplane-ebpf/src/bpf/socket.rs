@@ -82,8 +82,7 @@ fn try_sendmsg(call: &Call<'_>) -> Result<(), Drop> {
         None => Standing::Gone,
     };
     if let (Standing::Serving, Some(peer)) = (standing, &known) {
-        call.set_address(peer.backend, peer.backend_port);
-        return Ok(());
+        return keep(call, cookie, peer);
     }
     match (service::select(frontend, Origin::Node, random()), known) {
         (Ok(choice), _) => {
@@ -95,12 +94,28 @@ fn try_sendmsg(call: &Call<'_>) -> Result<(), Drop> {
             Ok(())
         }
         // With no backend that serves, a flow keeps the one it has.
-        (Err(_), Some(peer)) if standing == Standing::NotServing => {
-            call.set_address(peer.backend, peer.backend_port);
-            Ok(())
-        }
+        (Err(_), Some(peer)) if standing == Standing::NotServing => keep(call, cookie, peer),
         (Err(reason), _) => Err(reason),
     }
+}
+
+/// Sends to `peer` as before.
+///
+/// Its other entry, by which answers get the service's address, may have been evicted, or may be another service's that
+/// has the same backend address: the service that was addressed last is the one that answers.
+#[inline(always)]
+fn keep(call: &Call<'_>, cookie: u64, peer: &Peer) -> Result<(), Drop> {
+    let key = SocketKey::new(cookie, peer.backend, peer.backend_port, SocketKey::BACKEND);
+    let is_known = find_peer(key).is_some_and(|answers| {
+        answers.frontend == peer.frontend && answers.frontend_port == peer.frontend_port
+    });
+    // A copy, since the entry may be evicted by what is inserted.
+    let peer = *peer;
+    if !is_known {
+        remember(cookie, SocketKey::BACKEND, &peer)?;
+    }
+    call.set_address(peer.backend, peer.backend_port);
+    Ok(())
 }
 
 /// Whether a socket may go on sending to `peer`; if so, its idle time starts anew.
