@@ -3,7 +3,7 @@
 //! Every change that netlink reports, and a timer, leads to a fresh look at everything: a missed message costs latency,
 //! never correctness. What the addresses mean is decided in [`crate::addresses`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{
     AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
 };
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
 use tokio::sync::watch;
@@ -41,6 +41,8 @@ pub struct Device {
 pub struct Devices {
     /// The devices towards the outside.
     pub uplinks: BTreeSet<Device>,
+    /// The names of those that should be uplinks but cannot, because the programs expect Ethernet frames.
+    pub left_out: BTreeSet<String>,
     /// All usable addresses of all devices, in the kernel's order.
     pub addresses: Vec<LocalAddress>,
 }
@@ -67,6 +69,9 @@ pub async fn look(names: &[String]) -> Result<Devices, Error> {
     let connection = tokio::spawn(connection);
     let devices = snapshot(&handle, names).await;
     connection.abort();
+    if let Ok(devices) = &devices {
+        warn_of_left_out(devices);
+    }
     devices
 }
 
@@ -127,35 +132,70 @@ fn publish(sender: &watch::Sender<Devices>, devices: Devices) {
                 addresses = devices.addresses.len(),
                 "the node's devices changed"
             );
+            if known.left_out != devices.left_out {
+                warn_of_left_out(&devices);
+            }
             *known = devices;
         }
         changed
     });
 }
 
+fn warn_of_left_out(devices: &Devices) {
+    if !devices.left_out.is_empty() {
+        warn!(
+            devices = ?devices.left_out,
+            "left out: not there, or no Ethernet devices; services are not answered on them"
+        );
+    }
+}
+
 async fn snapshot(handle: &Handle, names: &[String]) -> Result<Devices, Error> {
     let links = links(handle).await?;
-    let uplinks = if names.is_empty() {
-        default_route_devices(handle).await?
+    let (uplinks, left_out) = if names.is_empty() {
+        by_index(&links, &default_route_devices(handle).await?)
     } else {
-        links
-            .iter()
-            .filter(|(_, name)| names.contains(name))
-            .map(|(index, _)| *index)
-            .collect()
+        by_name(&links, names)
     };
-    let uplinks = uplinks.into_iter().filter_map(|index| {
-        let name = links.get(&index)?.clone();
-        Some(Device { index, name })
-    });
     Ok(Devices {
-        uplinks: uplinks.collect(),
+        uplinks,
+        left_out,
         addresses: addresses(handle).await?,
     })
 }
 
-/// The names of all devices but loopback ones.
-async fn links(handle: &Handle) -> Result<BTreeMap<u32, String>, Error> {
+/// The devices with one of the `indices`, and the names of those among them that cannot be uplinks.
+fn by_index(links: &[Link], indices: &BTreeSet<u32>) -> (BTreeSet<Device>, BTreeSet<String>) {
+    let chosen = links
+        .iter()
+        .filter(|link| indices.contains(&link.device.index));
+    let (fit, unfit): (Vec<&Link>, Vec<&Link>) = chosen.partition(|link| link.fit);
+    let uplinks = fit.into_iter().map(|link| link.device.clone());
+    let left_out = unfit.into_iter().map(|link| link.device.name.clone());
+    (uplinks.collect(), left_out.collect())
+}
+
+/// The devices with one of the `names`, and those names that no device has which can be an uplink.
+fn by_name(links: &[Link], names: &[String]) -> (BTreeSet<Device>, BTreeSet<String>) {
+    let chosen = links
+        .iter()
+        .filter(|link| link.fit && names.contains(&link.device.name));
+    let uplinks: BTreeSet<Device> = chosen.map(|link| link.device.clone()).collect();
+    let left_out = names
+        .iter()
+        .filter(|name| uplinks.iter().all(|device| device.name != **name));
+    let left_out = left_out.cloned().collect();
+    (uplinks, left_out)
+}
+
+/// A device, and whether it can be an uplink.
+#[derive(Debug, Clone)]
+struct Link {
+    device: Device,
+    fit: bool,
+}
+
+async fn links(handle: &Handle) -> Result<Vec<Link>, Error> {
     let failed = |source| Error::List {
         what: "links",
         source,
@@ -167,18 +207,26 @@ async fn links(handle: &Handle) -> Result<BTreeMap<u32, String>, Error> {
         .try_collect()
         .await
         .map_err(failed)?;
-    let named = links.into_iter().filter_map(|link| {
-        let loopback = link.header.flags.contains(LinkFlags::Loopback);
-        let name = link
-            .attributes
-            .into_iter()
-            .find_map(|attribute| match attribute {
-                LinkAttribute::IfName(name) => Some(name),
-                _ => None,
-            });
-        (!loopback).then_some((link.header.index, name?))
-    });
-    Ok(named.collect())
+    Ok(links.into_iter().filter_map(link).collect())
+}
+
+/// The packets of tunnels such as WireGuard begin with the IP header, where the programs look for an Ethernet header.
+fn link(message: LinkMessage) -> Option<Link> {
+    let header = &message.header;
+    let fit = header.link_layer_type == LinkLayerType::Ether
+        && !header.flags.contains(LinkFlags::Loopback);
+    let index = header.index;
+    let name = message
+        .attributes
+        .into_iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name),
+            _ => None,
+        })?;
+    Some(Link {
+        device: Device { index, name },
+        fit,
+    })
 }
 
 async fn default_route_devices(handle: &Handle) -> Result<BTreeSet<u32>, Error> {
@@ -270,4 +318,60 @@ fn local_address(message: &AddressMessage) -> Option<LocalAddress> {
         device: header.index,
         global: header.scope == AddressScope::Universe,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn links() -> Vec<Link> {
+        let rows = [
+            (1, "lo", LinkLayerType::Loopback, LinkFlags::Loopback),
+            (2, "eth0", LinkLayerType::Ether, LinkFlags::Up),
+            (3, "wg0", LinkLayerType::None, LinkFlags::Up),
+            (4, "ppp0", LinkLayerType::Ppp, LinkFlags::Up),
+        ];
+        let links = rows.into_iter().map(|(index, name, kind, flags)| {
+            let mut message = LinkMessage::default();
+            message.header.index = index;
+            message.header.link_layer_type = kind;
+            message.header.flags = flags;
+            message.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+            link(message).expect("the link has a name")
+        });
+        links.collect()
+    }
+
+    fn names<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+        names.into_iter().map(str::to_owned).collect()
+    }
+
+    #[track_caller]
+    fn check(
+        (uplinks, left_out): (BTreeSet<Device>, BTreeSet<String>),
+        expected: &[&str],
+        expected_out: &[&str],
+    ) {
+        let uplinks: Vec<String> = uplinks.into_iter().map(|device| device.name).collect();
+        assert_eq!(uplinks, expected);
+        assert_eq!(Vec::from_iter(left_out), expected_out);
+    }
+
+    #[test]
+    fn default_routes_make_uplinks_of_ethernet_devices_only() {
+        check(
+            by_index(&links(), &BTreeSet::from([2, 3, 4])),
+            &["eth0"],
+            &["ppp0", "wg0"],
+        );
+    }
+
+    #[test]
+    fn names_make_uplinks_of_ethernet_devices_only() {
+        check(
+            by_name(&links(), &names(["eth0", "wg0", "lo", "gone"])),
+            &["eth0"],
+            &["gone", "lo", "wg0"],
+        );
+    }
 }

@@ -99,6 +99,7 @@ fn devices() -> Devices {
             index: 2,
             name: "eth0".to_owned(),
         }]),
+        left_out: BTreeSet::new(),
         addresses: vec![
             row("127.0.0.1", 1),
             row("192.168.0.7", 2),
