@@ -98,29 +98,37 @@ impl Dataplane {
         &mut self.programs
     }
 
-    /// Attaches every program to the cgroup or to each of the `uplinks`, taking over the links there are, and lets go of
-    /// the devices that are no uplinks any more.
-    pub fn attach<'a>(
-        &mut self,
-        uplinks: impl IntoIterator<Item = &'a Device> + Clone,
-    ) -> Result<(), Error> {
-        let mut wanted = BTreeSet::new();
+    /// Attaches the programs for sockets to the cgroup, taking over the links there are.
+    pub fn attach_sockets(&mut self) -> Result<(), Error> {
         for program in PROGRAMS {
-            match program.hook {
-                Hook::SocketAddress | Hook::Socket => {
-                    self.attach_cgroup(program.name)?;
-                    wanted.insert(self.pins.links.join(program.name));
-                }
-                Hook::Ingress | Hook::Egress => {
-                    for device in uplinks.clone() {
-                        self.attach_device(program.name, program.hook, device)?;
-                        wanted.insert(self.device_pin(program.name, device));
-                    }
-                }
+            if !is_for_devices(program.hook) {
+                self.attach_cgroup(program.name)?;
             }
         }
-        self.detach_others(&wanted)?;
         Ok(self.pins.remove_other_layouts()?)
+    }
+
+    /// Attaches the programs for packets to each of the `uplinks`, taking over the links there are, and lets go of the
+    /// devices that are no uplinks any more. One that fails does not keep the others from it; what failed is returned.
+    /// Without any uplink everything stays as it is: a route that is gone for a moment must not cost connections.
+    pub fn attach_uplinks(&mut self, uplinks: &BTreeSet<Device>) -> Vec<Error> {
+        if uplinks.is_empty() {
+            return Vec::new();
+        }
+        let mut failed = Vec::new();
+        let mut wanted = BTreeSet::new();
+        for program in PROGRAMS {
+            if !is_for_devices(program.hook) {
+                wanted.insert(self.pins.links.join(program.name));
+                continue;
+            }
+            for device in uplinks {
+                wanted.insert(self.device_pin(program.name, device));
+                failed.extend(self.attach_device(program.name, program.hook, device).err());
+            }
+        }
+        failed.extend(self.detach_others(&wanted).err());
+        failed
     }
 
     fn attach_cgroup(&mut self, name: &'static str) -> Result<(), Error> {
@@ -220,6 +228,13 @@ impl Dataplane {
 
     fn device_pin(&self, name: &str, device: &Device) -> PathBuf {
         self.pins.links.join(format!("{name}-{}", device.index))
+    }
+}
+
+fn is_for_devices(hook: Hook) -> bool {
+    match hook {
+        Hook::Ingress | Hook::Egress => true,
+        Hook::SocketAddress | Hook::Socket => false,
     }
 }
 

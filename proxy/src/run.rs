@@ -9,6 +9,7 @@
 //! | [`conntrack`](proxy::conntrack) | the sweep | nobody |
 //! | [`health`](proxy::health) | two listeners | whoever asks |
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -20,7 +21,7 @@ use tracing::{info, warn};
 
 use proxy::attach::Dataplane;
 use proxy::config::Config;
-use proxy::devices::{self, Devices};
+use proxy::devices::{self, Device, Devices};
 use proxy::health::{self, Health};
 use proxy::maps::{Conntrack, KernelMaps};
 use proxy::metrics::Metrics;
@@ -56,7 +57,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     let mut dataplane = Dataplane::open(&config.bpf_root, &config.cgroup_root, config.map_sizes())?;
     let maps = KernelMaps::take(dataplane.programs())?;
     let connections = Conntrack::take(dataplane.programs())?;
-    dataplane.attach(&known.uplinks)?;
+    dataplane.attach_sockets()?;
     if known.uplinks.is_empty() {
         warn!(
             "no device towards the outside yet; only connections that start on this node are served"
@@ -163,41 +164,43 @@ async fn follow_devices(
     }
 }
 
-/// Attaches the programs to devices that become uplinks.
+/// Attaches the programs to the uplinks and to devices that become such. Those that fail are tried again.
 async fn keep_attached(
     mut dataplane: Dataplane,
     mut devices: watch::Receiver<Devices>,
     shutdown: CancellationToken,
 ) {
-    let mut attached = true;
     let mut uplinks = devices.borrow_and_update().uplinks.clone();
     loop {
+        let failed = dataplane.attach_uplinks(&uplinks);
+        for error in &failed {
+            warn!(
+                error = error as &dyn std::error::Error,
+                "not attached to all devices yet"
+            );
+        }
         let retry = async {
-            match attached {
+            match failed.is_empty() {
                 true => std::future::pending().await,
                 false => tokio::time::sleep(REATTACH).await,
             }
         };
         tokio::select! {
             () = shutdown.cancelled() => break,
-            changed = devices.changed() => {
-                if changed.is_err() {
-                    break;
-                }
-                let known = devices.borrow_and_update().uplinks.clone();
-                if std::mem::replace(&mut uplinks, known.clone()) == known {
-                    continue;
-                }
-            }
+            other = other_uplinks(&mut devices, &uplinks) => match other {
+                Some(other) => uplinks = other,
+                None => break,
+            },
             () = retry => {}
         }
-        let result = dataplane.attach(&uplinks);
-        attached = result.is_ok();
-        if let Err(error) = result {
-            warn!(
-                error = &error as &dyn std::error::Error,
-                "not attached to all devices yet"
-            );
-        }
     }
+}
+
+/// The uplinks as soon as they are others than those `known`; nothing if nobody follows them any more.
+async fn other_uplinks(
+    devices: &mut watch::Receiver<Devices>,
+    known: &BTreeSet<Device>,
+) -> Option<BTreeSet<Device>> {
+    let changed = devices.wait_for(|devices| devices.uplinks != *known).await;
+    changed.ok().map(|devices| devices.uplinks.clone())
 }
