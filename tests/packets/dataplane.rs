@@ -248,6 +248,14 @@ impl Dataplane {
         }
     }
 
+    /// Makes one direction of a connection look unused for one moment.
+    pub(crate) fn age(&mut self, flow: &Flow) -> Result<()> {
+        let mut connections = self.hash::<Flow, Connection>(maps::CONNTRACK)?;
+        let mut connection = connections.get(flow, 0)?;
+        connection.seen -= 1;
+        Ok(connections.insert(flow, connection, 0)?)
+    }
+
     /// Takes away one direction of a connection, as the kernel does when the table is full.
     pub(crate) fn evict(&mut self, flow: &Flow) -> Result<()> {
         let mut connections = self.hash::<Flow, Connection>(maps::CONNTRACK)?;

@@ -8,6 +8,7 @@ use super::parse::{Packet, tcp};
 use super::service::{self, Standing};
 use super::stats;
 use super::work::Work;
+use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use core::ptr::copy_nonoverlapping;
 use dataplane_ebpf::abi::{Connection, UDP_IDLE, moment};
@@ -58,10 +59,32 @@ pub(crate) fn resume(work: &mut Work, known: &mut Connection) -> Result<Course, 
 
 #[inline(always)]
 fn take_up(work: &mut Work, known: &mut Connection) {
+    let is_first = known.seen != now();
     touch(&work.packet, known);
     // SAFETY: both are valid, and in different maps. An assignment would become a call that copies byte by byte, since
     // the compiler cannot know that.
     unsafe { copy_nonoverlapping(&raw const *known, &raw mut work.connection, 1) };
+    // `known` is not used any more: what is inserted may evict it.
+    if is_first {
+        restore_partner(work);
+    }
+}
+
+/// Makes the other direction of the work's connection again if it was evicted, or its packets would be nobody's as long
+/// as this direction's entry lives. Looked for at the first packet of each moment only.
+#[inline(always)]
+fn restore_partner(work: &mut Work) {
+    work.reply_flow = work.connection.partner();
+    if find(&work.reply_flow).is_some() {
+        return;
+    }
+    let sides = Connection::REPLY | Connection::REMOTE;
+    work.reply = Connection {
+        to: work.packet.flow.reversed(),
+        flags: work.connection.flags & sides ^ Connection::REPLY,
+        ..work.connection
+    };
+    insert(&work.reply_flow, &work.reply, BPF_NOEXIST);
 }
 
 /// Decides what becomes of a client's `packet` that belongs to `connection`.

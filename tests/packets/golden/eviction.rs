@@ -1,10 +1,12 @@
 //! Connections that the full table has lost one direction of.
 
+use dataplane_ebpf::abi::Connection;
 use dataplane_ebpf::addr::{Port, Protocol};
 use dataplane_ebpf::flow::Flow;
 
-use super::world::{World, node_port, service, v4, v6};
+use super::world::{TARGET, World, node_port, service, v4, v6};
 use super::writer::Writer;
+use crate::frame::Frame;
 
 /// A port that source translation may not keep.
 const CLIENT_PORT: u16 = 1024;
@@ -33,22 +35,78 @@ fn request_flow(w: Writer, to: u16) -> Flow {
 fn a_flow_keeps_its_translated_port_when_its_entry_is_lost() {
     let to = node_port(service::REMOTE);
     for (mut world, w) in worlds() {
-        let packet = w.data((w.a.client, CLIENT_PORT), (w.a.node, to)).bytes();
+        let packet = w.data((w.a.client, CLIENT_PORT), (w.a.node, to));
         let flow = request_flow(w, to);
         let mut translated = || {
-            world.run("ingress", &packet, 1).expect("the program runs");
-            let entry = world
-                .dataplane
-                .connection(&flow)
-                .expect("the table can be read");
+            send(&world, &packet);
+            let entry = entry(&mut world, &flow).expect("the connection is known");
             world
                 .dataplane
                 .evict(&flow)
                 .expect("the entry can be removed");
-            entry.expect("the connection is known").to
+            entry.to
         };
         let first = translated();
         assert_ne!(first.source_port, Port::new(CLIENT_PORT));
         assert_eq!(translated(), first);
     }
+}
+
+/// Each direction's packets make the other's entry again, where they have a way to it: a local backend's come by the
+/// other hook, but its client's packets choose by the same hash again.
+#[test]
+fn a_lost_direction_is_made_again_by_the_other() {
+    for (mut world, w) in worlds() {
+        for id in [service::LOCAL, service::REMOTE] {
+            let packet = w.data((w.a.client, CLIENT_PORT), (w.a.node, node_port(id)));
+            let request = request_flow(w, node_port(id));
+            send(&world, &packet);
+            let there = entry(&mut world, &request).expect("the connection is known");
+            let reply = there.partner();
+            let back = entry(&mut world, &reply).expect("so is its other direction");
+            lose(&mut world, &reply, &request);
+            send(&world, &packet);
+            assert_eq!(
+                without_time(entry(&mut world, &reply)),
+                without_time(Some(back))
+            );
+            if id == service::REMOTE {
+                let answer = w.data(
+                    (w.a.elsewhere, TARGET),
+                    (w.a.node, reply.destination_port.number()),
+                );
+                lose(&mut world, &request, &reply);
+                send(&world, &answer);
+                assert_eq!(
+                    without_time(entry(&mut world, &request)),
+                    without_time(Some(there))
+                );
+            }
+        }
+    }
+}
+
+fn send(world: &World, packet: &Frame) {
+    let run = world.run("ingress", &packet.bytes(), 1);
+    run.expect("the program runs");
+}
+
+fn entry(world: &mut World, flow: &Flow) -> Option<Connection> {
+    world
+        .dataplane
+        .connection(flow)
+        .expect("the table can be read")
+}
+
+/// Evicts the entry of `lost`, and lets a moment pass for `kept`.
+fn lose(world: &mut World, lost: &Flow, kept: &Flow) {
+    world
+        .dataplane
+        .evict(lost)
+        .expect("the entry can be removed");
+    world.dataplane.age(kept).expect("the entry can be changed");
+}
+
+fn without_time(entry: Option<Connection>) -> Option<Connection> {
+    entry.map(|entry| Connection { seen: 0, ..entry })
 }
