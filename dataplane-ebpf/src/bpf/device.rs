@@ -23,12 +23,19 @@ const REFUSE: i32 = 100;
 /// Not a verdict of the kernel's: the packet is neither TCP nor UDP, so it may be an ICMP error about one that is.
 const OTHER: i32 = 101;
 
+/// Not a verdict of the kernel's: the packet cannot be read.
+const UNREADABLE: i32 = 102;
+
 /// The verdict on a packet from the wire.
 #[inline(always)]
 pub(crate) fn ingress(ctx: &TcContext) -> i32 {
-    match from_wire(ctx) {
-        REFUSE => reject::answer(ctx),
+    let verdict = match from_wire(ctx) {
         OTHER => error(ctx, Side::Ingress),
+        verdict => verdict,
+    };
+    match verdict {
+        REFUSE => reject::answer(ctx),
+        UNREADABLE => unreadable(ctx),
         verdict => verdict,
     }
 }
@@ -36,17 +43,23 @@ pub(crate) fn ingress(ctx: &TcContext) -> i32 {
 /// The verdict on a packet to the wire.
 #[inline(always)]
 pub(crate) fn egress(ctx: &TcContext) -> i32 {
-    match to_wire(ctx) {
+    let verdict = match to_wire(ctx) {
         OTHER => error(ctx, Side::Egress),
+        verdict => verdict,
+    };
+    match verdict {
+        // No backend's reply: those come from a stack, which writes what can be read.
+        UNREADABLE => PASS,
         verdict => verdict,
     }
 }
 
-/// Turns a result into a verdict and counts what is dropped.
+/// Turns a result into a verdict and counts what is dropped. Nothing is decided yet for a packet that cannot be read.
 #[inline(always)]
 fn settle(result: Result<i32, Drop>) -> i32 {
     let reason = match result {
         Ok(verdict) => return verdict,
+        Err(Drop::Malformed) => return UNREADABLE,
         Err(reason) => reason,
     };
     stats::count_reason(reason);
@@ -75,6 +88,17 @@ fn error(ctx: &TcContext, side: Side) -> i32 {
         Outcome::Foreign | Outcome::Translated => PASS,
         Outcome::Sent(verdict) => verdict,
     }))
+}
+
+/// The verdict on a packet from the wire that cannot be read: dropped at addresses where services answer, since nobody
+/// knows whose it is there. Any other is the stack's to judge: it may come by a device whose headers are not Ethernet's.
+#[inline(never)]
+fn unreadable(ctx: &TcContext) -> i32 {
+    if !parse::destination(ctx).is_some_and(service::may_answer) {
+        return PASS;
+    }
+    stats::count_reason(Drop::Malformed);
+    TC_ACT_SHOT
 }
 
 /// Requests of clients outside, and replies of backends on other nodes.

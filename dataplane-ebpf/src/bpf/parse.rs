@@ -122,10 +122,25 @@ pub(crate) fn packet(ctx: &TcContext) -> Result<Option<Packet>, Drop> {
     }
 }
 
+/// Where the IP header in `ctx` says the packet goes, whatever else is wrong with it.
+#[inline(always)]
+pub(crate) fn destination(ctx: &TcContext) -> Option<Addr> {
+    match ether_type(ctx) {
+        ETH_P_IP => load(ctx, L3 + 16).ok().map(Addr::from_v4_word),
+        ETH_P_IPV6 => load(ctx, L3 + 24).ok().map(Addr::from_words),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn ether_type(ctx: &TcContext) -> u32 {
+    u32::from(u16::from_be(ctx.skb.protocol() as u16))
+}
+
 /// The IP packet in `ctx`, complete; `None` if it is none.
 #[inline(always)]
 fn network(ctx: &TcContext) -> Result<Option<Network>, Drop> {
-    let network = match u32::from(u16::from_be(ctx.skb.protocol() as u16)) {
+    let network = match ether_type(ctx) {
         ETH_P_IP => ipv4(ctx, L3)?,
         ETH_P_IPV6 => ipv6(ctx, L3)?,
         _ => return Ok(None),

@@ -43,6 +43,12 @@ pub(crate) fn is_service_address(address: Addr) -> bool {
     unsafe { FRONTENDS.get(FrontendKey::whole_address(address)) }.is_some()
 }
 
+/// Whether a service may answer at some port of the address.
+#[inline(always)]
+pub(crate) fn may_answer(address: Addr) -> bool {
+    is_service_address(address) || has_node_ports(address, || false)
+}
+
 #[inline(always)]
 fn has_node_ports(address: Addr, is_node: impl FnOnce() -> bool) -> bool {
     // SAFETY: the map is not preallocated, so the entry outlives this program's run.

@@ -1,5 +1,7 @@
 //! The cases, as tables. Expected packets are written out, never computed by the code under test.
 
+use std::net::IpAddr;
+
 use anyhow::Result;
 use dataplane_ebpf::abi::{Backend, Node, Run};
 use dataplane_ebpf::addr::Protocol;
@@ -254,36 +256,56 @@ fn offset(a: Addresses) -> u16 {
     if a.node.is_ipv4() { 100 } else { 800 }
 }
 
-/// Packets that lie about themselves.
+/// Packets that lie about themselves: nobody knows whose they are at the node and at a cluster IP, but elsewhere they are
+/// none of ours.
 pub(super) fn malformed(w: Writer) -> Vec<Case> {
-    let packet = w
-        .open((w.a.client, 41001), (w.a.node, node_port(service::LOCAL)))
-        .bytes();
+    let a = w.a;
+    let dropped = [
+        (a.node, node_port(service::LOCAL)),
+        (a.cluster_ip, cluster_port(service::LOCAL)),
+    ];
+    let mut cases: Vec<Case> = dropped
+        .into_iter()
+        .flat_map(|to| lies(w, to))
+        .map(|(name, bytes)| Case {
+            name,
+            steps: vec![Ingress(bytes, Dropped(Drop::Malformed))],
+        })
+        .collect();
+    cases.extend(
+        lies(w, (a.here, TARGET))
+            .into_iter()
+            .map(|(name, bytes)| Case {
+                name,
+                steps: vec![Ingress(bytes.clone(), Untouched), Egress(bytes, Untouched)],
+            }),
+    );
+    cases
+}
+
+fn lies(w: Writer, to: (IpAddr, u16)) -> Vec<(&'static str, Vec<u8>)> {
+    let packet = w.open((w.a.client, 41001), to).bytes();
     let header = if w.a.node.is_ipv4() { 20 } else { 40 };
-    let dropped = |name, bytes| Case {
-        name,
-        steps: vec![Ingress(bytes, Dropped(Drop::Malformed))],
-    };
     let mut long = packet.clone();
     let field = if w.a.node.is_ipv4() { 16 } else { 18 };
     long[field] = 0x7f;
-    let mut cases = vec![dropped("a length beyond the packet", long)];
+    let mut lies = vec![("a length beyond the packet", long)];
     // The IP header is right, and announces less than a transport header.
     let short = Frame::new(
         w.a.client,
-        w.a.node,
+        to.0,
         Body::Other {
             protocol: w.protocol.number(),
             data: packet[14 + header..14 + header + 6].to_vec(),
         },
     );
-    cases.push(dropped("half a transport header", short.bytes()));
+    lies.push(("half a transport header", short.bytes()));
     if w.a.node.is_ipv4() {
         let mut tiny = packet;
         tiny[14] = 0x44;
-        cases.push(dropped("a header length below the minimum", tiny));
+        lies.push(("a header length below the minimum", tiny));
     }
-    cases
+    lies
 }
 
 /// TCP's life and death.

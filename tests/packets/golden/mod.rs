@@ -137,7 +137,7 @@ fn requests_and_replies() {
 }
 
 #[test]
-fn malformed_packets_are_dropped_and_counted() {
+fn malformed_packets_are_dropped_where_services_answer() {
     check_all(cases::malformed, &[Protocol::TCP, Protocol::UDP]);
 }
 
