@@ -45,10 +45,10 @@ impl Entries {
         frontends.map(|frontend| frontend.service).collect()
     }
 
-    /// The service that `entry` in the maps names.
-    pub(crate) fn service_of(&self, entry: Entry) -> Option<u32> {
+    /// The service that `entry` in the maps names, if it is there as a cluster address.
+    pub(crate) fn service_at_cluster_ip(&self, entry: Entry) -> Option<u32> {
         let frontend = self.installed.get(&entry)?;
-        (frontend.kind != Kind::ADDRESS).then_some(frontend.service)
+        (frontend.kind == Kind::CLUSTER_IP).then_some(frontend.service)
     }
 
     /// Notes that `port` wants `entry` to be `frontend`.

@@ -12,7 +12,7 @@ mod steps;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use dataplane_ebpf::abi::Run;
+use dataplane_ebpf::abi::{Kind, Run};
 use model::{ServiceName, TrafficPolicy};
 use tracing::info;
 
@@ -312,15 +312,17 @@ impl<M: Maps> Tables<M> {
         Ok(())
     }
 
-    /// The port as it is installed; else as an earlier daemon left it, which is known by one of its entries; else anew.
+    /// The port as it is installed; else as an earlier daemon left it, which is known by its cluster address; else anew.
+    /// Other entries tell nothing: a node port may have passed from one Service to another meanwhile.
     fn find_or_create(&mut self, port: &Port) -> Result<Installed, Error> {
         if let Some(installed) = self.ports.remove(&port.key) {
             return Ok(installed);
         }
         let named = port
             .entries
-            .keys()
-            .filter_map(|entry| self.entries.service_of(*entry));
+            .iter()
+            .filter(|(_, kind)| **kind == Kind::CLUSTER_IP)
+            .filter_map(|(entry, _)| self.entries.service_at_cluster_ip(*entry));
         let orphan = named.into_iter().find_map(|id| self.orphans.remove(&id));
         orphan.map_or_else(|| self.create(), Ok)
     }

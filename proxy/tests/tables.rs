@@ -9,13 +9,16 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use dataplane_ebpf::abi::FrontendKey;
+use dataplane_ebpf::addr::{Port, Protocol};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use model::{Event, Node, Service, Slice};
 use proxy::addresses::{LocalAddress, NodePortAddresses};
+use proxy::desired::Entry;
 use proxy::devices::{Device, Devices};
 use proxy::inspect::dump;
-use proxy::maps::{Fake, Sizes};
+use proxy::maps::{Fake, Maps, Sizes};
 use proxy::node::Settings;
 use proxy::reconcile::Reconciler;
 use serde::Deserialize;
@@ -429,4 +432,41 @@ fn an_address_passes_from_one_service_to_another() {
     daemon.see(Event::Service(objects.services[0].clone()));
     daemon.settle();
     assert_eq!(daemon.dump(), installed(&objects).dump());
+}
+
+/// A Service with a node port or none.
+fn exposed(number: u8, node_port: Option<u16>) -> Service {
+    let mut objects = parse(&service(number, 0));
+    let mut service = objects.services.remove(0);
+    service.ports[0].node_port = node_port.map(|port| port.try_into().unwrap());
+    service
+}
+
+/// The number of the Service at 10.96.0.`number`, port 80.
+fn number_of(daemon: &Daemon, number: u8) -> u32 {
+    let address: IpAddr = [10, 96, 0, number].into();
+    let key = FrontendKey::new(address.into(), Port::new(80), Protocol::TCP);
+    let entries = daemon.reconciler.tables().maps().entries().unwrap();
+    let found = entries
+        .into_iter()
+        .find(|(entry, _)| *entry == Entry::Frontend(key));
+    found.unwrap().1.service
+}
+
+#[test]
+fn a_node_port_that_moved_while_no_daemon_ran_takes_no_service_along() {
+    let mut daemon = Daemon::start(Fake::new(sizes()));
+    daemon.see_all(&Objects::default());
+    daemon.see(Event::Service(exposed(2, Some(30_080))));
+    daemon.settle();
+    let before = number_of(&daemon, 2);
+
+    let mut next = daemon.restart();
+    next.see_all(&Objects {
+        services: vec![exposed(1, Some(30_080)), exposed(2, None)],
+        ..Objects::default()
+    });
+    next.settle();
+    assert_eq!(number_of(&next, 2), before);
+    assert_ne!(number_of(&next, 1), before);
 }
