@@ -2,6 +2,7 @@
 //! died and another one has taken over. Needs root; runs in a network namespace and a cgroup of its own.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
@@ -10,7 +11,10 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dataplane_ebpf::abi::LAYOUT_VERSION;
+use aya::maps::{HashMap, Map, MapData};
+use dataplane_ebpf::abi::{Connection, LAYOUT_VERSION};
+use dataplane_ebpf::addr::{Addr, Port, Protocol as WireProtocol};
+use dataplane_ebpf::flow::Flow;
 use model::{
     Endpoint, Event, Family, Hints, Kind, ObjectName, Protocol, Service, ServicePort, Slice,
     SlicePort, TrafficPolicy,
@@ -20,7 +24,7 @@ use nix::unistd::Uid;
 use proxy::attach::Dataplane;
 use proxy::devices::{self, Device, Devices};
 use proxy::inspect::dump;
-use proxy::maps::{Conntrack, KernelMaps};
+use proxy::maps::{Conntrack, KernelMaps, Swept};
 use proxy::node::{Settings, netns_cookie};
 use proxy::pins::{self, MapSizes};
 use proxy::reconcile::Reconciler;
@@ -346,6 +350,38 @@ fn check_uplinks(place: &Place, dataplane: &mut Dataplane, uplinks: &BTreeSet<De
     assert_eq!(links(place), pins, "one that fails does not hinder others");
 }
 
+/// Sweeps a connection that is used again while the sweep runs, and then one that is not.
+fn check_sweep(place: &Place, conntrack: &mut Conntrack) {
+    let path = place.bpf.join(format!("v{LAYOUT_VERSION}/maps/CONNTRACK"));
+    let map = Map::LruHashMap(MapData::from_pin(path).unwrap());
+    let mut map: HashMap<_, Flow, Connection> = map.try_into().unwrap();
+    let end = |port| (Addr::UNSPECIFIED, Port::new(port));
+    let asked = Flow::new(end(1), end(2), WireProtocol::TCP);
+    let sent = Flow::new(end(3), end(4), WireProtocol::TCP);
+    for (key, to) in [(asked, sent), (sent.reversed(), asked.reversed())] {
+        let connection = Connection {
+            to,
+            service: 0,
+            service_generation: 0,
+            backend: 0,
+            backend_generation: 0,
+            seen: 0,
+            flags: 0,
+        };
+        map.insert(key, connection, 0).unwrap();
+    }
+
+    let looks = Cell::new(0);
+    let only_at_first = |_: &Connection, _: Option<&Connection>| looks.replace(looks.get() + 1) < 2;
+    let swept = |kept, removed| Swept { kept, removed };
+    assert_eq!(conntrack.sweep(only_at_first).unwrap(), swept(2, 0));
+    assert_eq!(conntrack.sweep(|_, _| false).unwrap(), swept(2, 0));
+    // Once a direction is gone, the other does not look expired by itself.
+    let expired = |_: &Connection, other: Option<&Connection>| other.is_some();
+    assert_eq!(conntrack.sweep(expired).unwrap(), swept(0, 2));
+    assert_eq!(conntrack.sweep(|_, _| true).unwrap(), swept(0, 0));
+}
+
 fn scenario() {
     unshare(CloneFlags::CLONE_NEWNET).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -381,7 +417,7 @@ fn scenario() {
         "refused after {:?}",
         start.elapsed()
     );
-    daemon.conntrack.sweep(|_, _| false).unwrap();
+    check_sweep(&place, &mut daemon.conntrack);
 
     let (text, pins) = (daemon.dump(), links(&place));
     drop(daemon);

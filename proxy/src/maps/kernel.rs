@@ -33,6 +33,8 @@ pub struct KernelMaps {
 #[derive(Debug)]
 pub struct Conntrack {
     connections: HashMap<MapData, Flow, Connection>,
+    /// How many entries there can be.
+    size: usize,
 }
 
 /// What a sweep found.
@@ -227,26 +229,29 @@ impl Maps for KernelMaps {
 impl Conntrack {
     /// Takes the map out of what was loaded.
     pub fn take(programs: &mut Ebpf) -> Result<Self, Error> {
+        let map = take(programs, maps::CONNTRACK)?;
+        let size = match &map {
+            Map::LruHashMap(data) => data.info().map_err(failed("open", maps::CONNTRACK))?,
+            _ => return Err(unexpected(maps::CONNTRACK)),
+        };
         Ok(Self {
-            connections: hash(programs, maps::CONNTRACK)?,
+            size: size.max_entries() as usize,
+            connections: HashMap::try_from(map).map_err(failed("open", maps::CONNTRACK))?,
         })
     }
 
-    /// Removes every entry for which `is_expired` is true; it gets the entry and its partner of the other direction. The
-    /// kernel goes on writing meanwhile: an entry it renews just then is lost, and made again by the next packet.
+    /// Removes every connection for which `is_expired` is true; it gets an entry and its partner of the other direction.
+    /// The kernel goes on writing meanwhile, so whatever has expired is looked at once more right before it is removed.
     pub fn sweep(
         &mut self,
         is_expired: impl Fn(&Connection, Option<&Connection>) -> bool,
     ) -> Result<Swept, Error> {
         let mut expired = Vec::new();
         let mut swept = Swept::default();
-        for item in self.connections.iter() {
+        // The kernel begins anew when the key is gone from which it should go on: that must not go on for ever.
+        for item in self.connections.iter().take(2 * self.size) {
             let (flow, connection) = item.map_err(failed("list", maps::CONNTRACK))?;
-            let partner = match self.connections.get(&connection.partner(), 0) {
-                Ok(partner) => Some(partner),
-                Err(MapError::KeyNotFound) => None,
-                Err(error) => return Err(failed("read", maps::CONNTRACK)(error)),
-            };
+            let partner = self.find(&connection.partner())?;
             if is_expired(&connection, partner.as_ref()) {
                 expired.push(flow);
             } else {
@@ -254,18 +259,41 @@ impl Conntrack {
             }
         }
         for flow in expired {
-            absent_is_fine(self.connections.remove(&flow), maps::CONNTRACK)?;
-            swept.removed += 1;
+            let Some(connection) = self.find(&flow)? else {
+                continue;
+            };
+            let partner = self.find(&connection.partner())?;
+            if !is_expired(&connection, partner.as_ref()) {
+                swept.kept += 1;
+                continue;
+            }
+            self.remove(&flow, &mut swept)?;
+            // Together, for one direction alone no longer tells that the connection is over.
+            if partner.is_some_and(|partner| partner.partner() == flow) {
+                self.remove(&connection.partner(), &mut swept)?;
+            }
         }
         Ok(swept)
+    }
+
+    fn find(&self, flow: &Flow) -> Result<Option<Connection>, Error> {
+        match self.connections.get(flow, 0) {
+            Ok(connection) => Ok(Some(connection)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(failed("read", maps::CONNTRACK)(error)),
+        }
+    }
+
+    fn remove(&mut self, flow: &Flow, swept: &mut Swept) -> Result<(), Error> {
+        absent_is_fine(self.connections.remove(flow), maps::CONNTRACK)?;
+        swept.removed += 1;
+        Ok(())
     }
 }
 
 fn array<T: Pod>(programs: &mut Ebpf, name: &'static str) -> Result<Array<T>, Error> {
     let Map::Array(data) = take(programs, name)? else {
-        return Err(failed("open", name)(MapError::InvalidName {
-            name: name.to_owned(),
-        }));
+        return Err(unexpected(name));
     };
     let info = data.info().map_err(failed("open", name))?;
     Array::map(data.fd().as_fd(), info.max_entries()).map_err(io_failed("map", name))
@@ -281,6 +309,13 @@ fn hash<K: Pod, V: Pod>(
 fn take(programs: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
     let missing = || io_failed("open", name)(io::ErrorKind::NotFound.into());
     programs.take_map(name).ok_or_else(missing)
+}
+
+/// The map called `name` is of another type than this build declares.
+fn unexpected(name: &'static str) -> Error {
+    failed("open", name)(MapError::InvalidName {
+        name: name.to_owned(),
+    })
 }
 
 fn absent_is_fine(result: Result<(), MapError>, map: &'static str) -> Result<(), Error> {
