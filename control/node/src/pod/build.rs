@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, SecurityContext, VolumeMount};
 use super::env::{ConfigError, expand, expand_all};
 use super::kinds;
 use super::resources::{Qos, oom_score};
+use super::volumes;
 use crate::image::Image;
 use crate::net::PodNamespaces;
 use crate::runtime::cgroup::CgroupDirs;
@@ -244,7 +245,8 @@ fn volume_mount(parts: &Parts<'_>, mount: &VolumeMount) -> Result<Mount, ConfigE
         source: source.clone(),
         sub_path: sub_path.map(PathBuf::from),
         target: PathBuf::from(&mount.mount_path),
-        read_only: mount.read_only == Some(true),
+        read_only: volumes::named_is_from_api(parts.pod, &mount.name)
+            || mount.read_only == Some(true),
     })
 }
 

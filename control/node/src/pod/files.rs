@@ -15,8 +15,8 @@ pub(crate) type Files = BTreeMap<PathBuf, (Vec<u8>, u32)>;
 /// Makes `dir` show exactly these files. Gives false if it did already.
 pub(crate) fn publish(dir: &Path, files: &Files, group: Option<u32>) -> io::Result<bool> {
     let link = dir.join("..data");
-    let old = fs::read_link(&link).ok();
-    if old.as_ref().is_some_and(|old| holds(&dir.join(old), files)) {
+    let old = version(dir, &link);
+    if old.as_ref().is_some_and(|old| holds(old, files)) {
         return Ok(false);
     }
     let name = format!(
@@ -31,9 +31,23 @@ pub(crate) fn publish(dir: &Path, files: &Files, group: Option<u32>) -> io::Resu
     fs::rename(&staged, &link)?;
     show(dir, files)?;
     if let Some(old) = old {
-        ignore_missing(fs::remove_dir_all(dir.join(old)))?;
+        ignore_missing(fs::remove_dir_all(old))?;
     }
     Ok(true)
+}
+
+/// The directory that the link shows, if it is one that [`publish`] may have made: what the link says is not trusted,
+/// because what is outside of the volume must be neither read nor removed.
+fn version(dir: &Path, link: &Path) -> Option<PathBuf> {
+    let target = fs::read_link(link).ok()?;
+    let mut parts = target.components();
+    let (Some(Component::Normal(name)), None) = (parts.next(), parts.next()) else {
+        return None;
+    };
+    let version = dir.join(name);
+    let known = name.as_encoded_bytes().starts_with(b"..")
+        && fs::symlink_metadata(&version).is_ok_and(|metadata| metadata.is_dir());
+    known.then_some(version)
 }
 
 fn holds(dir: &Path, files: &Files) -> bool {
@@ -136,6 +150,38 @@ mod tests {
         );
         let kept = fs::read_dir(dir.path()).unwrap().count();
         assert_eq!(kept, 4, "..data, its directory, and a link for each file");
+    }
+
+    #[test]
+    fn nothing_outside_is_removed_whatever_the_link_says() {
+        let parent = tempfile::tempdir().unwrap();
+        let outside = parent.path().join("..outside");
+        let dir = parent.path().join("volume");
+        fs::create_dir_all(&outside).unwrap();
+        fs::create_dir_all(dir.join("..real/sub")).unwrap();
+        fs::write(outside.join("a"), "1").unwrap();
+        symlink(&outside, dir.join("..link")).unwrap();
+        for hostile in [
+            "../..outside",
+            outside.to_str().unwrap(),
+            "..",
+            ".",
+            "..link",
+            "..data",
+            "..real/sub",
+            "..real/../../..outside",
+        ] {
+            ignore_missing(fs::remove_file(dir.join("..data"))).unwrap();
+            symlink(hostile, dir.join("..data")).unwrap();
+            assert!(
+                publish(&dir, &files(&[("a", "1")]), None).unwrap(),
+                "{hostile}"
+            );
+            let read = fs::read_to_string(dir.join("a")).unwrap();
+            assert_eq!(read, "1", "{hostile}");
+            assert!(outside.join("a").exists(), "{hostile}");
+            assert!(dir.join("..real/sub").exists(), "{hostile}");
+        }
     }
 
     #[test]

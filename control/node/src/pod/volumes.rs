@@ -74,6 +74,12 @@ pub(crate) fn has_from_api(pod: &Pod) -> bool {
     kinds::spec(pod).volumes.iter().flatten().any(is_from_api)
 }
 
+/// True if the pod's volume `name` is one whose files come from the API: containers only read those.
+pub(crate) fn named_is_from_api(pod: &Pod, name: &str) -> bool {
+    let mut volumes = kinds::spec(pod).volumes.iter().flatten();
+    volumes.any(|volume| volume.name == name && is_from_api(volume))
+}
+
 fn is_from_api(volume: &Volume) -> bool {
     volume.config_map.is_some()
         || volume.secret.is_some()
