@@ -92,11 +92,11 @@ fn adopt_container(
                 running: *running,
             }))
         }
+        // If its shim was killed, its processes may still run.
         Found::Ended(exit) => {
-            machine.ended(
-                name,
-                end::describe(container, &attempt_dir(dir, name, attempt), exit),
-            );
+            let dir = attempt_dir(dir, name, attempt);
+            clean(&dir)?;
+            machine.ended(name, end::describe(container, &dir, exit));
             Ok(None)
         }
         // The agent ended while it started this one: whatever became of it is removed, and the attempt counts.
