@@ -61,16 +61,19 @@ pub(super) fn enter_root(dir: &Path, spec: &ContainerSpec) -> io::Result<()> {
     let privileged = spec.process.security.privileged;
     mount_kernel(&root, privileged)?;
     mount_devices(&root, privileged)?;
+    if !privileged {
+        // Before anything of the pod's own is there that could lead elsewhere.
+        for path in MASKED.map(Path::new) {
+            mask(&root, path).map_err(at(path))?;
+        }
+        for path in READ_ONLY.map(Path::new) {
+            protect(&root, path).map_err(at(path))?;
+        }
+    }
     for mount in &spec.mounts {
         bind(&root, mount).map_err(at(&mount.target))?;
     }
     pivot(&path)?;
-    if !privileged {
-        MASKED.iter().try_for_each(|path| mask(Path::new(path)))?;
-        READ_ONLY
-            .iter()
-            .try_for_each(|path| protect(Path::new(path)))?;
-    }
     make_directory(&spec.process.directory)?;
     if spec.read_only {
         remount(Path::new("/"), MsFlags::MS_NODEV | MsFlags::MS_RDONLY)?;
@@ -274,26 +277,36 @@ fn pivot(path: &Path) -> io::Result<()> {
     Ok(chdir("/")?)
 }
 
-fn mask(path: &Path) -> io::Result<()> {
-    match fs::metadata(path) {
-        Ok(file) if file.is_dir() => {
-            mount_on("tmpfs", path, "tmpfs", MsFlags::MS_RDONLY, "size=0k")
-        }
-        Ok(_) => mount_on("/dev/null", path, "", MsFlags::MS_BIND, ""),
-        Err(_) => Ok(()),
+/// Covers what `path` names in the root, if anything. The null device is the machine's: it is no file of the container
+/// that decides what covers another.
+fn mask(root: &Root, path: &Path) -> io::Result<()> {
+    let target = match root.at(path, OFlag::O_PATH) {
+        Err(Errno::ENOENT) => return Ok(()),
+        other => other?,
+    };
+    let target = fd_path(target.as_fd());
+    if fs::metadata(&target)?.is_dir() {
+        mount_on("tmpfs", &target, "tmpfs", MsFlags::MS_RDONLY, "size=0k")
+    } else {
+        mount_on("/dev/null", &target, "", MsFlags::MS_BIND, "")
     }
 }
 
-fn protect(path: &Path) -> io::Result<()> {
-    if !path.exists() {
-        return Ok(());
-    }
+/// Makes what `path` names in the root read-only, if anything.
+fn protect(root: &Root, path: &Path) -> io::Result<()> {
+    let target = match root.at(path, OFlag::O_PATH) {
+        Err(Errno::ENOENT) => return Ok(()),
+        other => other?,
+    };
+    let target = fd_path(target.as_fd());
     mount_on(
-        &path.to_string_lossy(),
-        path,
+        &target.to_string_lossy(),
+        &target,
         "",
         MsFlags::MS_BIND | MsFlags::MS_REC,
         "",
     )?;
-    remount(path, MsFlags::MS_RDONLY)
+    // The descriptor still names what is below the new mount.
+    let mounted = root.at(path, OFlag::O_PATH)?;
+    remount(&fd_path(mounted.as_fd()), MsFlags::MS_RDONLY)
 }
