@@ -105,6 +105,11 @@ impl Dataplane {
                 self.attach_cgroup(program.name)?;
             }
         }
+        Ok(())
+    }
+
+    /// Removes what a daemon with another layout left. Until this build's maps hold everything, the other's do the work.
+    pub fn remove_other_layouts(&self) -> Result<(), Error> {
         Ok(self.pins.remove_other_layouts()?)
     }
 

@@ -33,6 +33,7 @@ pub struct Health {
     last_updated: SystemTime,
     behind_since: Option<Instant>,
     leaving: bool,
+    steady: bool,
 }
 
 /// The body of `/healthz` and `/livez`.
@@ -52,16 +53,23 @@ impl Health {
             last_updated: SystemTime::now(),
             behind_since: None,
             leaving: false,
+            steady: false,
         }
     }
 
     /// Takes in the state of `reconciler` after a round.
     pub fn update<M: Maps>(&mut self, reconciler: &Reconciler<M>) {
         self.behind_since = reconciler.behind_since();
+        self.steady = reconciler.is_steady();
         self.leaving = reconciler.world().node().is_some_and(|node| node.leaving);
         if self.behind_since.is_none() {
             self.last_updated = SystemTime::now();
         }
+    }
+
+    /// Whether the first round is over, after which the maps hold everything.
+    pub fn is_steady(&self) -> bool {
+        self.steady
     }
 
     /// Whether all changes reach the kernel in time.

@@ -169,7 +169,7 @@ impl Pins {
         loader
     }
 
-    /// Removes what a daemon with another layout left. To be called when this build's programs are attached.
+    /// Removes what a daemon with another layout left. To be called when this build's maps hold all.
     pub(crate) fn remove_other_layouts(&self) -> Result<(), Error> {
         for directory in layouts(&self.root)? {
             if !directory.ends_with(layout()) {

@@ -73,7 +73,12 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     let mut parts = JoinSet::new();
     parts.spawn(api::run(client, node_name, events, stop()));
     parts.spawn(follow_devices(config.devices.clone(), devices, stop()));
-    parts.spawn(keep_attached(dataplane, devices_seen.clone(), stop()));
+    parts.spawn(keep_attached(
+        dataplane,
+        devices_seen.clone(),
+        health_seen.clone(),
+        stop(),
+    ));
     parts.spawn(conntrack::run(connections, metrics.clone(), stop()));
     parts.spawn(health::serve_health(
         healthz,
@@ -164,12 +169,15 @@ async fn follow_devices(
     }
 }
 
-/// Attaches the programs to the uplinks and to devices that become such. Those that fail are tried again.
+/// Attaches the programs to the uplinks and to devices that become such. Those that fail are tried again. An earlier
+/// daemon's programs with another layout stay until the maps hold everything for the first time.
 async fn keep_attached(
     mut dataplane: Dataplane,
     mut devices: watch::Receiver<Devices>,
+    mut health: watch::Receiver<Health>,
     shutdown: CancellationToken,
 ) {
+    let mut alone = false;
     let mut uplinks = devices.borrow_and_update().uplinks.clone();
     loop {
         let failed = dataplane.attach_uplinks(&uplinks);
@@ -191,9 +199,26 @@ async fn keep_attached(
                 Some(other) => uplinks = other,
                 None => break,
             },
+            steady = is_steady(&mut health), if !alone => {
+                if !steady {
+                    break;
+                }
+                alone = true;
+                if let Err(error) = dataplane.remove_other_layouts() {
+                    warn!(
+                        error = &error as &dyn std::error::Error,
+                        "another layout stays until the next start"
+                    );
+                }
+            }
             () = retry => {}
         }
     }
+}
+
+/// Waits until the maps hold everything; false if nobody is at it any more.
+async fn is_steady(health: &mut watch::Receiver<Health>) -> bool {
+    health.wait_for(Health::is_steady).await.is_ok()
 }
 
 /// The uplinks as soon as they are others than those `known`; nothing if nobody follows them any more.

@@ -427,7 +427,10 @@ fn scenario() {
         "without a daemon"
     );
 
+    let other = place.bpf.join("other");
+    fs::create_dir_all(other.join("maps")).unwrap();
     let mut next = Daemon::start(&place, &devices);
+    assert!(other.exists(), "another layout goes only when all is in");
     assert_eq!(next.dump(), text, "after a restart, before the first list");
     assert_eq!(links(&place), pins);
     assert_eq!(
@@ -436,6 +439,8 @@ fn scenario() {
         "with an empty new daemon"
     );
     next.see(events(&BACKENDS[..1]));
+    next.dataplane.remove_other_layouts().unwrap();
+    assert!(!other.exists());
     assert_eq!(
         answers(SERVICE, ask, 20),
         both(&BACKENDS[..1]),
