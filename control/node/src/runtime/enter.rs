@@ -69,7 +69,7 @@ fn run(dir: &Path, request: ExecRequest) -> io::Result<ExitCode> {
 
 fn run_child(process: &Process) -> ! {
     let error = match attach(process) {
-        Ok(()) => init::become_program(process),
+        Ok(()) => init::become_program(process, true),
         Err(error) => format!("preparing the session: {error}"),
     };
     eprintln!("{error}");
@@ -81,7 +81,8 @@ fn run_child(process: &Process) -> ! {
 }
 
 fn attach(process: &Process) -> nix::Result<()> {
-    // Whoever asked is gone when our parent is: then nobody waits for the program.
+    // Whoever asked is gone when our parent is: then nobody waits for the program. Becoming another user undoes this,
+    // so it is done again after that.
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     setsid()?;
     if process.terminal {

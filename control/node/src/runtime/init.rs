@@ -7,9 +7,11 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, chdir, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, chdir, getcwd, getppid, setgroups, setresgid, setresuid};
 
 use super::{ContainerSpec, Namespaces, Process, Security, User, UserName, mounts, seccomp};
 use crate::fs::at;
@@ -22,7 +24,7 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// Becomes process 1 of the container in `dir`. Returns only with what went wrong.
 pub(super) fn run(dir: &Path, spec: &ContainerSpec) -> String {
     match prepare(dir, spec) {
-        Ok(()) => become_program(&spec.process),
+        Ok(()) => become_program(&spec.process, false),
         Err(error) => format!("failed to create container: {error}"),
     }
 }
@@ -58,18 +60,20 @@ fn set_oom_score(score: i32) -> io::Result<()> {
     }
 }
 
-/// Becomes the program, inside the container. Returns only with what went wrong.
-pub(super) fn become_program(process: &Process) -> String {
-    match drop_privileges(process) {
+/// Becomes the program, inside the container, which is killed when its parent ends if it `dies_with_parent`. Returns
+/// only with what went wrong.
+pub(super) fn become_program(process: &Process, dies_with_parent: bool) -> String {
+    match drop_privileges(process, dies_with_parent) {
         Ok(environment) => exec(process, &environment),
         Err(error) => error,
     }
 }
 
 /// Gives up what the program may not have; gives the environment it gets.
-fn drop_privileges(process: &Process) -> Result<Vec<String>, String> {
+fn drop_privileges(process: &Process, dies_with_parent: bool) -> Result<Vec<String>, String> {
     let failed =
         |what: &'static str| move |error: Errno| format!("{what}: {}", io::Error::from(error));
+    let parent = getppid();
     let identity = Identity::look_up(&process.user)?;
     if process.user.must_not_be_root && identity.uid == 0 {
         return Err("container has runAsNonRoot and image will run as root".into());
@@ -82,6 +86,14 @@ fn drop_privileges(process: &Process) -> Result<Vec<String>, String> {
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
     setresgid(gid, gid, gid).map_err(failed("setting the group"))?;
     setresuid(uid, uid, uid).map_err(failed("setting the user"))?;
+    if dies_with_parent {
+        // Only now: the kernel forgets it with a change of identity.
+        set_pdeathsig(Signal::SIGKILL).map_err(failed("following the parent"))?;
+        if getppid() != parent {
+            return Err("the parent has ended".into());
+        }
+    }
+    sys::close_on_exec_from(3).map_err(failed("closing descriptors"))?;
     chdir(&process.directory).map_err(|error| {
         format!(
             "chdir to {}: {}",
@@ -89,7 +101,8 @@ fn drop_privileges(process: &Process) -> Result<Vec<String>, String> {
             io::Error::from(error)
         )
     })?;
-    sys::close_on_exec_from(3).map_err(failed("closing descriptors"))?;
+    // A directory that an open descriptor leads to may be none of the container's.
+    getcwd().map_err(failed("the working directory is outside of the container"))?;
 
     let mut environment = process.environment.clone();
     if !environment.iter().any(|pair| pair.starts_with("HOME=")) {
