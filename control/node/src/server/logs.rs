@@ -46,8 +46,7 @@ impl Options {
                 .transpose()
         }
         let since_time: Option<Timestamp> = number(query, "sinceTime")?;
-        let since = number::<i64>(query, "sinceSeconds")?
-            .map(|s| Timestamp::now() - SignedDuration::from_secs(s));
+        let since = number::<i64>(query, "sinceSeconds")?.map(ago);
         Ok(Self {
             tail: number(query, "tailLines")?,
             since: since.or(since_time),
@@ -56,6 +55,17 @@ impl Options {
             follow: query.is_set("follow"),
         })
     }
+}
+
+/// The time that many seconds before now, or the nearest that there is.
+fn ago(seconds: i64) -> Timestamp {
+    let nearest = if seconds < 0 {
+        Timestamp::MAX
+    } else {
+        Timestamp::MIN
+    };
+    let back = SignedDuration::from_secs(seconds.saturating_neg());
+    Timestamp::now().checked_add(back).unwrap_or(nearest)
 }
 
 /// Answers a request for a container's log.
@@ -301,5 +311,22 @@ fn wait(inotify: &Inotify) -> io::Result<()> {
             Err(error) => Err(error.into()),
         },
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_number_of_seconds_is_too_large() {
+        for (seconds, expected) in [
+            (i64::MAX, Timestamp::MIN),
+            (1 << 40, Timestamp::MIN),
+            (i64::MIN, Timestamp::MAX),
+        ] {
+            assert_eq!(ago(seconds), expected, "{seconds}");
+        }
+        assert!(ago(0) <= Timestamp::now() && ago(60) < ago(0));
     }
 }

@@ -9,6 +9,7 @@ mod terminal;
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -29,6 +30,9 @@ use crate::args::NodeArgs;
 use crate::pod::PodView;
 use crate::run::{Error, io};
 use crate::tls;
+
+/// How long a client may take to say who it is.
+const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
@@ -74,16 +78,17 @@ pub(crate) async fn serve(
             Err(error) => {
                 // Out of descriptors, most likely.
                 tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
     }
 }
 
 async fn connection(agent: Arc<Agent>, tls: TlsAcceptor, stream: TcpStream) {
-    let stream = match tls.accept(stream).await {
-        Ok(stream) => stream,
-        Err(error) => return tracing::debug!(%error, "a TLS handshake failed"),
+    let stream = match tokio::time::timeout(HANDSHAKE_PATIENCE, tls.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Err(_) => return tracing::debug!("a TLS handshake took too long"),
+        Ok(Err(error)) => return tracing::debug!(%error, "a TLS handshake failed"),
     };
     let certificate = stream
         .get_ref()
