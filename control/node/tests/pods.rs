@@ -73,6 +73,7 @@ fn trials(cluster: Option<&Arc<Cluster>>) -> Vec<Trial> {
         images_are_pulled_from_a_registry,
         readiness_follows_its_probe,
         a_failing_liveness_probe_restarts_the_container,
+        a_probe_that_takes_too_long_is_ended_whoever_it_runs_as,
         deletion_is_graceful_and_leaves_nothing,
         containers_outlive_the_agent,
         logs_and_exec_answer,
@@ -297,6 +298,11 @@ fn configuration_comes_from_the_api(cluster: &Cluster) -> Result<()> {
             )?
             .ends_with("yes conf")
     );
+    // Whether the pod says so or not.
+    for path in ["/conf", "/sec", "/down"] {
+        let said = cluster.exec("conf", &format!("touch {path}/x 2>&1; true"))?;
+        ensure!(said.contains("Read-only file system"), "{path}: {said}");
+    }
     Ok(())
 }
 
@@ -413,6 +419,19 @@ fn a_failing_liveness_probe_restarts_the_container(cluster: &Cluster) -> Result<
         "Unhealthy: Liveness probe failed: cat: can't open '/alive': No such file or directory",
     )?;
     cluster.wait_ready("live")?;
+    Ok(())
+}
+
+fn a_probe_that_takes_too_long_is_ended_whoever_it_runs_as(cluster: &Cluster) -> Result<()> {
+    let mut main = sh("sleep 1000");
+    main["securityContext"] = json!({"runAsUser": 1000});
+    main["readinessProbe"] =
+        json!({"exec": {"command": ["sleep", "777"]}, "periodSeconds": 1, "timeoutSeconds": 1});
+    let _pod = cluster.run("slow", json!({"containers": [main]}))?;
+    cluster.wait_event("slow", "Unhealthy: Readiness probe")?;
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    let left = cluster.exec("slow", "ps | grep -c '[s]leep 777'; true")?;
+    ensure!(left.trim().parse::<u32>()? <= 1, "{left} are left");
     Ok(())
 }
 
