@@ -9,6 +9,7 @@ use hyper::body::{Body as _, Incoming};
 use serde_json::Value;
 
 use crate::error::ApiError;
+use crate::yaml;
 
 /// The largest body read.
 pub(crate) const LIMIT: usize = 3 << 20;
@@ -52,7 +53,7 @@ pub(crate) fn object(headers: &HeaderMap, body: &[u8]) -> Result<Decoded, ApiErr
             duplicates: strict::duplicate_fields(body),
         }),
         "application/yaml" => Ok(Decoded {
-            object: yaml(body)?,
+            object: yaml_or_json(body)?,
             duplicates: Vec::new(),
         }),
         "application/vnd.kubernetes.protobuf" => {
@@ -96,7 +97,7 @@ pub(crate) fn patch(headers: &HeaderMap, body: &[u8]) -> Result<(PatchType, Deco
         "application/strategic-merge-patch+json" => {
             Ok((PatchType::Strategic, decoded(json(body)?)))
         }
-        "application/apply-patch+yaml" => Ok((PatchType::Apply, decoded(yaml(body)?))),
+        "application/apply-patch+yaml" => Ok((PatchType::Apply, decoded(yaml_or_json(body)?))),
         _ => Err(ApiError::unsupported_media_type(PATCHES)),
     }
 }
@@ -118,8 +119,8 @@ fn json(body: &[u8]) -> Result<Value, ApiError> {
 }
 
 /// YAML, of which JSON is a part; the common case takes the fast way.
-fn yaml(body: &[u8]) -> Result<Value, ApiError> {
+fn yaml_or_json(body: &[u8]) -> Result<Value, ApiError> {
     serde_json::from_slice(body)
-        .or_else(|_| serde_norway::from_slice(body))
+        .or_else(|_| yaml::parse(body))
         .map_err(|error| ApiError::bad_request(format!("error decoding YAML: {error}")))
 }

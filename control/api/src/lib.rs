@@ -31,6 +31,7 @@ mod route;
 mod server;
 mod sub;
 mod token;
+mod yaml;
 
 pub use args::ServerArgs;
 pub use pki::Pki;

@@ -94,6 +94,9 @@ impl Tokens {
         if let Some(pod) = &bound.pod {
             self.still_there("pods", &bound.namespace, pod)?;
         }
+        if let Some(secret) = &bound.secret {
+            self.still_there("secrets", &bound.namespace, secret)?;
+        }
         Some(account_user(&claims))
     }
 

@@ -1,6 +1,7 @@
 //! `portolan up`: builds a cluster, waits until everything in it is ready, tries it, and says how to use it.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -114,7 +115,7 @@ async fn build(args: &UpArgs) -> Result<()> {
 fn plan(args: &UpArgs) -> Result<Layout> {
     let layout = Layout {
         name: args.cluster.name.clone(),
-        state_dir: args.cluster.state_dir(),
+        state_dir: std::path::absolute(args.cluster.state_dir())?,
         nodes: args.nodes,
         api_port: args.api_port,
         cluster_cidrs: args.cluster_cidr.clone(),
@@ -134,24 +135,31 @@ fn plan(args: &UpArgs) -> Result<Layout> {
                 layout.name
             );
         }
+    } else if fs::read_dir(&layout.state_dir).is_ok_and(|mut entries| entries.next().is_some()) {
+        // `down` removes the whole directory, so it must have been ours from the start.
+        bail!(
+            "{} is not empty and holds no cluster: choose another --state-dir",
+            layout.state_dir.display()
+        );
     }
     Ok(layout)
 }
 
 async fn prepare(layout: &Layout) -> Result<control_api::pki::Pki> {
-    let mut dirs = vec![
-        layout.server_dir(),
-        layout.image_dir(),
-        layout.state_dir.join("logs"),
-        layout.state_dir.join("run"),
-    ];
-    dirs.extend(layout.node_layouts().into_iter().map(|node| node.dir));
-    for dir in dirs {
-        fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
-    }
+    // The description comes first: with it `down` can remove whatever of the rest there is.
+    let create =
+        |dir: &Path| fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()));
+    create(&layout.state_dir)?;
     let file = Layout::file(&layout.state_dir);
     fs::write(&file, serde_json::to_vec_pretty(layout)?)
         .with_context(|| format!("writing {}", file.display()))?;
+    create(&layout.server_dir())?;
+    create(&layout.image_dir())?;
+    create(&layout.state_dir.join("logs"))?;
+    create(&layout.state_dir.join("run"))?;
+    for node in layout.node_layouts() {
+        create(&node.dir)?;
+    }
     credentials::write_all(layout)
 }
 

@@ -65,7 +65,9 @@ fn refused(error: PatchError) -> ApiError {
             "Invalid",
             "the server rejected our request due to an error in our request",
         ),
-        PatchError::TooLarge(_) => ApiError::new(413, "RequestEntityTooLarge", text),
+        PatchError::TooLarge(_) | PatchError::CopiesTooMuch => {
+            ApiError::new(413, "RequestEntityTooLarge", text)
+        }
     }
 }
 

@@ -29,6 +29,9 @@ use crate::object;
 use crate::query::Params;
 use crate::respond::{self, Answer, BodyError};
 
+/// No watch is asked to live longer, in seconds: a year.
+const LONGEST_LIFETIME: u64 = 365 * 86_400;
+
 /// How often a quiet watch gets a bookmark.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 /// How long before its end a watch gets a last bookmark.
@@ -98,6 +101,8 @@ impl Options {
             .and_then(|seconds| u64::try_from(seconds).ok());
         let lifetime = seconds
             .filter(|seconds| *seconds > 0)
+            // A point in time that far away could not be reckoned with.
+            .map(|seconds| seconds.min(LONGEST_LIFETIME))
             .unwrap_or_else(|| rand::rng().random_range(1800..3600));
         Ok(Self {
             from: revision,

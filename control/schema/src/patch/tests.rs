@@ -172,3 +172,16 @@ fn json_and_merge_patches() {
         Err(PatchError::Invalid(_))
     ));
 }
+
+#[test]
+fn copies_of_copies_are_bounded() {
+    let double = |n: usize| json!({"op": "copy", "from": "/a", "path": format!("/a/{n}")});
+    let object = json!({"a": {"text": "x".repeat(1000)}});
+    let few: Vec<Value> = (0..3).map(double).collect();
+    assert!(super::json(&object, &Value::Array(few)).is_ok());
+    let many: Vec<Value> = (0..40).map(double).collect();
+    assert_eq!(
+        super::json(&object, &Value::Array(many)),
+        Err(PatchError::CopiesTooMuch)
+    );
+}
