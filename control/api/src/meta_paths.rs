@@ -142,7 +142,7 @@ fn openapi_v2(request: &Request<Incoming>) -> Answer {
     let mut answer = respond::text(StatusCode::OK, openapi::V2_PROTOBUF);
     answer.headers_mut().insert(
         CONTENT_TYPE,
-        HeaderValue::from_static(openapi::V2_PROTOBUF_TYPE),
+        HeaderValue::from_static(openapi::V2_PROTOBUF_ANSWER),
     );
     answer
 }

@@ -47,8 +47,11 @@ pub fn document(path: &str) -> Option<Value> {
 /// (field 2: `title`, `version`) and empty `paths` (field 8).
 pub const V2_PROTOBUF: &[u8] = b"\x0a\x032.0\x12\x15\x0a\x0aKubernetes\x12\x07v1.36.0\x42\x00";
 
-/// The media type of [`V2_PROTOBUF`].
+/// The media type by which clients ask for [`V2_PROTOBUF`].
 pub const V2_PROTOBUF_TYPE: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+/// The media type it is answered with: an `@` is no legal character in one, and Go's parser refuses it.
+pub const V2_PROTOBUF_ANSWER: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// The hash of a document: its `hash` query parameter and its ETag.
 pub fn hash(path: &str) -> Option<String> {
