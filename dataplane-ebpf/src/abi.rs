@@ -17,7 +17,7 @@ use crate::addr::{Addr, Family, Port, Protocol};
 use crate::flow::{self, Flow};
 
 /// Changes whenever a map's meaning or layout does; part of the name of the directory the maps are pinned in.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// How long a slot, backend id or service id stays unused after nothing names it any more. Programs that read the old
 /// name ended microseconds ago; a second is what the design promises.
@@ -49,6 +49,19 @@ pub mod maps {
     pub const STATS: &str = "STATS";
     /// Per-CPU array of `u64` counts by [`Drop`](crate::drop::Drop); the kernel writes.
     pub const DROPS: &str = "DROPS";
+    /// Per-CPU array of [`DropRecord`](super::DropRecord), written in a circle; the kernel writes.
+    pub const RECENT_DROPS: &str = "RECENT_DROPS";
+    /// Longest-prefix trie [`SourceRange`](super::SourceRange) → `u32`, whose value means nothing; the daemon writes.
+    pub const SOURCE_RANGES: &str = "SOURCE_RANGES";
+    /// LRU hash [`AffinityKey`](super::AffinityKey) → [`Affinity`](super::Affinity); the kernel writes.
+    pub const AFFINITY: &str = "AFFINITY";
+    /// LRU hash [`FragmentKey`](super::FragmentKey) → [`FragmentPorts`](super::FragmentPorts); the kernel writes.
+    pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// Mappable array of `u32` by backend id: not zero once a connected UDP socket got that backend. The kernel sets it,
+    /// the daemon clears it before the id is given out.
+    pub const UDP_CONNECTED: &str = "UDP_CONNECTED";
+    /// Hash service id → [`Name`](super::Name); the daemon writes, tools read. The kernel does not.
+    pub const NAMES: &str = "NAMES";
 
     /// Entries of `FRONTENDS`.
     pub const FRONTENDS_SIZE: u32 = 1 << 16;
@@ -56,16 +69,24 @@ pub mod maps {
     pub const NODEPORTS_SIZE: u32 = 1 << 14;
     /// Entries of `NODE_ADDRESSES`.
     pub const NODE_ADDRESSES_SIZE: u32 = 1 << 8;
-    /// Entries of `SERVICES` and `STATS`.
+    /// Entries of `SERVICES`, `STATS` and `NAMES`.
     pub const SERVICES_SIZE: u32 = 1 << 16;
     /// Entries of `SLOTS`.
     pub const SLOTS_SIZE: u32 = 1 << 19;
-    /// Entries of `BACKENDS`.
+    /// Entries of `BACKENDS` and `UDP_CONNECTED`.
     pub const BACKENDS_SIZE: u32 = 1 << 16;
     /// Entries of `CONNTRACK`: two for each connection.
     pub const CONNTRACK_SIZE: u32 = 1 << 17;
     /// Entries of `SOCKETS`: two for each UDP socket and service address.
     pub const SOCKETS_SIZE: u32 = 1 << 15;
+    /// Entries of `RECENT_DROPS`, on each CPU.
+    pub const RECENT_DROPS_SIZE: u32 = 64;
+    /// Entries of `SOURCE_RANGES`.
+    pub const SOURCE_RANGES_SIZE: u32 = 1 << 14;
+    /// Entries of `AFFINITY`: one for each client and service with affinity.
+    pub const AFFINITY_SIZE: u32 = 1 << 15;
+    /// Entries of `FRAGMENTS`: one for each fragmented packet under way.
+    pub const FRAGMENTS_SIZE: u32 = 1 << 13;
 }
 
 /// Key of `FRONTENDS`.
@@ -261,7 +282,7 @@ pub struct Service {
     pub flags: u32,
     /// Seconds after a client's last new connection during which it keeps its backend; zero for no affinity.
     pub affinity_seconds: u32,
-    /// Zero; room for the Maglev run and the algorithm.
+    /// Zero.
     pub reserved: [u32; 9],
 }
 
@@ -270,6 +291,13 @@ impl Service {
     pub const INTERNAL_LOCAL: u32 = 1;
     /// `externalTrafficPolicy: Local`.
     pub const EXTERNAL_LOCAL: u32 = 2;
+    /// `SOURCE_RANGES` says which clients may use the service's load balancer addresses; all others are dropped.
+    pub const SOURCE_RANGES: u32 = 4;
+    /// The runs are Maglev tables: a packet's slot is chosen by a hash that is equal on all nodes, see
+    /// [`crate::maglev`].
+    pub const MAGLEV: u32 = 8;
+    /// A backend on another node answers the client itself (direct server return).
+    pub const DSR: u32 = 16;
 
     /// Whether a client at `origin` that addressed the service by `kind` may use only the backends on this node.
     ///
@@ -302,7 +330,7 @@ pub struct Backend {
     /// The id of the service that owns it. A backend belongs to one service, so that connections move when a pod leaves
     /// that service, though it may stay in another. The kernel does not read it; a daemon recovers by it.
     pub service: u32,
-    /// Zero; room for the backend's node and zone.
+    /// Zero.
     pub reserved: u32,
 }
 
@@ -312,6 +340,10 @@ impl Backend {
     /// Its endpoint is serving (ready, or terminating but still able to answer). Without it, UDP flows move to
     /// another backend if there is one; TCP connections stay.
     pub const SERVING: u8 = 2;
+    /// It is in its service's [`Service::cluster`] run: a client that is held to it by affinity may go on using it.
+    pub const IN_CLUSTER_RUN: u8 = 4;
+    /// The same for [`Service::local`].
+    pub const IN_LOCAL_RUN: u8 = 8;
 }
 
 /// Value of `NODE`: what the programs must know about where they run.
@@ -330,6 +362,45 @@ pub struct Node {
     pub first_port: u16,
     /// The highest port that source translation may use.
     pub last_port: u16,
+    /// Until this [`moment`], a TCP packet in the middle of a connection that nobody knows belongs to the proxy that was
+    /// here before: it is left alone, and remembered so ([`Connection::FOREIGN`]). Zero for never.
+    pub migration_end: u32,
+    /// Bits of this type.
+    pub flags: u32,
+    /// How many of `service_cidrs` hold something.
+    pub service_cidr_count: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// The cluster's ServiceCIDRs: addresses in them that belong to no service are dropped.
+    pub service_cidrs: [Prefix; 4],
+}
+
+impl Node {
+    /// Packets between a client and a backend on this node pass through the node's stack, its netfilter rules and all.
+    /// Otherwise they go straight from device to device.
+    pub const THROUGH_STACK: u32 = 1;
+}
+
+/// A stretch of addresses: those that equal `address` where `mask` has ones.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Prefix {
+    /// The first address.
+    pub address: Addr,
+    /// Ones for the bits that count. Of an IPv4 prefix, the mask of its mapped form.
+    pub mask: Addr,
+}
+
+impl Prefix {
+    /// Whether `address` is one of them.
+    #[inline(always)]
+    pub const fn contains(&self, address: Addr) -> bool {
+        let (own, mask, other) = (self.address.words(), self.mask.words(), address.words());
+        (own[0] ^ other[0]) & mask[0] == 0
+            && (own[1] ^ other[1]) & mask[1] == 0
+            && (own[2] ^ other[2]) & mask[2] == 0
+            && (own[3] ^ other[3]) & mask[3] == 0
+    }
 }
 
 /// Value of `CONNTRACK`: what one direction of a connection is translated to, and on whose behalf.
@@ -363,6 +434,10 @@ impl Connection {
     pub const FIN: u32 = 4;
     /// The sender of this direction has sent a RST.
     pub const RST: u32 = 8;
+    /// Nothing is translated: the connection is another proxy's, see [`Node::migration_end`]. Has no other direction.
+    pub const FOREIGN: u32 = 16;
+    /// The backend answers the client itself, see [`Service::DSR`].
+    pub const DSR: u32 = 32;
 
     /// The key of the other direction.
     #[inline(always)]
@@ -449,6 +524,166 @@ pub struct Stats {
     pub drops: u64,
 }
 
+/// Key of `SOURCE_RANGES`: a service and a prefix of client addresses.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SourceRange {
+    /// How many bits count from `service` on: 32 for it, then those of the address in its mapped form. For the kernel's
+    /// trie, in the machine's byte order.
+    pub bits: u32,
+    /// The service's id.
+    pub service: u32,
+    /// The prefix's address; a client's when looking up.
+    pub address: Addr,
+}
+
+impl SourceRange {
+    /// The clients of `service` whose first `length` bits, counted in the mapped form, are those of `address`.
+    #[inline(always)]
+    pub const fn new(service: u32, address: Addr, length: u32) -> Self {
+        Self {
+            bits: 32 + length,
+            service,
+            address,
+        }
+    }
+}
+
+/// Key of `AFFINITY`: a client of a service.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AffinityKey {
+    /// The service's id.
+    pub service: u32,
+    padding: u32,
+    /// The client: its address, or a network namespace of this node by [`AffinityKey::namespace`].
+    pub client: Addr,
+}
+
+impl AffinityKey {
+    /// The client at `address`.
+    #[inline(always)]
+    pub const fn address(service: u32, address: Addr) -> Self {
+        Self {
+            service,
+            padding: 0,
+            client: address,
+        }
+    }
+
+    /// The sockets of the network namespace with this cookie: a socket that connects has no address yet, and all of a
+    /// pod's have the same one. The client's form, `100::` and the cookie, is of the discard prefix (RFC 6666), which
+    /// is nobody's address.
+    #[inline(always)]
+    pub const fn namespace(service: u32, cookie: u64) -> Self {
+        let words = [
+            u32::from_be(0x0100_0000),
+            0,
+            (cookie >> 32) as u32,
+            cookie as u32,
+        ];
+        Self::address(service, Addr::from_words(words))
+    }
+}
+
+/// Value of `AFFINITY`: the backend that a client is held to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Affinity {
+    /// The backend.
+    pub backend: u32,
+    /// The backend's generation then.
+    pub backend_generation: u32,
+    /// The service's generation then.
+    pub service_generation: u32,
+    /// Seconds of the monotonic clock at the client's last new connection.
+    pub since: u32,
+}
+
+/// Key of `FRAGMENTS`: a packet that was cut to pieces (RFC 791, RFC 8200).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FragmentKey {
+    /// Who sends.
+    pub source: Addr,
+    /// Who receives.
+    pub destination: Addr,
+    /// What the pieces have in common; of IPv4, zero-extended.
+    pub id: u32,
+    /// The transport protocol.
+    pub protocol: Protocol,
+    padding: u8,
+    more_padding: u16,
+}
+
+impl FragmentKey {
+    /// The key of the pieces with `id` from `source` to `destination`.
+    #[inline(always)]
+    pub const fn new(source: Addr, destination: Addr, id: u32, protocol: Protocol) -> Self {
+        Self {
+            source,
+            destination,
+            id,
+            protocol,
+            padding: 0,
+            more_padding: 0,
+        }
+    }
+}
+
+/// Value of `FRAGMENTS`: what only the first piece holds.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FragmentPorts {
+    /// The sender's port.
+    pub source: Port,
+    /// The receiver's port.
+    pub destination: Port,
+}
+
+/// Value of `RECENT_DROPS`: a packet or call that went no further.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DropRecord {
+    /// When: nanoseconds of the monotonic clock; zero for a record never written.
+    pub time: u64,
+    /// The packet's flow as it arrived. A socket's call has no source.
+    pub flow: Flow,
+    /// The reason, as a number of [`crate::drop::Drop`].
+    pub reason: u32,
+    /// The device it came by; zero for a socket's call.
+    pub device: u32,
+}
+
+/// Value of `NAMES`: the Service port that a service id stands for, in UTF-8, filled up with zeros:
+/// `namespace/name:port` as [`ServicePortName`](https://pkg.go.dev/k8s.io/kubernetes/pkg/proxy#ServicePortName) prints.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Name {
+    bytes: [u8; Self::LENGTH],
+}
+
+impl Name {
+    /// The bytes of a name: a namespace, a name and a port's name have at most 63 each, and there are two separators.
+    pub const LENGTH: usize = 192;
+
+    /// The name `text`, cut after [`Name::LENGTH`] bytes.
+    pub fn new(text: &str) -> Self {
+        let mut bytes = [0; Self::LENGTH];
+        for (to, from) in bytes.iter_mut().zip(text.bytes()) {
+            *to = from;
+        }
+        Self { bytes }
+    }
+
+    /// The text; empty if it is not UTF-8.
+    pub fn text(&self) -> &str {
+        let length = self.bytes.iter().position(|byte| *byte == 0);
+        let bytes = &self.bytes[..length.unwrap_or(Self::LENGTH)];
+        core::str::from_utf8(bytes).unwrap_or_default()
+    }
+}
+
 /// A coarse moment: units of 2^30 ns (1.07 s) of the monotonic clock, which fit a word for 146 years.
 #[inline(always)]
 pub const fn moment(nanoseconds: u64) -> u32 {
@@ -464,20 +699,29 @@ const _: () = {
     assert!(size_of::<Frontend>() == 8);
     assert!(size_of::<Service>() == 64);
     assert!(size_of::<Backend>() == 32);
-    assert!(size_of::<Node>() == 48);
+    assert!(size_of::<Prefix>() == 32);
+    assert!(size_of::<Node>() == 192);
     assert!(size_of::<Flow>() == 40);
     assert!(size_of::<Connection>() == 64);
     assert!(size_of::<SocketKey>() == 32);
     assert!(size_of::<Peer>() == 56);
     assert!(size_of::<Stats>() == 32);
+    assert!(size_of::<SourceRange>() == 24);
+    assert!(size_of::<AffinityKey>() == 24);
+    assert!(size_of::<Affinity>() == 16);
+    assert!(size_of::<FragmentKey>() == 40);
+    assert!(size_of::<FragmentPorts>() == 4);
+    assert!(size_of::<DropRecord>() == 56);
+    assert!(size_of::<Name>() == 192);
 };
 
 /// Lets user space read and write these types as map keys and values.
 #[cfg(not(target_arch = "bpf"))]
 mod pod {
     use super::{
-        Backend, Connection, Frontend, FrontendKey, Node, NodeAddress, NodePortKey, Peer, Service,
-        SocketKey, Stats,
+        Affinity, AffinityKey, Backend, Connection, DropRecord, FragmentKey, FragmentPorts,
+        Frontend, FrontendKey, Name, Node, NodeAddress, NodePortKey, Peer, Prefix, Service,
+        SocketKey, SourceRange, Stats,
     };
     use crate::{addr::Addr, flow::Flow};
 
@@ -504,7 +748,15 @@ mod pod {
         Connection,
         SocketKey,
         Peer,
-        Stats
+        Stats,
+        Prefix,
+        SourceRange,
+        AffinityKey,
+        Affinity,
+        FragmentKey,
+        FragmentPorts,
+        DropRecord,
+        Name
     );
 }
 

@@ -200,6 +200,8 @@ impl Protocol {
     pub const TCP: Self = Self(6);
     /// UDP.
     pub const UDP: Self = Self(17);
+    /// SCTP.
+    pub const SCTP: Self = Self(132);
     /// ICMP for IPv4; never part of a key.
     pub const ICMP: Self = Self(1);
     /// ICMP for IPv6; never part of a key.
@@ -223,6 +225,7 @@ impl fmt::Display for Protocol {
         match *self {
             Self::TCP => f.write_str("TCP"),
             Self::UDP => f.write_str("UDP"),
+            Self::SCTP => f.write_str("SCTP"),
             Self::ICMP => f.write_str("ICMP"),
             Self::ICMPV6 => f.write_str("ICMPv6"),
             Self(number) => write!(f, "protocol {number}"),

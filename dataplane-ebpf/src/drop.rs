@@ -6,7 +6,7 @@
 pub enum Drop {
     /// The headers contradict the packet's length or themselves.
     Malformed = 0,
-    /// A fragment of a service's packet: only its first fragment would have ports to translate.
+    /// A fragment of a service's packet whose first fragment, which has the ports, was not seen before it.
     Fragment = 1,
     /// The service has no backend at all: refused.
     NoBackend = 2,
@@ -32,6 +32,10 @@ pub enum Drop {
     Rewrite = 12,
     /// The maps contradict each other: a service names a slot, or a slot a backend, that is not there.
     Inconsistent = 13,
+    /// The client is in none of the service's source ranges (`loadBalancerSourceRanges`): dropped.
+    SourceRange = 14,
+    /// An address inside the cluster's ServiceCIDRs that no service has: dropped.
+    Unallocated = 15,
 }
 
 /// What the sender of a dropped packet is told.
@@ -45,7 +49,7 @@ pub enum Answer {
 
 impl Drop {
     /// Every reason, in the order of its number.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Malformed,
         Self::Fragment,
         Self::NoBackend,
@@ -60,6 +64,8 @@ impl Drop {
         Self::TableFull,
         Self::Rewrite,
         Self::Inconsistent,
+        Self::SourceRange,
+        Self::Unallocated,
     ];
 
     /// What the sender is told.
@@ -88,6 +94,8 @@ impl Drop {
             Self::TableFull => "table-full",
             Self::Rewrite => "rewrite",
             Self::Inconsistent => "inconsistent",
+            Self::SourceRange => "source-range",
+            Self::Unallocated => "unallocated",
         }
     }
 }

@@ -25,6 +25,10 @@ pub enum Hook {
     Ingress,
     /// An uplink's egress, as `BPF_PROG_TYPE_SCHED_CLS`.
     Egress,
+    /// The ingress of a device towards this node's pods, as `BPF_PROG_TYPE_SCHED_CLS`.
+    Pod,
+    /// An uplink's driver, as `BPF_PROG_TYPE_XDP`. Where a device cannot have it, the other hooks do its work.
+    Xdp,
 }
 
 /// Every program of [`OBJECT`].

@@ -238,7 +238,7 @@ impl Dataplane {
 
 fn is_for_devices(hook: Hook) -> bool {
     match hook {
-        Hook::Ingress | Hook::Egress => true,
+        Hook::Ingress | Hook::Egress | Hook::Pod | Hook::Xdp => true,
         Hook::SocketAddress | Hook::Socket => false,
     }
 }

@@ -68,6 +68,7 @@ fn node(settings: &Settings, addresses: &NodeAddresses, seed: u32) -> Node {
         seed: if seed == 0 { random_seed() } else { seed },
         first_port: settings.masquerade_ports.0,
         last_port: settings.masquerade_ports.1,
+        ..Node::default()
     }
 }
 

@@ -91,7 +91,7 @@ const fn declare<K, V>(name: &'static str, kind: MapType, flags: u32) -> Declara
     }
 }
 
-const DECLARATIONS: [Declaration; 12] = [
+const DECLARATIONS: [Declaration; 18] = [
     declare::<abi::FrontendKey, abi::Frontend>(maps::FRONTENDS, MapType::Hash, NO_PREALLOC),
     declare::<abi::NodePortKey, abi::Frontend>(maps::NODEPORTS, MapType::Hash, NO_PREALLOC),
     declare::<Addr, abi::NodeAddress>(maps::NODE_ADDRESSES, MapType::Hash, NO_PREALLOC),
@@ -104,6 +104,16 @@ const DECLARATIONS: [Declaration; 12] = [
     declare::<u32, abi::Peer>(maps::CONNECTED, MapType::SkStorage, NO_PREALLOC),
     declare::<u32, abi::Stats>(maps::STATS, MapType::PerCpuArray, PREALLOCATED),
     declare::<u32, u64>(maps::DROPS, MapType::PerCpuArray, PREALLOCATED),
+    declare::<u32, abi::DropRecord>(maps::RECENT_DROPS, MapType::PerCpuArray, PREALLOCATED),
+    declare::<abi::SourceRange, u32>(maps::SOURCE_RANGES, MapType::LpmTrie, NO_PREALLOC),
+    declare::<abi::AffinityKey, abi::Affinity>(maps::AFFINITY, MapType::LruHash, PREALLOCATED),
+    declare::<abi::FragmentKey, abi::FragmentPorts>(
+        maps::FRAGMENTS,
+        MapType::LruHash,
+        PREALLOCATED,
+    ),
+    declare::<u32, u32>(maps::UDP_CONNECTED, MapType::Array, MMAPABLE),
+    declare::<u32, abi::Name>(maps::NAMES, MapType::Hash, NO_PREALLOC),
 ];
 
 impl MapSizes {
@@ -113,8 +123,10 @@ impl MapSizes {
             (maps::FRONTENDS, self.frontends),
             (maps::SERVICES, self.services),
             (maps::STATS, self.services),
+            (maps::NAMES, self.services),
             (maps::SLOTS, self.slots),
             (maps::BACKENDS, self.backends),
+            (maps::UDP_CONNECTED, self.backends),
             (maps::CONNTRACK, self.conntrack),
         ];
         sizes.into_iter().filter(|(_, size)| *size != 0)

@@ -64,7 +64,7 @@ impl Cgroup {
                 Hook::Socket => {
                     <&mut CgroupSock>::try_from(loaded)?.attach(directory, mode)?;
                 }
-                Hook::Ingress | Hook::Egress => {}
+                Hook::Ingress | Hook::Egress | Hook::Pod | Hook::Xdp => {}
             }
         }
         Ok(())

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
 use aya::programs::{
     CgroupSock, CgroupSockAddr, ProgramError, ProgramInfo, SchedClassifier, TestRun as _,
-    TestRunOptions,
+    TestRunOptions, Xdp,
 };
 use aya::{Ebpf, EbpfLoader, Pod};
 use dataplane_ebpf::abi::{
@@ -68,9 +68,10 @@ impl Dataplane {
         let mut load = || match hook {
             Hook::SocketAddress => Ok(<&mut CgroupSockAddr>::try_from(&mut *program)?.load()?),
             Hook::Socket => Ok(<&mut CgroupSock>::try_from(&mut *program)?.load()?),
-            Hook::Ingress | Hook::Egress => {
+            Hook::Ingress | Hook::Egress | Hook::Pod => {
                 Ok(<&mut SchedClassifier>::try_from(&mut *program)?.load()?)
             }
+            Hook::Xdp => Ok(<&mut Xdp>::try_from(&mut *program)?.load()?),
         };
         let mut loaded: Result<(), ProgramError> = load();
         // A signal, such as a child's end, interrupts the verifier with EAGAIN; libbpf tries five times as well.

@@ -4,10 +4,10 @@ use super::work::Work;
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use dataplane_ebpf::abi::{
-    Backend, Connection, Frontend, FrontendKey, Node, NodeAddress, NodePortKey, Peer, Service,
-    SocketKey, Stats, maps,
+    Affinity, AffinityKey, Backend, Connection, DropRecord, FragmentKey, FragmentPorts, Frontend,
+    FrontendKey, Name, Node, NodeAddress, NodePortKey, Peer, Service, SocketKey, Stats, maps,
 };
 use dataplane_ebpf::addr::Addr;
 use dataplane_ebpf::drop::Drop;
@@ -56,6 +56,31 @@ pub(crate) static STATS: PerCpuArray<Stats> = PerCpuArray::with_max_entries(maps
 #[map]
 pub(crate) static DROPS: PerCpuArray<u64> =
     PerCpuArray::with_max_entries(Drop::ALL.len() as u32, 0);
+
+#[map]
+pub(crate) static RECENT_DROPS: PerCpuArray<DropRecord> =
+    PerCpuArray::with_max_entries(maps::RECENT_DROPS_SIZE, 0);
+
+/// The key's data is [`SourceRange`](dataplane_ebpf::abi::SourceRange) without its `bits`.
+#[map]
+pub(crate) static SOURCE_RANGES: LpmTrie<(u32, Addr), u32> =
+    LpmTrie::with_max_entries(maps::SOURCE_RANGES_SIZE, BPF_F_NO_PREALLOC);
+
+#[map]
+pub(crate) static AFFINITY: LruHashMap<AffinityKey, Affinity> =
+    LruHashMap::with_max_entries(maps::AFFINITY_SIZE, 0);
+
+#[map]
+pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> =
+    LruHashMap::with_max_entries(maps::FRAGMENTS_SIZE, 0);
+
+#[map]
+pub(crate) static UDP_CONNECTED: Array<u32> =
+    Array::with_max_entries(maps::BACKENDS_SIZE, BPF_F_MMAPABLE);
+
+#[map]
+pub(crate) static NAMES: HashMap<u32, Name> =
+    HashMap::with_max_entries(maps::SERVICES_SIZE, BPF_F_NO_PREALLOC);
 
 /// Not part of what kernel and daemon agree on: it means nothing between two packets.
 #[map]

@@ -99,6 +99,7 @@ pub(super) fn node() -> Node {
         seed: 42,
         first_port: 32768,
         last_port: 65535,
+        ..Node::default()
     }
 }
 
