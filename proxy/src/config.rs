@@ -1,19 +1,15 @@
-//! The command line. Flags that kube-proxy has too are called the same and mean the same.
+//! The daemon's flags. Those that kube-proxy has too are called the same and mean the same.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::Args;
 
 use crate::addresses::NodePortAddresses;
 use crate::pins::MapSizes;
 
-/// Keeps this node's eBPF service load balancer equal to the Services and EndpointSlices of a Kubernetes cluster.
-///
-/// The load balancer lives in the kernel and goes on without the daemon: stopping or killing it stops only updates. A new
-/// daemon takes over what it finds. To remove everything, run with --cleanup.
-#[derive(Parser, Debug, Clone)]
-#[command(name = "portolan-proxy", version, max_term_width = 100)]
+/// The settings of the daemon.
+#[derive(Args, Debug, Clone)]
 pub struct Config {
     /// The kubeconfig file to reach the API server with. Without it, the daemon uses KUBECONFIG, ~/.kube/config, or the
     /// service account of the pod it runs in.

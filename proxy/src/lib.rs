@@ -13,6 +13,7 @@
 
 pub mod addresses;
 pub mod attach;
+pub mod cli;
 pub mod config;
 pub mod conntrack;
 pub mod desired;

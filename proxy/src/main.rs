@@ -6,15 +6,20 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use clap::Parser;
+use proxy::cli::Cli;
 use proxy::config::Config;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    daemon(cli.config)
+}
+
 // One thread is enough: the kernel does the work that has to be fast, and one thread keeps memory small.
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    let config = Config::parse();
+async fn daemon(config: Config) -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
