@@ -42,6 +42,13 @@ impl Sum {
             .remove(words[3])
     }
 
+    /// The sum of both.
+    #[inline(always)]
+    #[must_use]
+    pub const fn add_sum(self, other: Self) -> Self {
+        Self(self.0 + other.0)
+    }
+
     /// The sum as the kernel's checksum helpers take it: folded to 32 bits.
     #[inline(always)]
     pub const fn folded(self) -> u32 {

@@ -3,6 +3,7 @@
 //! `device` and `socket` order the steps of their hooks; the rest are the steps.
 
 mod conntrack;
+mod context;
 mod forward;
 mod icmp;
 mod maps;

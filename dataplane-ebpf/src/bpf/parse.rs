@@ -1,8 +1,8 @@
 //! Reading packets. All bounds are checked here; later steps use the offsets found.
 //!
-//! Headers are copied out by a helper rather than read in place: that works for packets of any shape, paged or not.
+//! How bytes are read is the hook's [`Context`]'s business.
 
-use aya_ebpf::programs::TcContext;
+use super::context::Context;
 use dataplane_ebpf::addr::{Addr, Port, Protocol};
 use dataplane_ebpf::drop::Drop;
 use dataplane_ebpf::flow::Flow;
@@ -115,7 +115,7 @@ impl Network {
 
 /// The TCP or UDP packet in `ctx`; `None` if it is neither.
 #[inline(always)]
-pub(crate) fn packet(ctx: &TcContext) -> Result<Option<Packet>, Drop> {
+pub(crate) fn packet(ctx: &impl Context) -> Result<Option<Packet>, Drop> {
     match network(ctx)? {
         Some(network) => transport(ctx, &network),
         None => Ok(None),
@@ -124,28 +124,23 @@ pub(crate) fn packet(ctx: &TcContext) -> Result<Option<Packet>, Drop> {
 
 /// Where the IP header in `ctx` says the packet goes, whatever else is wrong with it.
 #[inline(always)]
-pub(crate) fn destination(ctx: &TcContext) -> Option<Addr> {
-    match ether_type(ctx) {
-        ETH_P_IP => load(ctx, L3 + 16).ok().map(Addr::from_v4_word),
-        ETH_P_IPV6 => load(ctx, L3 + 24).ok().map(Addr::from_words),
+pub(crate) fn destination(ctx: &impl Context) -> Option<Addr> {
+    match ctx.ether_type() {
+        ETH_P_IP => ctx.load(L3 + 16).ok().map(Addr::from_v4_word),
+        ETH_P_IPV6 => ctx.load(L3 + 24).ok().map(Addr::from_words),
         _ => None,
     }
 }
 
-#[inline(always)]
-fn ether_type(ctx: &TcContext) -> u32 {
-    u32::from(u16::from_be(ctx.skb.protocol() as u16))
-}
-
 /// The IP packet in `ctx`, complete; `None` if it is none.
 #[inline(always)]
-fn network(ctx: &TcContext) -> Result<Option<Network>, Drop> {
-    let network = match ether_type(ctx) {
+fn network(ctx: &impl Context) -> Result<Option<Network>, Drop> {
+    let network = match ctx.ether_type() {
         ETH_P_IP => ipv4(ctx, L3)?,
         ETH_P_IPV6 => ipv6(ctx, L3)?,
         _ => return Ok(None),
     };
-    if network.end > ctx.len() {
+    if network.end > ctx.length() {
         Err(Drop::Malformed)
     } else {
         Ok(Some(network))
@@ -153,8 +148,8 @@ fn network(ctx: &TcContext) -> Result<Option<Network>, Drop> {
 }
 
 #[inline(always)]
-fn ipv4(ctx: &TcContext, at: usize) -> Result<Network, Drop> {
-    let header: Ipv4Header = load(ctx, at)?;
+fn ipv4(ctx: &impl Context, at: usize) -> Result<Network, Drop> {
+    let header: Ipv4Header = ctx.load(at)?;
     let header_length = u32::from(header.version_ihl & 0xf) * 4;
     let total_length = u32::from(u16::from_be(header.total_length));
     if header.version_ihl >> 4 != 4 || header_length < 20 {
@@ -173,8 +168,8 @@ fn ipv4(ctx: &TcContext, at: usize) -> Result<Network, Drop> {
 }
 
 #[inline(always)]
-fn ipv6(ctx: &TcContext, at: usize) -> Result<Network, Drop> {
-    let header: Ipv6Header = load(ctx, at)?;
+fn ipv6(ctx: &impl Context, at: usize) -> Result<Network, Drop> {
+    let header: Ipv6Header = ctx.load(at)?;
     let payload_length = u32::from(u16::from_be(header.payload_length));
     let mut next = header.next_header;
     let mut l4 = at + 40;
@@ -183,13 +178,13 @@ fn ipv6(ctx: &TcContext, at: usize) -> Result<Network, Drop> {
         match next {
             // Hop-by-hop options, routing, destination options (RFC 8200, sections 4.3, 4.4 and 4.6).
             0 | 43 | 60 => {
-                let [following, length]: [u8; 2] = load(ctx, l4)?;
+                let [following, length]: [u8; 2] = ctx.load(l4)?;
                 next = following;
                 l4 += (usize::from(length) + 1) * 8;
             }
             // Fragment (section 4.5). What follows in a later piece is no header.
             44 => {
-                let [following, _, high, low]: [u8; 4] = load(ctx, l4)?;
+                let [following, _, high, low]: [u8; 4] = ctx.load(l4)?;
                 let offset = u16::from_be_bytes([high, low]);
                 fragment = piece(offset & 0xfff8, offset & 1 != 0);
                 next = following;
@@ -223,9 +218,9 @@ fn ipv6(ctx: &TcContext, at: usize) -> Result<Network, Drop> {
 /// Where the packet at `at` ends. A length of zero stands for one beyond 65,535 bytes, which packets that a device or the
 /// stack has put together may have (BIG TCP).
 #[inline(always)]
-fn end(ctx: &TcContext, at: usize, length: u32) -> u32 {
+fn end(ctx: &impl Context, at: usize, length: u32) -> u32 {
     if length == 0 {
-        ctx.len()
+        ctx.length()
     } else {
         at as u32 + length
     }
@@ -241,7 +236,7 @@ fn piece(offset: u16, more: bool) -> Fragment {
 }
 
 #[inline(always)]
-fn transport(ctx: &TcContext, network: &Network) -> Result<Option<Packet>, Drop> {
+fn transport(ctx: &impl Context, network: &Network) -> Result<Option<Packet>, Drop> {
     let header_length = match network.protocol {
         Protocol::TCP => 20,
         Protocol::UDP => 8,
@@ -260,7 +255,7 @@ fn transport(ctx: &TcContext, network: &Network) -> Result<Option<Packet>, Drop>
         }
         (flow.source_port, flow.destination_port) = ports(ctx, network.l4)?;
         if network.protocol == Protocol::TCP {
-            tcp_flags = load(ctx, network.l4 + 13)?;
+            tcp_flags = ctx.load(network.l4 + 13)?;
         }
     }
     Ok(Some(Packet {
@@ -292,7 +287,7 @@ pub(crate) struct IcmpError {
 
 /// The ICMP error in `ctx`; `None` if it is none, or quotes too little, or something that is none of ours.
 #[inline(always)]
-pub(crate) fn icmp_error(ctx: &TcContext) -> Result<Option<IcmpError>, Drop> {
+pub(crate) fn icmp_error(ctx: &impl Context) -> Result<Option<IcmpError>, Drop> {
     match network(ctx)? {
         Some(network) => Ok(quotation(ctx, &network)),
         None => Ok(None),
@@ -300,11 +295,11 @@ pub(crate) fn icmp_error(ctx: &TcContext) -> Result<Option<IcmpError>, Drop> {
 }
 
 #[inline(always)]
-fn quotation(ctx: &TcContext, network: &Network) -> Option<IcmpError> {
+fn quotation(ctx: &impl Context, network: &Network) -> Option<IcmpError> {
     if network.fragment != Fragment::Whole {
         return None;
     }
-    let kind: u8 = load(ctx, network.l4).ok()?;
+    let kind: u8 = ctx.load(network.l4).ok()?;
     let quoted_l3 = network.l4 + 8;
     let quoted = match (network.protocol, kind) {
         // Unreachable, time exceeded, parameter problem (RFC 792).
@@ -334,12 +329,7 @@ fn quotation(ctx: &TcContext, network: &Network) -> Option<IcmpError> {
 }
 
 #[inline(always)]
-fn ports(ctx: &TcContext, l4: usize) -> Result<(Port, Port), Drop> {
-    let [source, destination]: [u16; 2] = load(ctx, l4)?;
+fn ports(ctx: &impl Context, l4: usize) -> Result<(Port, Port), Drop> {
+    let [source, destination]: [u16; 2] = ctx.load(l4)?;
     Ok((Port::from_word(source), Port::from_word(destination)))
-}
-
-#[inline(always)]
-fn load<T>(ctx: &TcContext, offset: usize) -> Result<T, Drop> {
-    ctx.load(offset).map_err(|_| Drop::Malformed)
 }
