@@ -282,8 +282,11 @@ pub struct Service {
     pub flags: u32,
     /// Seconds after a client's last new connection during which it keeps its backend; zero for no affinity.
     pub affinity_seconds: u32,
+    /// Changes whenever affinity is switched on, and when the id is given to another service port: what an earlier
+    /// affinity remembered is void then. Not [`Self::generation`], by which flows tell that the service is another one.
+    pub affinity_generation: u32,
     /// Zero.
-    pub reserved: [u32; 9],
+    pub reserved: [u32; 8],
 }
 
 impl Service {
@@ -594,8 +597,8 @@ pub struct Affinity {
     pub backend: u32,
     /// The backend's generation then.
     pub backend_generation: u32,
-    /// The service's generation then.
-    pub service_generation: u32,
+    /// The service's [`Service::affinity_generation`] then.
+    pub affinity_generation: u32,
     /// Seconds of the monotonic clock at the client's last new connection.
     pub since: u32,
 }
