@@ -2,12 +2,14 @@
 //! died and another one has taken over. Needs root; runs in a network namespace and a cgroup of its own.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod node;
+
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,13 +23,12 @@ use model::{
 };
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Uid;
+use node::{Daemon, Place};
 use proxy::attach::Dataplane;
-use proxy::devices::{self, Device, Devices};
+use proxy::devices::{self, Device};
 use proxy::inspect::dump;
-use proxy::maps::{Conntrack, KernelMaps, Swept};
-use proxy::node::{Settings, netns_cookie};
-use proxy::pins::{self, MapSizes};
-use proxy::reconcile::Reconciler;
+use proxy::maps::{Conntrack, Swept};
+use proxy::pins;
 use rtnetlink::{LinkUnspec, LinkVeth};
 
 const SERVICE: &str = "10.96.0.10:80";
@@ -40,67 +41,6 @@ const NODE_PORT: &str = "192.0.2.7:30080";
 const NODE_PORT6: &str = "[2001:db8::7]:30080";
 const LOOPBACK: &str = "127.0.0.1:30080";
 const LOOPBACK6: &str = "[::1]:30080";
-
-/// A cgroup and a pin directory of our own, gone again at the end.
-struct Place {
-    cgroup: PathBuf,
-    home: PathBuf,
-    bpf: PathBuf,
-}
-
-impl Place {
-    fn new() -> Self {
-        let root = cgroup2_root();
-        let path = fs::read_to_string("/proc/self/cgroup").unwrap();
-        let home = path
-            .lines()
-            .find_map(|line| line.strip_prefix("0::/"))
-            .unwrap();
-        let name = format!("portolan-proxy-test-{}", std::process::id());
-        let place = Self {
-            cgroup: root.join(&name),
-            home: root.join(home),
-            bpf: Path::new("/sys/fs/bpf").join(name),
-        };
-        fs::create_dir(&place.cgroup).unwrap();
-        // A socket belongs to the cgroup its process was in when it was made.
-        join(&place.cgroup).unwrap();
-        place
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let cleanup = [
-            join(&self.home),
-            pins::cleanup(&self.bpf)
-                .map(|_| ())
-                .map_err(io::Error::other),
-            fs::remove_dir(&self.bpf),
-            fs::remove_dir(&self.cgroup),
-        ];
-        for result in cleanup {
-            if let Err(error) = result {
-                eprintln!("cleaning up: {error}");
-            }
-        }
-    }
-}
-
-fn cgroup2_root() -> PathBuf {
-    let mounts = fs::read_to_string("/proc/mounts").unwrap();
-    let mut mounts = mounts
-        .lines()
-        .map(|line| line.split(' ').collect::<Vec<_>>());
-    mounts
-        .find(|mount| mount[2] == "cgroup2")
-        .map(|mount| mount[1].into())
-        .unwrap()
-}
-
-fn join(cgroup: &Path) -> io::Result<()> {
-    fs::write(cgroup.join("cgroup.procs"), std::process::id().to_string())
-}
 
 /// A loopback that is up, with the addresses of the node and of its pods, and an uplink.
 async fn build_network() {
@@ -267,54 +207,8 @@ fn events(backends: &[&str]) -> [Event; 3] {
     ]
 }
 
-/// A daemon as `run` builds it, but for the API.
-struct Daemon {
-    dataplane: Dataplane,
-    reconciler: Reconciler<KernelMaps>,
-    devices: Devices,
-    conntrack: Conntrack,
-}
-
-impl Daemon {
-    fn start(place: &Place, devices: &Devices) -> Self {
-        let mut dataplane =
-            Dataplane::open(&place.bpf, &place.cgroup, MapSizes::default()).unwrap();
-        let maps = KernelMaps::take(dataplane.programs()).unwrap();
-        let conntrack = Conntrack::take(dataplane.programs()).unwrap();
-        dataplane.attach_sockets().unwrap();
-        let failed = dataplane.attach_uplinks(&devices.uplinks);
-        assert!(failed.is_empty(), "{failed:?}");
-        let settings = Settings {
-            node_name: "here".to_owned(),
-            node_port_addresses: "192.0.2.0/24,2001:db8::/32,127.0.0.0/8,::1/128"
-                .parse()
-                .unwrap(),
-            masquerade_ports: (61_000, 65_535),
-            netns_cookie: netns_cookie().unwrap(),
-        };
-        let reconciler = Reconciler::new(settings, maps).unwrap();
-        Self {
-            dataplane,
-            reconciler,
-            devices: devices.clone(),
-            conntrack,
-        }
-    }
-
-    fn see(&mut self, events: impl IntoIterator<Item = Event>) {
-        let now = Instant::now();
-        self.reconciler.see_devices(self.devices.clone(), now);
-        for event in events {
-            self.reconciler.see(event, now);
-        }
-        let round = self.reconciler.round(now);
-        assert_eq!(round.failed, 0);
-        assert!(self.reconciler.is_steady());
-    }
-
-    fn dump(&self) -> String {
-        dump(self.reconciler.tables().maps()).unwrap()
-    }
+fn dump_of(daemon: &Daemon) -> String {
+    dump(daemon.reconciler.tables().maps()).unwrap()
 }
 
 fn links(place: &Place) -> Vec<PathBuf> {
@@ -417,9 +311,12 @@ fn scenario() {
         "refused after {:?}",
         start.elapsed()
     );
-    check_sweep(&place, &mut daemon.conntrack);
+    check_sweep(
+        &place,
+        &mut Conntrack::take(daemon.dataplane.programs()).unwrap(),
+    );
 
-    let (text, pins) = (daemon.dump(), links(&place));
+    let (text, pins) = (dump_of(&daemon), links(&place));
     drop(daemon);
     assert_eq!(
         answers(SERVICE, ask, 40),
@@ -431,7 +328,11 @@ fn scenario() {
     fs::create_dir_all(other.join("maps")).unwrap();
     let mut next = Daemon::start(&place, &devices);
     assert!(other.exists(), "another layout goes only when all is in");
-    assert_eq!(next.dump(), text, "after a restart, before the first list");
+    assert_eq!(
+        dump_of(&next),
+        text,
+        "after a restart, before the first list"
+    );
     assert_eq!(links(&place), pins);
     assert_eq!(
         answers(SERVICE, ask, 40),

@@ -1,0 +1,119 @@
+//! A node of the test's own: a cgroup, a pin directory, and the daemon as `run` builds it, but for the API.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use model::Event;
+use proxy::attach::Dataplane;
+use proxy::devices::Devices;
+use proxy::maps::KernelMaps;
+use proxy::node::{Settings, netns_cookie};
+use proxy::pins::{self, MapSizes};
+use proxy::reconcile::Reconciler;
+
+/// A cgroup and a pin directory of our own, gone again at the end.
+pub(crate) struct Place {
+    pub(crate) cgroup: PathBuf,
+    home: PathBuf,
+    pub(crate) bpf: PathBuf,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        let root = cgroup2_root();
+        let path = fs::read_to_string("/proc/self/cgroup").unwrap();
+        let home = path
+            .lines()
+            .find_map(|line| line.strip_prefix("0::/"))
+            .unwrap();
+        let name = format!("portolan-proxy-test-{}", std::process::id());
+        let place = Self {
+            cgroup: root.join(&name),
+            home: root.join(home),
+            bpf: Path::new("/sys/fs/bpf").join(name),
+        };
+        fs::create_dir(&place.cgroup).unwrap();
+        // A socket belongs to the cgroup its process was in when it was made.
+        join(&place.cgroup).unwrap();
+        place
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let cleanup = [
+            join(&self.home),
+            pins::cleanup(&self.bpf)
+                .map(|_| ())
+                .map_err(io::Error::other),
+            fs::remove_dir(&self.bpf),
+            fs::remove_dir(&self.cgroup),
+        ];
+        for result in cleanup {
+            if let Err(error) = result {
+                eprintln!("cleaning up: {error}");
+            }
+        }
+    }
+}
+
+fn cgroup2_root() -> PathBuf {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap();
+    let mut mounts = mounts
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>());
+    mounts
+        .find(|mount| mount[2] == "cgroup2")
+        .map(|mount| mount[1].into())
+        .unwrap()
+}
+
+fn join(cgroup: &Path) -> io::Result<()> {
+    fs::write(cgroup.join("cgroup.procs"), std::process::id().to_string())
+}
+
+/// A daemon as `run` builds it, but for the API.
+pub(crate) struct Daemon {
+    pub(crate) dataplane: Dataplane,
+    pub(crate) reconciler: Reconciler<KernelMaps>,
+    devices: Devices,
+}
+
+impl Daemon {
+    pub(crate) fn start(place: &Place, devices: &Devices) -> Self {
+        let mut dataplane =
+            Dataplane::open(&place.bpf, &place.cgroup, MapSizes::default()).unwrap();
+        let maps = KernelMaps::take(dataplane.programs()).unwrap();
+        dataplane.attach_sockets().unwrap();
+        let failed = dataplane.attach_uplinks(&devices.uplinks);
+        assert!(failed.is_empty(), "{failed:?}");
+        let settings = Settings {
+            node_name: "here".to_owned(),
+            node_port_addresses: "192.0.2.0/24,2001:db8::/32,127.0.0.0/8,::1/128"
+                .parse()
+                .unwrap(),
+            masquerade_ports: (61_000, 65_535),
+            netns_cookie: netns_cookie().unwrap(),
+        };
+        let reconciler = Reconciler::new(settings, maps).unwrap();
+        Self {
+            dataplane,
+            reconciler,
+            devices: devices.clone(),
+        }
+    }
+
+    /// Sees `events` and does what they ask for.
+    pub(crate) fn see(&mut self, events: impl IntoIterator<Item = Event>) {
+        let now = Instant::now();
+        self.reconciler.see_devices(self.devices.clone(), now);
+        for event in events {
+            self.reconciler.see(event, now);
+        }
+        let round = self.reconciler.round(now);
+        assert_eq!(round.failed, 0);
+        assert!(self.reconciler.is_steady());
+    }
+}
