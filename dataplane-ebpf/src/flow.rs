@@ -74,7 +74,7 @@ impl Flow {
 
 /// One round of multiply and fold; the constant is 2^64 divided by the golden ratio.
 #[inline(always)]
-const fn mix(hash: u64, word: u32) -> u64 {
+pub(crate) const fn mix(hash: u64, word: u32) -> u64 {
     let product = (hash ^ word as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     product ^ (product >> 29)
 }

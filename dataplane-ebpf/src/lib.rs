@@ -1,8 +1,9 @@
 //! What runs in the kernel, and what kernel and daemon agree on.
 //!
 //! The library part (this crate, `no_std`) holds everything that needs no kernel: the layouts of the maps ([`abi`]),
-//! addresses ([`addr`]), flows ([`flow`]), checksums ([`checksum`]) and the reasons to drop a packet ([`mod@drop`]). The
-//! program part (`src/main.rs` and `src/bpf`) is compiled for BPF by `build.rs`; user space finds it here as [`OBJECT`].
+//! addresses ([`addr`]), flows ([`flow`]), checksums ([`checksum`]), Maglev tables ([`maglev`]) and the reasons to drop a
+//! packet ([`mod@drop`]). The program part (`src/main.rs` and `src/bpf`) is compiled for BPF by `build.rs`; user space
+//! finds it here as [`OBJECT`].
 //!
 //! # The hooks
 //!
@@ -30,11 +31,15 @@
 
 #![cfg_attr(not(test), no_std)]
 
+#[cfg(not(target_arch = "bpf"))]
+extern crate alloc;
+
 pub mod abi;
 pub mod addr;
 pub mod checksum;
 pub mod drop;
 pub mod flow;
+pub mod maglev;
 
 #[cfg(not(target_arch = "bpf"))]
 mod object;
