@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort};
+use k8s_openapi::api::discovery::v1::{
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, ForNode, ForZone,
+};
 
 use crate::object::{created, deleting, name, namespace, pod, uid};
 use crate::service::{Family, protocol, publishes_not_ready, target_port, trigger_time};
@@ -84,16 +86,19 @@ fn endpoint(
     let serving = pod::ready(pod);
     let terminating = deleting(pod);
     let node = pod::node(pod);
+    let zone = node.and_then(zone);
+    let ready = publishes_not_ready(service) || (serving && !terminating);
     Endpoint {
         addresses: vec![address],
         conditions: Some(EndpointConditions {
-            ready: Some(publishes_not_ready(service) || (serving && !terminating)),
+            ready: Some(ready),
             serving: Some(serving),
             terminating: Some(terminating),
         }),
         hostname: hostname(service, pod),
         node_name: node.map(str::to_owned),
-        zone: node.and_then(zone),
+        hints: hints(service, node, zone.as_deref()).filter(|_| ready),
+        zone,
         target_ref: Some(ObjectReference {
             kind: Some("Pod".to_owned()),
             namespace: Some(namespace(pod).to_owned()),
@@ -103,6 +108,26 @@ fn endpoint(
         }),
         ..Endpoint::default()
     }
+}
+
+/// For whom an endpoint is meant when the service asks for traffic to stay close (KEP-4444, KEP-3015): its own zone, and
+/// with `PreferSameNode` its own node first. Proxies read these hints, never the service's wish.
+fn hints(service: &Service, node: Option<&str>, zone: Option<&str>) -> Option<EndpointHints> {
+    let distribution = service.spec.as_ref()?.traffic_distribution.as_deref()?;
+    let for_zones = zone.map(|zone| {
+        let name = zone.to_owned();
+        vec![ForZone { name }]
+    });
+    let for_nodes = node
+        .filter(|_| distribution == "PreferSameNode")
+        .map(|node| {
+            let name = node.to_owned();
+            vec![ForNode { name }]
+        });
+    (for_zones.is_some() || for_nodes.is_some()).then_some(EndpointHints {
+        for_nodes,
+        for_zones,
+    })
 }
 
 /// A pod that names this service as its subdomain is to be found by its hostname.
@@ -185,6 +210,43 @@ mod tests {
             conditions.serving?,
             conditions.terminating?,
         ))
+    }
+
+    #[test]
+    fn hints_keep_traffic_as_close_as_the_service_asks() {
+        let hints = |distribution: Value, zone: Option<&str>, extra: Value| {
+            let service = service(json!({"trafficDistribution": distribution}));
+            let got = endpoints(&service, Family::V4, &[pod("p", 8080, extra)], |_| {
+                zone.map(str::to_owned)
+            });
+            let hints = got.values().next()?.1.first()?.hints.clone()?;
+            let nodes = hints.for_nodes.unwrap_or_default().into_iter();
+            let zones = hints.for_zones.unwrap_or_default().into_iter();
+            Some((
+                nodes.map(|node| node.name).collect::<Vec<_>>(),
+                zones.map(|zone| zone.name).collect::<Vec<_>>(),
+            ))
+        };
+        let (node, zone) = (vec!["n1".to_owned()], vec!["z1".to_owned()]);
+        let unready = json!({"status": {"conditions": []}});
+        assert_eq!(hints(Value::Null, Some("z1"), json!({})), None);
+        for distribution in ["PreferClose", "PreferSameZone"] {
+            assert_eq!(
+                hints(json!(distribution), Some("z1"), json!({})),
+                Some((vec![], zone.clone()))
+            );
+            assert_eq!(hints(json!(distribution), None, json!({})), None);
+        }
+        let same_node = json!("PreferSameNode");
+        assert_eq!(
+            hints(same_node.clone(), Some("z1"), json!({})),
+            Some((node.clone(), zone))
+        );
+        assert_eq!(
+            hints(same_node.clone(), None, json!({})),
+            Some((node, vec![]))
+        );
+        assert_eq!(hints(same_node, Some("z1"), unready), None);
     }
 
     #[test]
