@@ -85,7 +85,13 @@ const NODE: &[Rule] = &[
 const PROXY: &[Rule] = &[
     Rule {
         verbs: READ,
-        resources: &["nodes", "services", "endpoints", "endpointslices"],
+        resources: &[
+            "nodes",
+            "services",
+            "endpoints",
+            "endpointslices",
+            "servicecidrs",
+        ],
     },
     EVENTS,
 ];

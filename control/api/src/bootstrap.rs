@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use control_schema::{Resource, by_plural};
 use control_store::Query;
+use ipnetwork::IpNetwork;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
@@ -53,6 +54,7 @@ pub(crate) async fn furnish(api: &Api, advertised: SocketAddr) -> Result<(), Api
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
         ensure(api, core("namespaces"), "", namespace, object).await?;
     }
+    furnish_service_cidr(api).await?;
     let Some(address) = api.allocators.addresses().first() else {
         return Ok(());
     };
@@ -67,6 +69,30 @@ pub(crate) async fn furnish(api: &Api, advertised: SocketAddr) -> Result<(), Api
     });
     ensure(api, core("services"), "default", "kubernetes", service).await?;
     tend_endpoints(api, advertised).await
+}
+
+/// Tells proxies and people what cluster addresses are taken from. The server's flags decide that, so an object that says
+/// otherwise is of an earlier run.
+async fn furnish_service_cidr(api: &Api) -> Result<(), ApiError> {
+    let res = by_plural("networking.k8s.io", "v1", "servicecidrs")
+        .expect("the schema has service ranges");
+    let networks = api.allocators.addresses().networks();
+    if networks.is_empty() {
+        return Ok(());
+    }
+    let cidr = |network: &IpNetwork| format!("{}/{}", network.network(), network.prefix());
+    let cidrs: Vec<String> = networks.iter().map(cidr).collect();
+    let spec = json!({ "cidrs": cidrs });
+    let known = api.store.get(&object::key(res, "", hooks::SERVICE_CIDR));
+    if known.is_some_and(|known| object::decode(&known.value)["spec"] != spec) {
+        rest::remove(api, res, "", hooks::SERVICE_CIDR, &DeleteOptions::default()).await?;
+    }
+    let object = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+        "metadata": {"name": hooks::SERVICE_CIDR},
+        "spec": spec,
+    });
+    ensure(api, res, "", hooks::SERVICE_CIDR, object).await
 }
 
 /// Keeps the Service's endpoints, ages Events and history, until shutdown.

@@ -26,7 +26,7 @@ autoscaling.v1: Scale
 coordination.v1: Lease
 discovery.v1: EndpointSlice
 meta.v1: DeleteOptions Status
-networking.v1: Ingress IngressClass
+networking.v1: Ingress IngressClass ServiceCIDR
 policy.v1: Eviction
 """
 

@@ -415,6 +415,16 @@ static RESOURCES: &[Resource] = &[
     },
     Resource {
         group: "networking.k8s.io",
+        kind: "ServiceCIDR",
+        plural: "servicecidrs",
+        singular: "servicecidr",
+        namespaced: false,
+        subresources: &[status("networking.k8s.io", "ServiceCIDR")],
+        has_status: true,
+        ..BASE
+    },
+    Resource {
+        group: "networking.k8s.io",
         kind: "Ingress",
         plural: "ingresses",
         singular: "ingress",

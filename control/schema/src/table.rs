@@ -42,6 +42,7 @@ pub fn columns(res: &Resource) -> &'static [Column] {
         "EndpointSlice" => ENDPOINT_SLICE,
         "Ingress" => INGRESS,
         "IngressClass" => INGRESS_CLASS,
+        "ServiceCIDR" => SERVICE_CIDR,
         "Node" => NODE,
         "Event" => EVENT,
         "Namespace" => NAMESPACE,
@@ -77,6 +78,7 @@ pub fn cells(res: &Resource, object: &Value, now: Timestamp) -> Vec<Value> {
         "EndpointSlice" => network::endpoint_slice(object, now),
         "Ingress" => network::ingress(object, now),
         "IngressClass" => network::ingress_class(object, now),
+        "ServiceCIDR" => network::service_cidr(object, now),
         "Node" => cluster::node(object, now),
         "Event" => cluster::event(object, now),
         "Namespace" => cluster::namespace(object, now),
@@ -199,6 +201,11 @@ const INGRESS_CLASS: &[Column] = &[
         "Parameters",
         "Object with further settings of the controller.",
     ),
+    AGE,
+];
+const SERVICE_CIDR: &[Column] = &[
+    NAME,
+    column("CIDRs", "Ranges that cluster addresses are taken from."),
     AGE,
 ];
 const NODE: &[Column] = &[

@@ -63,6 +63,7 @@ pub fn update(res: &Resource, object: &Value, old: &Value) -> Vec<Cause> {
         "Service" => service::update(&object, &old, &mut causes),
         "EndpointSlice" => endpoints::slice_update(&object, &old, &mut causes),
         "IngressClass" => ingress::class_update(&object, &old, &mut causes),
+        "ServiceCIDR" => service::cidr_update(&object, &old, &mut causes),
         "Node" => cluster::node_update(&object, &old, &mut causes),
         "ConfigMap" | "Secret" => config::update(res, &object, &old, &mut causes),
         _ => {}
@@ -114,6 +115,7 @@ fn content(res: &Resource, object: &At<'_>, causes: &mut Causes) {
         "EndpointSlice" => endpoints::slice(object, causes),
         "Ingress" => ingress::spec(&spec, causes),
         "IngressClass" => ingress::class(&spec, causes),
+        "ServiceCIDR" => service::cidrs(&spec, causes),
         "ConfigMap" => config::config_map(object, causes),
         "Secret" => config::secret(object, causes),
         "Node" => cluster::node(&spec, causes),

@@ -90,6 +90,11 @@ impl Addresses {
         self.pools.first().map(|pool| pool.at(1))
     }
 
+    /// The ranges.
+    pub(crate) fn networks(&self) -> Vec<IpNetwork> {
+        self.pools.iter().map(|pool| pool.network).collect()
+    }
+
     /// Takes any free address of a family.
     pub(crate) fn take(&mut self, family: Family) -> Result<IpAddr, AddressError> {
         let pool = self.pools.iter_mut().find(|pool| pool.family() == family);

@@ -10,6 +10,7 @@ use control_schema::Resource;
 use serde_json::Value;
 
 pub(crate) use crate::allocate::Claim;
+pub(crate) use service::SERVICE_CIDR;
 use crate::api::Api;
 use crate::error::ApiError;
 use crate::identity::User;
@@ -39,10 +40,11 @@ pub(crate) fn admit(
     object: &mut Value,
     user: &User,
 ) -> Result<(), ApiError> {
-    if is_core(res, "pods") {
-        pod::admit(api, res, object, user)?;
+    match (res.group, res.plural) {
+        ("", "pods") => pod::admit(api, res, object, user),
+        ("networking.k8s.io", "servicecidrs") => service::admit_cidr(res, object),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Brings a changed object into its next state. `sub` is the subresource written to.

@@ -46,6 +46,26 @@ async fn the_servers_own_service_leads_to_it() {
 }
 
 #[tokio::test]
+async fn the_ranges_of_cluster_addresses_can_be_read_and_not_changed() {
+    let server = Server::start().await;
+    let wire = server.wire().await;
+    let path = "/apis/networking.k8s.io/v1/servicecidrs";
+    let mut own = wire.get(&format!("{path}/kubernetes")).await.json();
+    assert_eq!(
+        own["spec"]["cidrs"],
+        json!(["10.96.0.0/16", "fd00:10:96::/112"])
+    );
+    own["spec"]["cidrs"] = json!(["10.97.0.0/16"]);
+    let changed = wire.put(&format!("{path}/kubernetes"), own).await;
+    assert_eq!(changed.code, 422, "{}", changed.text);
+    assert!(changed.text.contains("field is immutable"), "{}", changed.text);
+    let other = json!({"metadata": {"name": "more"}, "spec": {"cidrs": ["10.97.0.0/16"]}});
+    let other = wire.post(path, other).await;
+    assert_eq!(other.code, 403, "{}", other.text);
+    assert!(other.text.contains("--service-cidr"), "{}", other.text);
+}
+
+#[tokio::test]
 async fn a_service_gets_an_address_of_each_family_it_wants() {
     let server = Server::start().await;
     let wire = server.wire().await;

@@ -162,3 +162,9 @@ pub(super) fn ingress_class(object: &Value, now: Timestamp) -> Vec<Value> {
         age(object, now),
     ]
 }
+
+pub(super) fn service_cidr(object: &Value, now: Timestamp) -> Vec<Value> {
+    let cidrs = items(&object["spec"]["cidrs"]).iter();
+    let cidrs = joined(cidrs.filter_map(Value::as_str));
+    vec![name(object), json!(cidrs), age(object, now)]
+}

@@ -228,6 +228,11 @@ fn ingresses_and_classes() {
         json!({"spec": {"controller": "portolan.dev/ingress", "parameters": {"apiGroup": "x.y", "kind": "P", "name": "n"}}}),
         "web|portolan.dev/ingress|P.x.y/n|2m30s",
     );
+    check(
+        "ServiceCIDR",
+        json!({"spec": {"cidrs": ["10.96.0.0/16", "fd00:10:96::/112"]}}),
+        "web|10.96.0.0/16,fd00:10:96::/112|2m30s",
+    );
 }
 
 #[test]

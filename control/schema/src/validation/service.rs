@@ -9,6 +9,8 @@ use super::causes::{At, Causes};
 use super::{meta, names, probe};
 
 const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
+/// One of each family.
+const MAX_CIDRS: usize = 2;
 /// A day.
 const MAX_AFFINITY_SECONDS: i64 = 86400;
 
@@ -270,4 +272,35 @@ pub(super) fn load_balancer(status: &At<'_>, causes: &mut Causes) {
             }
         }
     }
+}
+
+/// A ServiceCIDR's ranges: one, or one of each family (KEP-1880).
+pub(super) fn cidrs(spec: &At<'_>, causes: &mut Causes) {
+    let field = spec.child("cidrs");
+    match field.len() {
+        0 => causes.required(&field, "at least one CIDR required"),
+        1..=MAX_CIDRS => {}
+        _ => causes.too_many(&field, MAX_CIDRS),
+    }
+    let mut families = BTreeSet::new();
+    for cidr in spec.items("cidrs") {
+        match cidr.text().parse::<ipnetwork::IpNetwork>() {
+            Ok(range) if cidr.text() == format!("{}/{}", range.network(), range.prefix()) => {
+                if !families.insert(range.is_ipv4()) {
+                    causes.invalid(&cidr, "must be of another IP family than the first");
+                }
+            }
+            _ => causes.invalid(
+                &cidr,
+                "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
+            ),
+        }
+    }
+}
+
+pub(super) fn cidr_update(new: &At<'_>, old: &At<'_>, causes: &mut Causes) {
+    causes.immutable(
+        &new.child("spec").child("cidrs"),
+        &old.child("spec").child("cidrs"),
+    );
 }

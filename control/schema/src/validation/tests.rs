@@ -472,6 +472,35 @@ fn ingresses() {
 }
 
 #[test]
+fn service_ranges() {
+    check(
+        "ServiceCIDR",
+        json!({"spec": {"cidrs": ["10.96.0.0/16", "fd00:10:96::/112"]}}),
+        &[],
+    );
+    check(
+        "ServiceCIDR",
+        json!({"spec": {}}),
+        &["spec.cidrs: Required value: at least one CIDR required"],
+    );
+    check(
+        "ServiceCIDR",
+        json!({"spec": {"cidrs": ["10.96.0.0/16", "10.97.0.0/16"]}}),
+        &[
+            "spec.cidrs[1]: Invalid value: \"10.97.0.0/16\": must be of another IP family than the first",
+        ],
+    );
+    check(
+        "ServiceCIDR",
+        json!({"spec": {"cidrs": ["10.96.0.1/16"]}}),
+        &[
+            "spec.cidrs[0]: Invalid value: \"10.96.0.1/16\": must be a valid CIDR value, (e.g. 10.9.8.0/24 or \
+             2001:db8::/64)",
+        ],
+    );
+}
+
+#[test]
 fn configuration() {
     check(
         "ConfigMap",

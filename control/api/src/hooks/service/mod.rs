@@ -17,6 +17,22 @@ use crate::allocate::{Allocators, Claim, Item};
 use crate::error::ApiError;
 use crate::object::{self, child, items, text};
 
+/// The name of the ServiceCIDR that tells what this server takes cluster addresses from.
+pub(crate) const SERVICE_CIDR: &str = "kubernetes";
+
+/// More ranges would never be used.
+pub(super) fn admit_cidr(res: &Resource, object: &Value) -> Result<(), ApiError> {
+    let name = text(object, "/metadata/name");
+    if name == SERVICE_CIDR {
+        return Ok(());
+    }
+    Err(ApiError::forbidden(
+        res,
+        name,
+        "this server takes cluster addresses from the ranges of its flag --service-cidr alone",
+    ))
+}
+
 /// Settles families, addresses and ports of a Service to be written.
 pub(super) fn allocate<'a>(
     pools: &'a Allocators,
