@@ -1,8 +1,13 @@
 # The commands of README.md.
 
 BIN := $(abspath target/release)
+# Tests run checked programs: an overflow or a broken assertion ends them instead of passing unseen.
+CHECKED := $(abspath target/debug)
 # Namespaces, cgroups and eBPF need root; building does not.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
+# Tests that need a kernel run as root; this is how cargo calls them.
+RUNNER := CARGO_TARGET_$(shell rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')_RUNNER
+STATIC_SAMPLE := --package sample --bin serve-hostname -- -C target-feature=+crt-static
 export PORTOLAN_BIN := $(BIN)
 
 .PHONY: setup build up down test bench
@@ -14,7 +19,7 @@ setup:
 # The sample runs in an image that holds nothing else, so it is linked statically.
 build: setup
 	cargo build --release --locked
-	cargo rustc --release --locked --package sample --bin serve-hostname -- -C target-feature=+crt-static
+	cargo rustc --release --locked $(STATIC_SAMPLE)
 
 up: build
 	$(SUDO) $(BIN)/portolan up
@@ -22,11 +27,16 @@ up: build
 down:
 	$(SUDO) $(BIN)/portolan down
 
-# Everything, from unit tests to end-to-end tests in network namespaces.
-test: build
+# Everything, from unit tests to end-to-end tests in network namespaces. The end-to-end tests come last: they use the
+# programs built before.
+test: export PORTOLAN_BIN := $(CHECKED)
+test: export $(RUNNER) := $(or $(SUDO),env)
+test: setup
 	./setup.sh test
-	CARGO_TARGET_$(shell rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')_RUNNER="$(or $(SUDO),env)" \
-		cargo test --workspace --locked
+	cargo test --locked --workspace --exclude tests
+	cargo build --locked
+	cargo rustc --locked $(STATIC_SAMPLE)
+	cargo test --locked --package tests
 
 # Start time and memory of a whole cluster.
 bench: build
