@@ -379,8 +379,8 @@ pub struct Node {
 }
 
 impl Node {
-    /// Packets between a client and a backend on this node pass through the node's stack, its netfilter rules and all.
-    /// Otherwise they go straight from device to device.
+    /// Packets between a client outside and a pod of this node pass through the node's stack, its netfilter rules and
+    /// all. Otherwise they go straight from device to device.
     pub const THROUGH_STACK: u32 = 1;
 }
 
@@ -431,7 +431,8 @@ pub struct Connection {
 impl Connection {
     /// This is the direction from the backend to the client.
     pub const REPLY: u32 = 1;
-    /// The backend is on another node: packets are sent on from here rather than handed to the node's stack.
+    /// The client's address is translated to the node's, because the backend is on another node, or because it is the
+    /// client itself: packets are sent on from here, since the node's stack would take them for forgeries.
     pub const REMOTE: u32 = 2;
     /// The sender of this direction has sent its FIN.
     pub const FIN: u32 = 4;
@@ -441,6 +442,9 @@ impl Connection {
     pub const FOREIGN: u32 = 16;
     /// The backend answers the client itself, see [`Service::DSR`].
     pub const DSR: u32 = 32;
+    /// The client is a pod of this node and keeps its address: packets go the way that all of the pod's packets go,
+    /// through the node's stack, and the backend's are translated where they reach the pod's device.
+    pub const FROM_POD: u32 = 64;
 
     /// The key of the other direction.
     #[inline(always)]

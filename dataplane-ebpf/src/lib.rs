@@ -14,19 +14,22 @@
 //! | `getpeername4/6` | the node's cgroup | shows a program the service it connected to, not the backend |
 //! | `post_bind4/6` | the node's cgroup | keeps the node's processes from listening on a node port |
 //! | `ingress` | uplinks, tcx or clsact | translates requests of clients outside, and replies of backends on other nodes |
-//! | `egress` | uplinks, tcx or clsact | translates replies of backends on this node |
+//! | `pod_ingress` | devices towards pods, ingress | translates what the socket hooks did not: requests of guests with a kernel of their own, raw packets; and replies of the node's pods to clients outside |
+//! | `egress` | uplinks and devices towards pods, egress | translates replies that come from the node's stack |
 //!
-//! `ingress` and `egress` also translate ICMP errors about the packets they translate, and `ingress` answers what is to
-//! be refused with a TCP reset or a port unreachable.
+//! All three also translate ICMP errors about the packets they translate, and the first two answer what is to be refused
+//! with a TCP reset or a port unreachable.
 //!
 //! # One packet's way
 //!
 //! A client outside sends to a node port. `ingress` parses the packet and finds no connection in `CONNTRACK`, so it
 //! looks the destination up in `FRONTENDS` and `NODEPORTS`, reads the service's run from `SERVICES`, a backend id from
 //! `SLOTS` and the backend from `BACKENDS`, and records both directions in `CONNTRACK`. A backend on this node gets
-//! the packet from the node's stack with the client's address kept, and `egress` translates its reply; a backend on
-//! another node gets it with this node's address as source, straight from here, and the reply comes back through
-//! `ingress`. The next packet finds its connection at the first look-up. A packet that nothing matches is none of our
+//! the packet with the client's address kept, straight to its pod's device or, if it is a process of the node, by the
+//! stack; `pod_ingress` or `egress` translates its reply. A backend on another node gets it with this node's address as
+//! source, and the reply comes back through `ingress`. A pod's request is translated by `pod_ingress` and then goes the
+//! way of all its packets, through the node's stack; its reply is translated by `egress` where it reaches the pod's
+//! device. The next packet finds its connection at the first look-up. A packet that nothing matches is none of our
 //! business and goes on as if we were not there.
 
 #![cfg_attr(not(test), no_std)]

@@ -73,6 +73,11 @@ fn egress(ctx: TcContext) -> i32 {
     device::egress(&ctx)
 }
 
+#[classifier]
+fn pod_ingress(ctx: TcContext) -> i32 {
+    device::pod_ingress(&ctx)
+}
+
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}
 

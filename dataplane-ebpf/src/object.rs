@@ -23,7 +23,7 @@ pub enum Hook {
     Socket,
     /// An uplink's ingress, as `BPF_PROG_TYPE_SCHED_CLS`.
     Ingress,
-    /// An uplink's egress, as `BPF_PROG_TYPE_SCHED_CLS`.
+    /// The egress of an uplink, and of a device towards this node's pods, as `BPF_PROG_TYPE_SCHED_CLS`.
     Egress,
     /// The ingress of a device towards this node's pods, as `BPF_PROG_TYPE_SCHED_CLS`.
     Pod,
@@ -79,6 +79,10 @@ pub const PROGRAMS: &[Program] = &[
     Program {
         name: "egress",
         hook: Hook::Egress,
+    },
+    Program {
+        name: "pod_ingress",
+        hook: Hook::Pod,
     },
     Program {
         name: "ingress",

@@ -127,6 +127,9 @@ impl Dataplane {
                 wanted.insert(self.pins.links.join(program.name));
                 continue;
             }
+            if program.hook == Hook::Pod {
+                continue;
+            }
             for device in uplinks {
                 wanted.insert(self.device_pin(program.name, device));
                 failed.extend(self.attach_device(program.name, program.hook, device).err());

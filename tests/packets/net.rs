@@ -1,6 +1,7 @@
 //! Network namespaces without names: they vanish with the test, however it ends.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::AsRawFd as _;
 use std::process::Command;
 
@@ -65,6 +66,21 @@ impl Namespace {
     pub(crate) fn set(&self, variable: &str, value: &str) -> Result<()> {
         let path = format!("/proc/sys/net/{variable}");
         self.run(|| std::fs::write(&path, value).with_context(|| format!("writing {path}")))
+    }
+
+    /// Makes netfilter drop whatever is forwarded inside; `false` if this machine has no program for that.
+    pub(crate) fn drop_forwarded(&self) -> Result<bool> {
+        const RULES: &str = "add table inet test; \
+            add chain inet test forward { type filter hook forward priority 0; policy drop; }";
+        match self.run(|| Command::new("nft").arg(RULES).output()) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error.into()),
+            Ok(output) => {
+                let error = String::from_utf8_lossy(&output.stderr);
+                ensure!(output.status.success(), "nft: {error}");
+                Ok(true)
+            }
+        }
     }
 
     /// A path by which `ip link set .. netns` finds it.

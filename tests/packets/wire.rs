@@ -1,7 +1,9 @@
-//! Real traffic: a client on the wire, a node with the dataplane on its uplink, a pod on it and a machine beside it.
+//! Real traffic: a client on the wire, a node with the dataplane on its uplink, two pods on it and a machine beside it.
+//! The pods' sockets have no hooks, as those of a guest with a kernel of its own.
 //!
 //! ```text
-//!   client 172.30.0.1 ──bridge──┬── node 172.30.0.11 ──── pod 10.244.1.5
+//!   client 172.30.0.1 ──bridge──┬── node 172.30.0.11 ─┬── pod 10.244.1.5
+//!                               │                     └── guest 10.244.3.7
 //!                               └── machine 172.30.0.12, also 10.244.2.6
 //! ```
 
@@ -21,11 +23,16 @@ use crate::net::Namespace;
 const LOCAL: u32 = 1;
 const REMOTE: u32 = 2;
 const EMPTY: u32 = 3;
+/// Its backend is a process of the node.
+const PROCESS: u32 = 4;
 
 const TARGET: u16 = 8080;
 
 /// Long enough for a busy machine, and far below what a lost packet would cost.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What it takes to see that nobody answers.
+const SHORT: Duration = Duration::from_millis(200);
 
 #[derive(Clone, Copy)]
 struct Addresses {
@@ -34,6 +41,7 @@ struct Addresses {
     cluster_ip: IpAddr,
     here: IpAddr,
     elsewhere: IpAddr,
+    guest: IpAddr,
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -48,6 +56,7 @@ fn families() -> [Addresses; 2] {
             cluster_ip: ip("10.96.0.10"),
             here: ip("10.244.1.5"),
             elsewhere: ip("10.244.2.6"),
+            guest: ip("10.244.3.7"),
         },
         Addresses {
             client: ip("fd00:172:30::1"),
@@ -55,6 +64,7 @@ fn families() -> [Addresses; 2] {
             cluster_ip: ip("fd00:10:96::a"),
             here: ip("fd00:10:244:1::5"),
             elsewhere: ip("fd00:10:244:2::6"),
+            guest: ip("fd00:10:244:3::7"),
         },
     ]
 }
@@ -64,6 +74,7 @@ struct World {
     client: Namespace,
     node: Namespace,
     pod: Namespace,
+    guest: Namespace,
     machine: Namespace,
 }
 
@@ -74,6 +85,7 @@ impl World {
             client: Namespace::create()?,
             node: Namespace::create()?,
             pod: Namespace::create()?,
+            guest: Namespace::create()?,
             machine: Namespace::create()?,
         };
         world.connect()?;
@@ -83,7 +95,8 @@ impl World {
     }
 
     fn connect(&self) -> Result<()> {
-        let (node, pod, machine) = (self.node.path(), self.pod.path(), self.machine.path());
+        let (node, machine) = (self.node.path(), self.machine.path());
+        let (pod, guest) = (self.pod.path(), self.guest.path());
         self.client.ip(&format!(
             "link add wire type bridge
              link add to-node type veth peer name uplink netns {node}
@@ -108,6 +121,10 @@ impl World {
              link set to-pod up
              addr add 10.244.1.1/24 dev to-pod
              addr add fd00:10:244:1::1/64 dev to-pod nodad
+             link add to-guest type veth peer name eth0 netns {guest}
+             link set to-guest up
+             addr add 10.244.3.1/24 dev to-guest
+             addr add fd00:10:244:3::1/64 dev to-guest nodad
              route add 10.244.2.0/24 via 172.30.0.12
              -6 route add fd00:10:244:2::/64 via fd00:172:30::12"
         ))?;
@@ -116,23 +133,22 @@ impl World {
              addr add fd00:10:244:1::5/64 dev eth0 nodad
              route add default via 10.244.1.1
              -6 route add default via fd00:10:244:1::1")?;
+        self.guest.ip("link set eth0 up
+             addr add 10.244.3.7/24 dev eth0
+             addr add fd00:10:244:3::7/64 dev eth0 nodad
+             route add default via 10.244.3.1
+             -6 route add default via fd00:10:244:3::1")?;
         self.machine.ip("link set uplink up
              addr add 172.30.0.12/24 dev uplink
              addr add fd00:172:30::12/64 dev uplink nodad
              addr add 10.244.2.6/32 dev lo
-             addr add fd00:10:244:2::6/128 dev lo")
+             addr add fd00:10:244:2::6/128 dev lo
+             route add 10.244.3.0/24 via 172.30.0.11
+             -6 route add fd00:10:244:3::/64 via fd00:172:30::11")
     }
 
     fn fill(&mut self) -> Result<()> {
-        let [v4, v6] = families();
-        self.dataplane.set_node(Node {
-            source_v4: v4.node.into(),
-            source_v6: v6.node.into(),
-            seed: 42,
-            first_port: 32768,
-            last_port: 65535,
-            ..Node::default()
-        })?;
+        self.set_node_flags(0)?;
         for (family, a) in (1..).zip(families()) {
             self.dataplane.add_node_address(a.node, 0)?;
             for protocol in [Protocol::TCP, Protocol::UDP] {
@@ -144,6 +160,19 @@ impl World {
         Ok(())
     }
 
+    fn set_node_flags(&mut self, flags: u32) -> Result<()> {
+        let [v4, v6] = families();
+        self.dataplane.set_node(Node {
+            source_v4: v4.node.into(),
+            source_v6: v6.node.into(),
+            seed: 42,
+            first_port: 32768,
+            last_port: 65535,
+            flags,
+            ..Node::default()
+        })
+    }
+
     fn publish(&mut self, a: Addresses, protocol: Protocol, base: u32) -> Result<()> {
         let dataplane = &mut self.dataplane;
         dataplane.set_backend(base + LOCAL, (a.here, TARGET), protocol, Place::Here)?;
@@ -153,12 +182,13 @@ impl World {
             protocol,
             Place::Elsewhere,
         )?;
-        for service in [LOCAL, REMOTE] {
+        dataplane.set_backend(base + PROCESS, (a.node, TARGET), protocol, Place::Here)?;
+        for service in [LOCAL, REMOTE, PROCESS] {
             let run = dataplane.add_run(&[base + service])?;
             dataplane.set_service(base + service, run, run, 0)?;
         }
         dataplane.set_service(base + EMPTY, Run::REFUSE, Run::REFUSE, 0)?;
-        for service in [LOCAL, REMOTE, EMPTY] {
+        for service in [LOCAL, REMOTE, EMPTY, PROCESS] {
             dataplane.add_cluster_ip(base + service, a.cluster_ip, port(80, service), protocol)?;
             // A family's node ports have the same numbers as the other one's, but lead to other services.
             let (family, node_port) = (Family::of(a.node.into()), port(30080, service));
@@ -172,25 +202,30 @@ impl World {
             dataplane, node, ..
         } = self;
         node.run(|| {
-            for (name, side) in [
-                ("egress", TcAttachType::Egress),
-                ("ingress", TcAttachType::Ingress),
+            for (name, side, device) in [
+                ("egress", TcAttachType::Egress, "to-pod"),
+                ("egress", TcAttachType::Egress, "to-guest"),
+                ("egress", TcAttachType::Egress, "uplink"),
+                ("pod_ingress", TcAttachType::Ingress, "to-pod"),
+                ("pod_ingress", TcAttachType::Ingress, "to-guest"),
+                ("ingress", TcAttachType::Ingress, "uplink"),
             ] {
                 let program = dataplane
                     .ebpf
                     .program_mut(name)
-                    .expect("both programs are in the object file");
-                <&mut SchedClassifier>::try_from(program)?.attach("uplink", side)?;
+                    .expect("the programs are in the object file");
+                <&mut SchedClassifier>::try_from(program)?.attach(device, side)?;
             }
             Ok(())
         })
     }
 
     /// The places a service with one backend can have it, with the backend's address and the client's as it sees it.
-    fn places(&self, a: Addresses) -> [(u32, &Namespace, IpAddr, IpAddr); 2] {
+    fn places(&self, a: Addresses) -> [(u32, &Namespace, IpAddr, IpAddr); 3] {
         [
             (LOCAL, &self.pod, a.here, a.client),
             (REMOTE, &self.machine, a.elsewhere, a.node),
+            (PROCESS, &self.node, a.node, a.client),
         ]
     }
 }
@@ -213,21 +248,34 @@ fn tcp_from_outside_reaches_backends_here_and_elsewhere() {
     let world = World::create().expect("the machines can be made");
     for a in families() {
         for (service, host, backend, client_seen) in world.places(a) {
-            let listener = host
-                .run(|| TcpListener::bind((backend, TARGET)))
-                .expect("the address is ours");
-            for address in services(a, service) {
-                let client = world
-                    .client
-                    .run(|| TcpStream::connect_timeout(&address, PATIENCE));
-                let client = client.unwrap_or_else(|error| panic!("{address}: {error}"));
-                let (served, seen) = listener.accept().expect("the client waits");
-                assert_eq!(seen.ip(), client_seen, "{address}");
-                echo(client, served);
-            }
+            talk(
+                &world.client,
+                host,
+                (backend, services(a, service)),
+                client_seen,
+            );
         }
     }
     assert_eq!(world.dataplane.drops().expect("maps can be read"), []);
+}
+
+/// Connects from `client` to each of a service's addresses, whose backend on `host` sees a connection of `seen`.
+fn talk(
+    client: &Namespace,
+    host: &Namespace,
+    (backend, addresses): (IpAddr, [SocketAddr; 2]),
+    seen: IpAddr,
+) {
+    let listener = host
+        .run(|| TcpListener::bind((backend, TARGET)))
+        .expect("the address is ours");
+    for address in addresses {
+        let client = client.run(|| TcpStream::connect_timeout(&address, PATIENCE));
+        let client = client.unwrap_or_else(|error| panic!("{address}: {error}"));
+        let (served, peer) = listener.accept().expect("the client waits");
+        assert_eq!(peer.ip(), seen, "{address}");
+        echo(client, served);
+    }
 }
 
 /// Sends two megabytes there and back; large enough for segmentation offload.
@@ -259,34 +307,118 @@ fn datagrams_from_outside_reach_backends_here_and_elsewhere() {
     let world = World::create().expect("the machines can be made");
     for a in families() {
         for (service, host, backend, client_seen) in world.places(a) {
-            let server = host.run(|| socket(backend, TARGET));
-            for address in services(a, service) {
-                let client = world.client.run(|| socket(a.client, 0));
-                client.connect(address).expect("the service has a route");
-                for text in [b"one", b"two"] {
-                    client.send(text).expect("connected");
-                    let mut buffer = [0; 64];
-                    let (length, seen) =
-                        server.recv_from(&mut buffer).expect("the datagram arrives");
-                    assert_eq!(
-                        (seen.ip(), &buffer[..length]),
-                        (client_seen, &text[..]),
-                        "{address}"
-                    );
-                    server
-                        .send_to(b"answer", seen)
-                        .expect("the client can be answered");
-                    let length = client.recv(&mut buffer).expect("the answer arrives");
-                    assert_eq!(&buffer[..length], b"answer");
-                }
+            let from = (&world.client, a.client);
+            exchange(from, host, (backend, services(a, service)), client_seen);
+        }
+    }
+    assert_eq!(world.dataplane.drops().expect("maps can be read"), []);
+}
+
+/// Sends datagrams from a client to each of a service's addresses, whose backend on `host` sees them come from `seen`.
+fn exchange(
+    (client, own): (&Namespace, IpAddr),
+    host: &Namespace,
+    (backend, addresses): (IpAddr, [SocketAddr; 2]),
+    seen: IpAddr,
+) {
+    let server = host.run(|| socket(backend, TARGET));
+    for address in addresses {
+        let client = client.run(|| socket(own, 0));
+        client.connect(address).expect("the service has a route");
+        for text in [b"one", b"two"] {
+            client.send(text).expect("connected");
+            let mut buffer = [0; 64];
+            let (length, peer) = server.recv_from(&mut buffer).expect("the datagram arrives");
+            assert_eq!(
+                (peer.ip(), &buffer[..length]),
+                (seen, &text[..]),
+                "{address}"
+            );
+            server
+                .send_to(b"answer", peer)
+                .expect("the client can be answered");
+            let length = client.recv(&mut buffer).expect("the answer arrives");
+            assert_eq!(&buffer[..length], b"answer");
+        }
+    }
+}
+
+/// The places a service with one backend can have it for a pod, with the backend's address and the pod's as it sees it.
+fn places_for_pods(
+    world: &World,
+    a: Addresses,
+) -> [(u32, &Namespace, &Namespace, IpAddr, IpAddr); 4] {
+    let World {
+        node,
+        pod,
+        guest,
+        machine,
+        ..
+    } = world;
+    [
+        (LOCAL, guest, pod, a.here, a.guest),
+        (LOCAL, pod, pod, a.here, a.node),
+        (REMOTE, guest, machine, a.elsewhere, a.guest),
+        (PROCESS, guest, node, a.node, a.guest),
+    ]
+}
+
+#[test]
+fn pods_without_socket_hooks_reach_services() {
+    let _turn = take_turn();
+    let mut world = World::create().expect("the machines can be made");
+    for flags in [0, Node::THROUGH_STACK] {
+        world.set_node_flags(flags).expect("maps can be written");
+        for a in families() {
+            for (service, client, host, backend, seen) in places_for_pods(&world, a) {
+                let own = if std::ptr::eq(client, &world.pod) {
+                    a.here
+                } else {
+                    a.guest
+                };
+                let to = (backend, services(a, service));
+                talk(client, host, to, seen);
+                exchange((client, own), host, to, seen);
             }
         }
     }
     assert_eq!(world.dataplane.drops().expect("maps can be read"), []);
 }
 
+/// Whatever the node's netfilter rules say about packets that it forwards; a node that wants them to hold says so.
 #[test]
-fn a_service_without_backends_refuses_clients_outside_at_once() {
+fn clients_outside_reach_pods_past_the_forward_policy() {
+    let _turn = take_turn();
+    let mut world = World::create().expect("the machines can be made");
+    if !world
+        .node
+        .drop_forwarded()
+        .expect("nft runs if it is there")
+    {
+        eprintln!("not tested: there is no program nft");
+        return;
+    }
+    for a in families() {
+        for (service, host, backend, seen) in world.places(a) {
+            let to = (backend, services(a, service));
+            talk(&world.client, host, to, seen);
+            exchange((&world.client, a.client), host, to, seen);
+        }
+    }
+    world
+        .set_node_flags(Node::THROUGH_STACK)
+        .expect("maps can be written");
+    for address in families().into_iter().flat_map(|a| services(a, LOCAL)) {
+        let tcp = world
+            .client
+            .run(|| TcpStream::connect_timeout(&address, SHORT));
+        assert_eq!(tcp.expect_err("dropped").kind(), ErrorKind::TimedOut);
+    }
+    assert_eq!(world.dataplane.drops().expect("maps can be read"), []);
+}
+
+#[test]
+fn a_service_without_backends_refuses_clients_outside_and_pods_at_once() {
     let _turn = take_turn();
     let world = World::create().expect("the machines can be made");
     for address in families().into_iter().flat_map(|a| services(a, EMPTY)) {
@@ -297,6 +429,11 @@ fn a_service_without_backends_refuses_clients_outside_at_once() {
         assert_refused(tcp.map(drop), address);
         let udp = world.client.run(|| ping(address));
         assert_refused(udp.map(drop), address);
+        let pod = world
+            .guest
+            .run(|| TcpStream::connect_timeout(&address, PATIENCE));
+        assert_refused(pod.map(drop), address);
+        assert_refused(world.guest.run(|| ping(address)).map(drop), address);
         assert!(
             start.elapsed() < Duration::from_secs(1),
             "{address} took {:?}",
@@ -311,7 +448,7 @@ fn a_backends_refusal_reaches_the_client() {
     let _turn = take_turn();
     let world = World::create().expect("the machines can be made");
     for a in families() {
-        for address in [LOCAL, REMOTE]
+        for address in [LOCAL, REMOTE, PROCESS]
             .into_iter()
             .flat_map(|service| services(a, service))
         {
@@ -321,6 +458,11 @@ fn a_backends_refusal_reaches_the_client() {
             assert_refused(tcp.map(drop), address);
             let udp = world.client.run(|| ping(address));
             assert_refused(udp.map(drop), address);
+            let pod = world
+                .guest
+                .run(|| TcpStream::connect_timeout(&address, PATIENCE));
+            assert_refused(pod.map(drop), address);
+            assert_refused(world.guest.run(|| ping(address)).map(drop), address);
         }
     }
 }

@@ -11,7 +11,7 @@ use super::work::Work;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use core::ptr::copy_nonoverlapping;
-use dataplane_ebpf::abi::{Connection, UDP_IDLE, moment};
+use dataplane_ebpf::abi::{Connection, Origin, UDP_IDLE, moment};
 use dataplane_ebpf::drop::Drop;
 use dataplane_ebpf::flow::Flow;
 
@@ -40,14 +40,19 @@ pub(crate) enum Course {
     Begin,
 }
 
-/// Takes up the connection of a packet from the wire and decides what becomes of the packet.
+/// Takes up the connection of a packet that came from `origin` and decides what becomes of the packet.
 #[inline(always)]
-pub(crate) fn resume(work: &mut Work, known: &mut Connection) -> Result<Course, Drop> {
-    let course = match known.flags & (Connection::REPLY | Connection::REMOTE) {
-        // A reply of a backend on this node leaves by wire; one that arrives is none.
-        Connection::REPLY => Course::Ignore,
-        0 | Connection::REMOTE => course(&work.packet, known)?,
-        _ => Course::Continue,
+pub(crate) fn resume(
+    work: &mut Work,
+    known: &mut Connection,
+    origin: Origin,
+) -> Result<Course, Drop> {
+    let course = if known.flags & Connection::REPLY == 0 {
+        course(&work.packet, known)?
+    } else if is_translated_later(known.flags, origin) {
+        Course::Ignore
+    } else {
+        Course::Continue
     };
     match course {
         Course::Ignore => {}
@@ -55,6 +60,14 @@ pub(crate) fn resume(work: &mut Work, known: &mut Connection) -> Result<Course, 
         Course::Continue | Course::Move => take_up(work, known),
     }
     Ok(course)
+}
+
+/// Whether a reply that came from `origin` is translated by another hook: one to a pod where it reaches the pod's
+/// device, one of a backend on this node where it leaves its pod. Such a one that comes by wire is none.
+#[inline(always)]
+fn is_translated_later(flags: u32, origin: Origin) -> bool {
+    flags & Connection::FROM_POD != 0
+        || (flags & Connection::REMOTE == 0 && origin == Origin::Outside)
 }
 
 #[inline(always)]
@@ -78,7 +91,7 @@ fn restore_partner(work: &mut Work) {
     if find(&work.reply_flow).is_some() {
         return;
     }
-    let sides = Connection::REPLY | Connection::REMOTE;
+    let sides = Connection::REPLY | Connection::REMOTE | Connection::FROM_POD;
     work.reply = Connection {
         to: work.packet.flow.reversed(),
         flags: work.connection.flags & sides ^ Connection::REPLY,

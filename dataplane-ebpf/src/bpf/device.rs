@@ -1,11 +1,12 @@
-//! A packet's way through an uplink's hooks, step by step.
+//! A packet's way through the hooks of uplinks and of devices towards pods, step by step.
 
 use super::conntrack::{self, Course};
+use super::forward::{self, Route};
 use super::icmp::{self, Outcome, Side};
 use super::maps::NODE;
 use super::parse::{self, Fragment, Packet};
 use super::work::Work;
-use super::{forward, nat, reject, rewrite, service, stats};
+use super::{nat, reject, rewrite, service, stats};
 use aya_ebpf::bindings::TC_ACT_SHOT;
 use aya_ebpf::programs::TcContext;
 use dataplane_ebpf::abi::{Connection, Origin};
@@ -29,8 +30,24 @@ const UNREADABLE: i32 = 102;
 /// The verdict on a packet from the wire.
 #[inline(always)]
 pub(crate) fn ingress(ctx: &TcContext) -> i32 {
-    let verdict = match from_wire(ctx) {
-        OTHER => error(ctx, Side::Ingress),
+    if is_for_us(ctx) {
+        arrive(ctx, Origin::Outside, Side::Wire)
+    } else {
+        PASS
+    }
+}
+
+/// The verdict on a packet from a pod. Whom its frame is for does not matter: where the pod's device is a port of a
+/// bridge, another pod may be meant.
+#[inline(always)]
+pub(crate) fn pod_ingress(ctx: &TcContext) -> i32 {
+    arrive(ctx, Origin::Node, Side::Pod)
+}
+
+#[inline(always)]
+fn arrive(ctx: &TcContext, origin: Origin, side: Side) -> i32 {
+    let verdict = match from_device(ctx, origin) {
+        OTHER => error(ctx, side),
         verdict => verdict,
     };
     match verdict {
@@ -40,10 +57,10 @@ pub(crate) fn ingress(ctx: &TcContext) -> i32 {
     }
 }
 
-/// The verdict on a packet to the wire.
+/// The verdict on a packet to the wire, or to a pod.
 #[inline(always)]
 pub(crate) fn egress(ctx: &TcContext) -> i32 {
-    let verdict = match to_wire(ctx) {
+    let verdict = match to_device(ctx) {
         OTHER => error(ctx, Side::Egress),
         verdict => verdict,
     };
@@ -72,13 +89,13 @@ fn settle(result: Result<i32, Drop>) -> i32 {
 /// A function of its own for the kernel as well, so that its stack is free again when an answer is built: there are 512
 /// bytes for both ("combined stack size of 2 calls is too large").
 #[inline(never)]
-fn from_wire(ctx: &TcContext) -> i32 {
-    settle(try_from_wire(ctx))
+fn from_device(ctx: &TcContext, origin: Origin) -> i32 {
+    settle(try_from_device(ctx, origin))
 }
 
 #[inline(never)]
-fn to_wire(ctx: &TcContext) -> i32 {
-    settle(try_to_wire(ctx))
+fn to_device(ctx: &TcContext) -> i32 {
+    settle(try_to_device(ctx))
 }
 
 /// ICMP errors.
@@ -90,7 +107,7 @@ fn error(ctx: &TcContext, side: Side) -> i32 {
     }))
 }
 
-/// The verdict on a packet from the wire that cannot be read: dropped at addresses where services answer, since nobody
+/// The verdict on a packet that cannot be read: dropped at addresses where services answer, since nobody
 /// knows whose it is there. Any other is the stack's to judge: it may come by a device whose headers are not Ethernet's.
 #[inline(never)]
 fn unreadable(ctx: &TcContext) -> i32 {
@@ -101,12 +118,10 @@ fn unreadable(ctx: &TcContext) -> i32 {
     TC_ACT_SHOT
 }
 
-/// Requests of clients outside, and replies of backends on other nodes.
+/// From the wire: requests of clients outside, and replies of backends on other nodes. From a pod: its requests, and its
+/// replies.
 #[inline(always)]
-fn try_from_wire(ctx: &TcContext) -> Result<i32, Drop> {
-    if !is_for_us(ctx) {
-        return Ok(PASS);
-    }
+fn try_from_device(ctx: &TcContext, origin: Origin) -> Result<i32, Drop> {
     let Some(packet) = parse::packet(ctx)? else {
         return Ok(OTHER);
     };
@@ -114,12 +129,21 @@ fn try_from_wire(ctx: &TcContext) -> Result<i32, Drop> {
         return later_fragment(&packet);
     }
     let work = Work::begin(packet)?;
-    if !find_connection(work)? {
+    if !find_connection(work, origin)? {
+        return Ok(PASS);
+    }
+    let Work {
+        packet, connection, ..
+    } = work;
+    refuse_fragment(packet)?;
+    let mut route = forward::way(ctx, packet.ttl, connection, &connection.to)?;
+    if !route.is_by_stack() {
+        send_on(ctx, packet, connection, &mut route)
+    } else if connection.flags & Connection::REPLY != 0 {
+        // It is translated where it leaves the node's stack.
         Ok(PASS)
-    } else if work.connection.flags & Connection::REMOTE != 0 {
-        send_on(ctx, &work.packet, &work.connection)
     } else {
-        hand_over(ctx, &work.packet, &work.connection)
+        hand_over(ctx, packet, connection)
     }
 }
 
@@ -131,9 +155,9 @@ fn is_for_us(ctx: &TcContext) -> bool {
     unsafe { (*ctx.skb.skb).pkt_type == PACKET_HOST }
 }
 
-/// Replies of backends on this node.
+/// What the node's stack sends: replies of backends on this node, and of any backend to a pod.
 #[inline(always)]
-fn try_to_wire(ctx: &TcContext) -> Result<i32, Drop> {
+fn try_to_device(ctx: &TcContext) -> Result<i32, Drop> {
     let Some(packet) = parse::packet(ctx)? else {
         return Ok(OTHER);
     };
@@ -142,6 +166,7 @@ fn try_to_wire(ctx: &TcContext) -> Result<i32, Drop> {
             if reply.flags & (Connection::REPLY | Connection::REMOTE) == Connection::REPLY =>
         {
             conntrack::touch(&packet, reply);
+            refuse_fragment(&packet)?;
             hand_over(ctx, &packet, reply)
         }
         _ => Ok(PASS),
@@ -158,18 +183,18 @@ fn later_fragment(packet: &Packet) -> Result<i32, Drop> {
     }
 }
 
-/// Finds or opens the connection that a packet from the wire belongs to; `false` if it is none of ours.
+/// Finds or opens the connection that a packet belongs to; `false` if it is none of ours, or another hook's.
 #[inline(always)]
-fn find_connection(work: &mut Work) -> Result<bool, Drop> {
+fn find_connection(work: &mut Work, origin: Origin) -> Result<bool, Drop> {
     let course = match conntrack::find(&work.packet.flow) {
-        Some(known) => conntrack::resume(work, known)?,
+        Some(known) => conntrack::resume(work, known, origin)?,
         None => Course::Begin,
     };
     match course {
         Course::Ignore => Ok(false),
         Course::Continue => Ok(true),
-        Course::Begin => open(work),
-        Course::Move => match open(work) {
+        Course::Begin => open(work, origin),
+        Course::Move => match open(work, origin) {
             // With no backend that serves, a flow keeps the one it has; choosing failed before anything changed.
             Err(Drop::NoBackend | Drop::NoPolicyBackend) => Ok(true),
             moved => moved,
@@ -180,9 +205,9 @@ fn find_connection(work: &mut Work) -> Result<bool, Drop> {
 /// Opens a connection for the first packet of one, or for a later packet whose entry was evicted: the hash chooses the
 /// same backend again as long as the service's backends are the same.
 #[inline(always)]
-fn open(work: &mut Work) -> Result<bool, Drop> {
+fn open(work: &mut Work, origin: Origin) -> Result<bool, Drop> {
     let flow = &work.packet.flow;
-    // A packet for a loopback address never comes by wire.
+    // A packet for a loopback address never comes by a device.
     let found = service::find(
         flow.destination,
         flow.destination_port,
@@ -193,8 +218,8 @@ fn open(work: &mut Work) -> Result<bool, Drop> {
         return Ok(false);
     };
     let node = NODE.get(0).ok_or(Drop::Inconsistent)?;
-    let choice = service::select(frontend, Origin::Outside, flow.hash(node.seed))?;
-    nat::open(work, &choice, node)?;
+    let choice = service::select(frontend, origin, flow.hash(node.seed))?;
+    nat::open(work, &choice, node, origin)?;
     stats::count_connection(choice.service);
     Ok(true)
 }
@@ -202,21 +227,23 @@ fn open(work: &mut Work) -> Result<bool, Drop> {
 /// Translates a packet and leaves it to the node's stack.
 #[inline(always)]
 fn hand_over(ctx: &TcContext, packet: &Packet, connection: &Connection) -> Result<i32, Drop> {
-    refuse_fragment(packet)?;
     rewrite::flow(ctx, packet, &connection.to)?;
     stats::count_packet(connection.service, ctx.len());
     Ok(PASS)
 }
 
-/// Translates a packet and sends it to another machine: the backend's node, or the client's way back.
+/// Translates a packet and sends it to the next hop: a pod, the backend's node, or the client's way back.
 #[inline(always)]
-fn send_on(ctx: &TcContext, packet: &Packet, connection: &Connection) -> Result<i32, Drop> {
-    refuse_fragment(packet)?;
-    let mut route = forward::route(ctx, packet.ttl, &connection.to)?;
+fn send_on(
+    ctx: &TcContext,
+    packet: &Packet,
+    connection: &Connection,
+    route: &mut Route,
+) -> Result<i32, Drop> {
     rewrite::flow(ctx, packet, &connection.to)?;
     rewrite::decrement_ttl(ctx, packet.is_v4(), packet.ttl)?;
     stats::count_packet(connection.service, ctx.len());
-    Ok(forward::send(&mut route))
+    Ok(forward::send(route))
 }
 
 #[inline(always)]

@@ -1,6 +1,10 @@
-//! Sending a packet on from here, without the node's stack: a packet with the node's own address as its source would
-//! look like a forgery to it.
+//! Sending a packet on from here, without the node's stack.
+//!
+//! A packet with the node's own address as its source has to go this way: it would look like a forgery to the stack. One
+//! between a client outside and a pod goes this way because it is shorter, and because netfilter's FORWARD rules, reverse
+//! path filters and connection tracking, which see only what we made of the packet, cannot get in its way.
 
+use super::maps::NODE;
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
@@ -9,25 +13,70 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect_neigh};
 use aya_ebpf::programs::TcContext;
 use core::mem::zeroed;
+use dataplane_ebpf::abi::{Connection, Node};
 use dataplane_ebpf::drop::Drop;
 use dataplane_ebpf::flow::Flow;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-/// The next hop of a packet.
+/// Where a packet goes from here.
+///
+/// Not an option of a next hop: the compiler would leave the one's discriminant unset where the other is an error, and
+/// read it before it knows ("R2 !read_ok").
 pub(crate) struct Route {
+    /// Zero for the node's stack.
     device: u32,
     neighbour: Neighbour,
 }
 
-/// Looks up where a packet of flow `to` with this time to live goes next. The packet itself is still unchanged, so that an answer to its
-/// sender can quote it.
-#[inline(always)]
-pub(crate) fn route(ctx: &TcContext, ttl: u8, to: &Flow) -> Result<Route, Drop> {
-    if ttl <= 1 {
-        return Err(Drop::Expired);
+impl Route {
+    #[inline(always)]
+    pub(crate) fn by_stack() -> Self {
+        Self {
+            device: 0,
+            // SAFETY: integers only; zero is a legal value of each.
+            neighbour: unsafe { zeroed() },
+        }
     }
+
+    #[inline(always)]
+    pub(crate) fn is_by_stack(&self) -> bool {
+        self.device == 0
+    }
+}
+
+/// How a packet with this time to live, which becomes one of flow `to`, goes on by `connection`. The packet itself is
+/// still unchanged, so that an answer to its sender can quote it.
+#[inline(always)]
+pub(crate) fn way(
+    ctx: &TcContext,
+    ttl: u8,
+    connection: &Connection,
+    to: &Flow,
+) -> Result<Route, Drop> {
+    let is_remote = connection.flags & Connection::REMOTE != 0;
+    if !is_remote && (connection.flags & Connection::FROM_POD != 0 || is_all_by_stack()) {
+        return Ok(Route::by_stack());
+    }
+    match route(ctx, to) {
+        Ok(_) if ttl <= 1 => Err(Drop::Expired),
+        Ok(route) => Ok(route),
+        // To a process of the node, or by a way that only the stack knows.
+        Err(Drop::NoRoute) if !is_remote => Ok(Route::by_stack()),
+        Err(reason) => Err(reason),
+    }
+}
+
+#[inline(always)]
+fn is_all_by_stack() -> bool {
+    NODE.get(0)
+        .is_some_and(|node| node.flags & Node::THROUGH_STACK != 0)
+}
+
+/// Looks up where a packet of flow `to` goes next.
+#[inline(always)]
+fn route(ctx: &TcContext, to: &Flow) -> Result<Route, Drop> {
     // SAFETY: integers only; zero is a legal value of each.
     let mut lookup: FibLookup = unsafe { zeroed() };
     lookup.l4_protocol = to.protocol.number();

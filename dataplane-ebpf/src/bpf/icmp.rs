@@ -3,8 +3,9 @@
 //! An error quotes the packet it is about as that packet looked where it failed. The entry of the *other* direction says
 //! what both the quote and the error itself have to become: the error travels as that direction's packets do.
 
+use super::forward::{self, Route};
 use super::parse::{self, IcmpError, L3};
-use super::{conntrack, forward, rewrite, stats};
+use super::{conntrack, rewrite, stats};
 use aya_ebpf::programs::TcContext;
 use dataplane_ebpf::abi::Connection;
 use dataplane_ebpf::addr::{Port, Protocol};
@@ -15,8 +16,10 @@ use dataplane_ebpf::flow::Flow;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
     /// From the wire.
-    Ingress,
-    /// To the wire.
+    Wire,
+    /// From a pod.
+    Pod,
+    /// To the wire, or to a pod.
     Egress,
 }
 
@@ -42,24 +45,26 @@ pub(crate) fn translate(ctx: &TcContext, side: Side) -> Result<Outcome, Drop> {
     };
     let local_reply =
         connection.flags & (Connection::REPLY | Connection::REMOTE) == Connection::REPLY;
-    if local_reply != (side == Side::Egress) {
+    if (local_reply && side == Side::Wire) || (!local_reply && side == Side::Egress) {
         return Ok(Outcome::Foreign);
     }
     let outer = outer(&error, &direction, &connection.to);
-    let remote = connection.flags & Connection::REMOTE != 0;
-    let mut route = match remote {
-        true => Some(forward::route(ctx, error.ttl, &outer)?),
-        false => None,
+    let mut route = if side == Side::Egress {
+        Route::by_stack()
+    } else {
+        forward::way(ctx, error.ttl, connection, &outer)?
     };
+    if local_reply && side == Side::Pod && route.is_by_stack() {
+        // It is translated where it leaves the node's stack.
+        return Ok(Outcome::Foreign);
+    }
     rewrite_error(ctx, &error, &outer, &connection.to.reversed())?;
     stats::count_packet(connection.service, ctx.len());
-    match &mut route {
-        None => Ok(Outcome::Translated),
-        Some(route) => {
-            rewrite::decrement_ttl(ctx, outer.destination.is_v4(), error.ttl)?;
-            Ok(Outcome::Sent(forward::send(route)))
-        }
+    if route.is_by_stack() {
+        return Ok(Outcome::Translated);
     }
+    rewrite::decrement_ttl(ctx, outer.destination.is_v4(), error.ttl)?;
+    Ok(Outcome::Sent(forward::send(&mut route)))
 }
 
 /// Where the error goes. Where the direction's source is translated, the error's is too, whoever sent it: a router on the

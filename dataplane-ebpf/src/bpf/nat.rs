@@ -7,7 +7,7 @@ use super::conntrack;
 use super::service::Choice;
 use super::work::Work;
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
-use dataplane_ebpf::abi::{Connection, Node};
+use dataplane_ebpf::abi::{Connection, Node, Origin};
 use dataplane_ebpf::addr::{Addr, Port};
 use dataplane_ebpf::drop::Drop;
 use dataplane_ebpf::flow::{self, Flow};
@@ -21,19 +21,32 @@ const STRIDE: u32 = 0x9e37_79b9;
 /// Makes both directions of a new connection from the packet's client to the backend of `choice`; the client's is the
 /// work's connection afterwards.
 ///
-/// A backend on this node sees the client's own address, since its reply must pass here anyway. For any other the
-/// node's address is the source, so that the reply comes back.
+/// The backend sees the client's own address wherever its reply must pass here anyway: if one of the two is on this
+/// node. Otherwise the node's address is the source, so that the reply comes back; likewise when a pod was chosen as its
+/// own backend, which would answer itself.
 #[inline(always)]
-pub(crate) fn open(work: &mut Work, choice: &Choice, node: &Node) -> Result<(), Drop> {
+pub(crate) fn open(
+    work: &mut Work,
+    choice: &Choice,
+    node: &Node,
+    origin: Origin,
+) -> Result<(), Drop> {
     let client = &work.packet.flow;
-    let flags = if choice.is_local {
-        0
+    let keeps_address =
+        (choice.is_local || origin == Origin::Node) && client.source != choice.address;
+    let flags = match (keeps_address, origin) {
+        (false, _) => Connection::REMOTE,
+        (true, Origin::Node) => Connection::FROM_POD,
+        (true, Origin::Outside) => 0,
+    };
+    let source = if keeps_address {
+        client.source
     } else {
-        Connection::REMOTE
+        node_source(choice, node)?
     };
     work.connection = Connection {
         to: Flow::new(
-            (source(client, choice, node)?, client.source_port),
+            (source, client.source_port),
             (choice.address, choice.port),
             client.protocol,
         ),
@@ -59,11 +72,11 @@ pub(crate) fn open(work: &mut Work, choice: &Choice, node: &Node) -> Result<(), 
 }
 
 #[inline(always)]
-fn source(client: &Flow, choice: &Choice, node: &Node) -> Result<Addr, Drop> {
-    let source = match (choice.is_local, choice.address.is_v4()) {
-        (true, _) => client.source,
-        (false, true) => node.source_v4,
-        (false, false) => node.source_v6,
+fn node_source(choice: &Choice, node: &Node) -> Result<Addr, Drop> {
+    let source = if choice.address.is_v4() {
+        node.source_v4
+    } else {
+        node.source_v6
     };
     if source.is_unspecified() {
         Err(Drop::NoSource)

@@ -38,6 +38,9 @@ fn a_packet_costs_little() {
                 .run("ingress", &packet.bytes(), 1)
                 .expect("the connection is opened");
         }
+        world
+            .run("pod_ingress", &w.open((a.second, 40000), remote).bytes(), 1)
+            .expect("the connection is opened");
         for (name, hook, packet) in [
             ("not IP", "ingress", not_ip()),
             (
@@ -64,6 +67,26 @@ fn a_packet_costs_little() {
                 "reply, backend elsewhere",
                 "ingress",
                 w.data((a.elsewhere, TARGET), (a.node, 40000)).bytes(),
+            ),
+            (
+                "pod's, none of ours",
+                "pod_ingress",
+                w.data((a.second, 40000), (a.client, 443)).bytes(),
+            ),
+            (
+                "pod's request",
+                "pod_ingress",
+                w.data((a.second, 40000), remote).bytes(),
+            ),
+            (
+                "to a pod, none of ours",
+                "egress",
+                w.data((a.client, 443), (a.second, 40000)).bytes(),
+            ),
+            (
+                "reply to a pod",
+                "egress",
+                w.data((a.elsewhere, TARGET), (a.second, 40000)).bytes(),
             ),
         ] {
             let time = median(&world, hook, &packet).expect("the program runs");

@@ -5,6 +5,7 @@
 mod cases;
 mod cost;
 mod eviction;
+mod pods;
 mod world;
 mod writer;
 
@@ -27,7 +28,9 @@ const REDIRECT: i32 = 7;
 enum Step {
     /// A packet from the wire.
     Ingress(Vec<u8>, Expected),
-    /// A packet to the wire.
+    /// A packet from a pod.
+    Pod(Vec<u8>, Expected),
+    /// A packet to the wire, or to a pod.
     Egress(Vec<u8>, Expected),
     /// The daemon changes something.
     Change(fn(&mut Dataplane) -> Result<()>),
@@ -64,6 +67,7 @@ fn check(world: &mut World, case: &Case) -> Result<()> {
                 continue;
             }
             Step::Ingress(packet, expected) => ("ingress", packet, expected),
+            Step::Pod(packet, expected) => ("pod_ingress", packet, expected),
             Step::Egress(packet, expected) => ("egress", packet, expected),
         };
         check_packet(world, case.name, (hook, packet), expected)

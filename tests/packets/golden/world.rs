@@ -99,6 +99,8 @@ pub(super) fn node() -> Node {
         seed: 42,
         first_port: 32768,
         last_port: 65535,
+        // Cases without it say so.
+        flags: Node::THROUGH_STACK,
         ..Node::default()
     }
 }
