@@ -10,11 +10,11 @@ use control_schema::Resource;
 use serde_json::Value;
 
 pub(crate) use crate::allocate::Claim;
-pub(crate) use service::SERVICE_CIDR;
 use crate::api::Api;
 use crate::error::ApiError;
 use crate::identity::User;
 use crate::object;
+pub(crate) use service::SERVICE_CIDR;
 
 /// Whether `res` is the core resource of that name.
 pub(crate) fn is_core(res: &Resource, plural: &str) -> bool {

@@ -58,7 +58,11 @@ async fn the_ranges_of_cluster_addresses_can_be_read_and_not_changed() {
     own["spec"]["cidrs"] = json!(["10.97.0.0/16"]);
     let changed = wire.put(&format!("{path}/kubernetes"), own).await;
     assert_eq!(changed.code, 422, "{}", changed.text);
-    assert!(changed.text.contains("field is immutable"), "{}", changed.text);
+    assert!(
+        changed.text.contains("field is immutable"),
+        "{}",
+        changed.text
+    );
     let other = json!({"metadata": {"name": "more"}, "spec": {"cidrs": ["10.97.0.0/16"]}});
     let other = wire.post(path, other).await;
     assert_eq!(other.code, 403, "{}", other.text);
