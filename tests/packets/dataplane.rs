@@ -11,8 +11,8 @@ use aya::programs::{
 };
 use aya::{Ebpf, EbpfLoader, Pod};
 use dataplane_ebpf::abi::{
-    Backend, Connection, Frontend, FrontendKey, Kind, Node, NodeAddress, NodePortKey, Peer, Run,
-    Service, SocketKey, Stats, maps,
+    Affinity, AffinityKey, Backend, Connection, Frontend, FrontendKey, Kind, Node, NodeAddress,
+    NodePortKey, Peer, Run, Service, SocketKey, Stats, maps,
 };
 use dataplane_ebpf::addr::{Addr, Family, Port, Protocol};
 use dataplane_ebpf::drop::Drop;
@@ -47,6 +47,7 @@ impl Dataplane {
             (maps::BACKENDS, 256),
             (maps::CONNTRACK, 16384),
             (maps::SOCKETS, 4096),
+            (maps::AFFINITY, 4096),
         ] {
             loader.map_max_entries(name, size);
         }
@@ -204,6 +205,19 @@ impl Dataplane {
         Ok(())
     }
 
+    /// Changes a service in place.
+    pub(crate) fn change_service(
+        &mut self,
+        id: u32,
+        change: impl FnOnce(&mut Service),
+    ) -> Result<()> {
+        let mut services = self.array::<Service>(maps::SERVICES)?;
+        let mut service = services.get(&id, 0)?;
+        change(&mut service);
+        services.set(id, service, 0)?;
+        Ok(())
+    }
+
     /// Writes a run of backend ids into free slots.
     pub(crate) fn add_run(&mut self, backends: &[u32]) -> Result<Run> {
         let base = self.slots;
@@ -224,7 +238,7 @@ impl Dataplane {
         place: Place,
     ) -> Result<()> {
         let local = if place == Place::Here {
-            Backend::LOCAL
+            Backend::LOCAL | Backend::IN_LOCAL_RUN
         } else {
             0
         };
@@ -232,7 +246,7 @@ impl Dataplane {
             address: address.into(),
             port: Port::new(port),
             protocol,
-            flags: Backend::SERVING | local,
+            flags: Backend::SERVING | Backend::IN_CLUSTER_RUN | local,
             generation: GENERATION,
             ..Backend::default()
         };
@@ -267,6 +281,23 @@ impl Dataplane {
     pub(crate) fn evict_peer(&mut self, key: &SocketKey) -> Result<()> {
         let mut sockets = self.hash::<SocketKey, Peer>(maps::SOCKETS)?;
         Ok(sockets.remove(key)?)
+    }
+
+    /// The backend that a client is held to.
+    pub(crate) fn affinity(&mut self, key: &AffinityKey) -> Result<Option<Affinity>> {
+        match self.hash(maps::AFFINITY)?.get(key, 0) {
+            Ok(affinity) => Ok(Some(affinity)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Makes a client's last new connection look a number of seconds older.
+    pub(crate) fn age_affinity(&mut self, key: &AffinityKey, seconds: u32) -> Result<()> {
+        let mut affinities = self.hash::<AffinityKey, Affinity>(maps::AFFINITY)?;
+        let mut affinity = affinities.get(key, 0)?;
+        affinity.since -= seconds;
+        Ok(affinities.insert(key, affinity, 0)?)
     }
 
     /// Changes a backend in place.

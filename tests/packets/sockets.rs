@@ -1,5 +1,7 @@
 //! System calls of real sockets under the cgroup hooks: what a program sees when it talks to a service.
 
+mod affinity;
+
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;

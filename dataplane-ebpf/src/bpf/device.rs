@@ -1,5 +1,6 @@
 //! A packet's way through the hooks of uplinks and of devices towards pods, step by step.
 
+use super::client::Sender;
 use super::conntrack::{self, Course};
 use super::forward::{self, Route};
 use super::icmp::{self, Outcome, Side};
@@ -218,7 +219,12 @@ fn open(work: &mut Work, origin: Origin) -> Result<bool, Drop> {
         return Ok(false);
     };
     let node = NODE.get(0).ok_or(Drop::Inconsistent)?;
-    let choice = service::select(frontend, origin, flow.hash(node.seed))?;
+    let sender = Sender {
+        flow,
+        origin,
+        seed: node.seed,
+    };
+    let choice = service::select(frontend, &sender)?;
     nat::open(work, &choice, node, origin)?;
     stats::count_connection(choice.service);
     Ok(true)

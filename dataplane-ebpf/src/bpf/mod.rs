@@ -2,6 +2,8 @@
 //!
 //! `device` and `socket` order the steps of their hooks; the rest are the steps.
 
+mod affinity;
+mod client;
 mod conntrack;
 mod context;
 mod forward;

@@ -1,11 +1,11 @@
 //! From an address to a service, and from a service to a backend.
 
+use super::affinity::{self, Terms};
+use super::client::Client;
 use super::maps::{BACKENDS, FRONTENDS, NODE_ADDRESSES, NODEPORTS, SERVICES, SLOTS};
 use super::stats;
 use core::ptr::read_volatile;
-use dataplane_ebpf::abi::{
-    Backend, Frontend, FrontendKey, NodeAddress, NodePortKey, Origin, Run, Service,
-};
+use dataplane_ebpf::abi::{Backend, Frontend, FrontendKey, NodeAddress, NodePortKey, Run, Service};
 use dataplane_ebpf::addr::{Addr, Family, Port, Protocol};
 use dataplane_ebpf::drop::Drop;
 
@@ -70,35 +70,25 @@ pub(crate) struct Choice {
     pub(crate) is_local: bool,
 }
 
-/// Chooses a backend by `hash` for a client at `origin`.
+/// Chooses a backend for a client, and counts if there is none.
 #[inline(always)]
-pub(crate) fn select(frontend: Frontend, origin: Origin, hash: u32) -> Result<Choice, Drop> {
-    let chosen = choose(frontend, origin, hash);
+pub(crate) fn select(frontend: Frontend, client: &impl Client) -> Result<Choice, Drop> {
+    let chosen = choose(frontend, client);
     if chosen.is_err() {
         stats::count_drop(frontend.service);
     }
     chosen
 }
 
+/// Chooses a backend for a client.
 #[inline(always)]
-fn choose(frontend: Frontend, origin: Origin, hash: u32) -> Result<Choice, Drop> {
-    let service = SERVICES
-        .get_ptr(frontend.service)
-        .ok_or(Drop::Inconsistent)?;
-    // SAFETY: a non-null pointer into the array. The daemon may write at any time, hence volatile; a run is one
-    // aligned word, so it is read whole.
-    let (generation, flags) = unsafe {
-        (
-            read_volatile(&raw const (*service).generation),
-            read_volatile(&raw const (*service).flags),
-        )
-    };
-    let run = if Service::is_local_only(flags, frontend.kind, origin) {
-        // SAFETY: as above.
-        unsafe { read_volatile(&raw const (*service).local) }
+pub(crate) fn choose(frontend: Frontend, client: &impl Client) -> Result<Choice, Drop> {
+    let service = Settings::read(frontend.service)?;
+    let local_only = Service::is_local_only(service.flags, frontend.kind, client.origin());
+    let (run, in_run) = if local_only {
+        (service.local(), Backend::IN_LOCAL_RUN)
     } else {
-        // SAFETY: as above.
-        unsafe { read_volatile(&raw const (*service).cluster) }
+        (service.cluster(), Backend::IN_CLUSTER_RUN)
     };
     if run.count() == 0 {
         return Err(if run == Run::DROP {
@@ -107,19 +97,77 @@ fn choose(frontend: Frontend, origin: Origin, hash: u32) -> Result<Choice, Drop>
             Drop::NoBackend
         });
     }
-    let id = *SLOTS.get(run.slot(hash)).ok_or(Drop::Inconsistent)?;
+    let slot = run.slot(client.hash(service.flags));
+    let mut backend = *SLOTS.get(slot).ok_or(Drop::Inconsistent)?;
+    if service.affinity_seconds != 0 {
+        let terms = Terms {
+            seconds: service.affinity_seconds,
+            generation: service.affinity_generation(),
+            in_run,
+        };
+        let key = client.affinity_key(frontend.service);
+        backend = affinity::backend(&key, &terms, backend);
+    }
+    chosen(frontend.service, service.generation, backend)
+}
+
+#[inline(always)]
+fn chosen(service: u32, service_generation: u32, id: u32) -> Result<Choice, Drop> {
     let backend = BACKENDS.get_ptr(id).ok_or(Drop::Inconsistent)?;
     // SAFETY: a non-null pointer into the array; what a published run names is not written before its quarantine ends.
     let backend = unsafe { &*backend };
     Ok(Choice {
-        service: frontend.service,
-        service_generation: generation,
+        service,
+        service_generation,
         backend: id,
         backend_generation: backend.generation,
         address: backend.address,
         port: backend.port,
         is_local: backend.flags & Backend::LOCAL != 0,
     })
+}
+
+/// What a service's line in `SERVICES` says. The daemon may write at any time, hence volatile; a run is one aligned word,
+/// so it is read whole.
+struct Settings {
+    service: *const Service,
+    generation: u32,
+    flags: u32,
+    affinity_seconds: u32,
+}
+
+impl Settings {
+    #[inline(always)]
+    fn read(id: u32) -> Result<Self, Drop> {
+        let service = SERVICES.get_ptr(id).ok_or(Drop::Inconsistent)?;
+        // SAFETY: a non-null pointer into the array.
+        unsafe {
+            Ok(Self {
+                service,
+                generation: read_volatile(&raw const (*service).generation),
+                flags: read_volatile(&raw const (*service).flags),
+                affinity_seconds: read_volatile(&raw const (*service).affinity_seconds),
+            })
+        }
+    }
+
+    #[inline(always)]
+    fn cluster(&self) -> Run {
+        // SAFETY: `read` made it from a pointer into the array.
+        unsafe { read_volatile(&raw const (*self.service).cluster) }
+    }
+
+    #[inline(always)]
+    fn local(&self) -> Run {
+        // SAFETY: as above.
+        unsafe { read_volatile(&raw const (*self.service).local) }
+    }
+
+    #[inline(always)]
+    fn affinity_generation(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { read_volatile(&raw const (*self.service).affinity_generation) }
+    }
 }
 
 /// What has become of a backend since it was chosen.
@@ -136,22 +184,41 @@ pub(crate) enum Standing {
 /// What has become of backend `id` since it had `generation`.
 #[inline(always)]
 pub(crate) fn standing(id: u32, generation: u32) -> Standing {
-    let Some(backend) = BACKENDS.get_ptr(id) else {
-        return Standing::Gone;
-    };
-    // SAFETY: a non-null pointer into the array; the daemon may write at any time, hence volatile.
-    let (current, flags) = unsafe {
-        (
-            read_volatile(&raw const (*backend).generation),
-            read_volatile(&raw const (*backend).flags),
-        )
-    };
+    let (current, flags) = backend(id);
     if current != generation {
         Standing::Gone
     } else if flags & Backend::SERVING == 0 {
         Standing::NotServing
     } else {
         Standing::Serving
+    }
+}
+
+/// Whether backend `id` is still the one that had `generation`, and has `flag`.
+#[inline(always)]
+pub(crate) fn has_flag(id: u32, generation: u32, flag: u8) -> bool {
+    let (current, flags) = backend(id);
+    current == generation && flags & flag != 0
+}
+
+/// The generation of backend `id`.
+#[inline(always)]
+pub(crate) fn backend_generation(id: u32) -> u32 {
+    backend(id).0
+}
+
+/// The generation and the flags of backend `id`; zeros, which no backend in use has, if there is none.
+#[inline(always)]
+fn backend(id: u32) -> (u32, u8) {
+    let Some(backend) = BACKENDS.get_ptr(id) else {
+        return (0, 0);
+    };
+    // SAFETY: a non-null pointer into the array; the daemon may write at any time, hence volatile.
+    unsafe {
+        (
+            read_volatile(&raw const (*backend).generation),
+            read_volatile(&raw const (*backend).flags),
+        )
     }
 }
 

@@ -3,6 +3,7 @@
 //! A connected socket's service is kept in the socket's own storage and dies with it. An unconnected UDP socket may
 //! talk to many services, so its peers are kept in `SOCKETS` by the socket's cookie, one entry for each direction.
 
+use super::client::Client;
 use super::maps::{CONNECTED, NODE, NODEPORTS, SOCKETS};
 use super::service::{self, Choice, Standing};
 use super::stats;
@@ -14,7 +15,7 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use core::ptr::{read_volatile, write_volatile};
-use dataplane_ebpf::abi::{NodePortKey, Origin, Peer, SocketKey, UDP_IDLE, moment};
+use dataplane_ebpf::abi::{AffinityKey, NodePortKey, Origin, Peer, SocketKey, UDP_IDLE, moment};
 use dataplane_ebpf::addr::{Addr, Family, Port, Protocol};
 use dataplane_ebpf::drop::{Answer, Drop};
 
@@ -42,7 +43,7 @@ fn try_connect(call: &Call<'_>) -> Result<(), Drop> {
     let Some(frontend) = service::find(address, port, protocol, || call.is_node())? else {
         return Ok(());
     };
-    let choice = service::select(frontend, Origin::Node, random())?;
+    let choice = service::select(frontend, call)?;
     let mut peer = peer(&choice, address, port);
     // SAFETY: the helper takes the socket from the context and copies the value.
     let stored = unsafe { CONNECTED.get_or_insert_ptr_mut(call.ctx, Some(&mut peer)) };
@@ -84,7 +85,7 @@ fn try_sendmsg(call: &Call<'_>) -> Result<(), Drop> {
     if let (Standing::Serving, Some(peer)) = (standing, &known) {
         return keep(call, cookie, peer);
     }
-    match (service::select(frontend, Origin::Node, random()), known) {
+    match (service::select(frontend, call), known) {
         (Ok(choice), _) => {
             let peer = peer(&choice, address, port);
             remember(cookie, SocketKey::BACKEND, &peer)?;
@@ -321,18 +322,44 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// The socket's.
     #[inline(always)]
     fn cookie(&self) -> u64 {
         // SAFETY: the helper only reads the context.
         unsafe { bpf_get_socket_cookie(self.ctx.as_ptr()) }
     }
 
+    /// The socket's network namespace's.
+    #[inline(always)]
+    fn netns_cookie(&self) -> u64 {
+        // SAFETY: the helper only reads the context.
+        unsafe { bpf_get_netns_cookie(self.ctx.as_ptr()) }
+    }
+
     /// Whether the socket is in the node's own network namespace.
     #[inline(always)]
     fn is_node(&self) -> bool {
-        // SAFETY: the helper only reads the context.
-        let cookie = unsafe { bpf_get_netns_cookie(self.ctx.as_ptr()) };
-        NODE.get(0).is_some_and(|node| node.netns_cookie == cookie)
+        NODE.get(0)
+            .is_some_and(|node| node.netns_cookie == self.netns_cookie())
+    }
+}
+
+impl Client for Call<'_> {
+    #[inline(always)]
+    fn origin(&self) -> Origin {
+        Origin::Node
+    }
+
+    #[inline(always)]
+    fn affinity_key(&self, service: u32) -> AffinityKey {
+        AffinityKey::namespace(service, self.netns_cookie())
+    }
+
+    /// Any slot of a Maglev table is as good as any other: nobody else decides about this socket.
+    #[inline(always)]
+    fn hash(&self, _flags: u32) -> u32 {
+        // SAFETY: the helper takes nothing.
+        unsafe { bpf_get_prandom_u32() }
     }
 }
 
@@ -373,12 +400,6 @@ fn remember(cookie: u64, side: u16, peer: &Peer) -> Result<(), Drop> {
         SocketKey::new(cookie, peer.frontend, peer.frontend_port, side)
     };
     SOCKETS.insert(key, peer, 0).map_err(|_| Drop::TableFull)
-}
-
-#[inline(always)]
-fn random() -> u32 {
-    // SAFETY: the helper takes nothing.
-    unsafe { bpf_get_prandom_u32() }
 }
 
 #[inline(always)]

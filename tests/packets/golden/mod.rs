@@ -2,6 +2,7 @@
 //!
 //! A case is a list of steps on one dataplane; every case has a client port of its own.
 
+mod affinity;
 mod cases;
 mod cost;
 mod eviction;

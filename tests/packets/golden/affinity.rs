@@ -1,0 +1,230 @@
+//! Session affinity: which backend a client's next connection gets.
+//!
+//! The service that is changed here has one backend in its run, which is then replaced by another: only a client that is
+//! held to the first still gets it, as long as it is said to be in the run.
+
+use std::net::IpAddr;
+
+use anyhow::Result;
+use dataplane_ebpf::abi::{AffinityKey, Backend, Service};
+use dataplane_ebpf::addr::Protocol;
+
+use super::Expected::{Passed, Sent};
+use super::Step::{Change, Ingress};
+use super::world::{TARGET, World, backend, cluster_port, node_port, service, v4, v6};
+use super::writer::{Writer, forwarded};
+use super::{Case, Step, check_all};
+use crate::dataplane::Dataplane;
+
+const PROTOCOLS: [Protocol; 2] = [Protocol::TCP, Protocol::UDP];
+
+/// Kubernetes' default.
+const THREE_HOURS: u32 = 10_800;
+
+#[test]
+fn a_client_is_held_to_its_backend() {
+    check_all(cases, &PROTOCOLS);
+}
+
+/// Steps that open connections; each has a client's port of its own.
+struct Opening {
+    w: Writer,
+    from: IpAddr,
+    to: (IpAddr, u16),
+}
+
+impl Opening {
+    /// A new connection that `backend`, on this node, gets.
+    fn reaches(&self, port: u16, backend: IpAddr) -> Step {
+        let open = |to| self.w.open((self.from, port), to);
+        Ingress(open(self.to).bytes(), Passed(open((backend, TARGET))))
+    }
+}
+
+fn cases(w: Writer) -> Vec<Case> {
+    let a = w.a;
+    let opening = |from, to| Opening { w, from, to };
+    let scratch = (a.node, node_port(service::SCRATCH));
+    let client = opening(a.client, scratch);
+    let stranger = opening(a.router, scratch);
+    let cluster_ip = opening(a.client, (a.cluster_ip, cluster_port(service::SCRATCH)));
+    let other_ip = opening(a.client, (a.other_ip, cluster_port(service::SCRATCH)));
+    let policy = opening(a.client, (a.node, node_port(service::POLICY_LOCAL)));
+    let remote = (a.node, node_port(service::REMOTE));
+    vec![
+        Case {
+            name: "a client keeps its backend at every address of the service, another client gets its own",
+            steps: vec![
+                Change(begin),
+                client.reaches(47001, a.here),
+                Change(replace),
+                client.reaches(47002, a.here),
+                cluster_ip.reaches(47003, a.here),
+                other_ip.reaches(47004, a.here),
+                stranger.reaches(47005, a.second),
+                client.reaches(47006, a.here),
+            ],
+        },
+        Case {
+            name: "a backend that leaves the run is a miss",
+            steps: vec![
+                Change(begin),
+                client.reaches(47011, a.here),
+                Change(replace),
+                Change(|d| {
+                    d.change_backend(backend::FIRST, |b| b.flags &= !Backend::IN_CLUSTER_RUN)
+                }),
+                client.reaches(47012, a.second),
+                Change(|d| {
+                    d.change_backend(backend::FIRST, |b| b.flags |= Backend::IN_CLUSTER_RUN)
+                }),
+                client.reaches(47013, a.second),
+            ],
+        },
+        Case {
+            name: "a backend whose id is another's is a miss",
+            steps: vec![
+                Change(begin),
+                client.reaches(47021, a.here),
+                Change(replace),
+                Change(|d| d.change_backend(backend::FIRST, |b| b.generation += 1)),
+                client.reaches(47022, a.second),
+            ],
+        },
+        Case {
+            name: "affinity that is switched off holds nobody, and nothing is left of it when it is switched on",
+            steps: vec![
+                Change(begin),
+                client.reaches(47031, a.here),
+                Change(replace),
+                Change(|d| d.change_service(service::SCRATCH, |s| s.affinity_seconds = 0)),
+                client.reaches(47032, a.second),
+                Change(switch_on),
+                client.reaches(47033, a.second),
+                Change(|d| point_to(d, backend::FIRST)),
+                client.reaches(47034, a.second),
+            ],
+        },
+        Case {
+            name: "a client is not held to a backend that the policy forbids it",
+            steps: vec![
+                Change(|d| {
+                    let elsewhere = d.add_run(&[backend::ELSEWHERE])?;
+                    d.change_service(service::POLICY_LOCAL, |s| {
+                        s.cluster = elsewhere;
+                        s.flags &= !Service::EXTERNAL_LOCAL;
+                        s.affinity_seconds = THREE_HOURS;
+                    })
+                }),
+                Ingress(
+                    w.open((a.client, 47041), policy.to).bytes(),
+                    Sent(forwarded(w.open((a.node, 47041), (a.elsewhere, TARGET)))),
+                ),
+                Change(|d| {
+                    d.change_service(service::POLICY_LOCAL, |s| {
+                        s.flags |= Service::EXTERNAL_LOCAL;
+                    })
+                }),
+                policy.reaches(47042, a.here),
+            ],
+        },
+        Case {
+            name: "a client is known by its own address, though the backend sees the node's",
+            steps: vec![
+                Change(|d| d.change_service(service::REMOTE, |s| s.affinity_seconds = THREE_HOURS)),
+                Ingress(
+                    w.open((a.client, 47051), remote).bytes(),
+                    Sent(forwarded(w.open((a.node, 47051), (a.elsewhere, TARGET)))),
+                ),
+                Change(|d| {
+                    let here = d.add_run(&[backend::HERE])?;
+                    d.change_service(service::REMOTE, |s| s.cluster = here)
+                }),
+                Ingress(
+                    w.open((a.client, 47052), remote).bytes(),
+                    Sent(forwarded(w.open((a.node, 47052), (a.elsewhere, TARGET)))),
+                ),
+                opening(a.router, remote).reaches(47053, a.here),
+            ],
+        },
+    ]
+}
+
+/// Gives the service affinity, and the first backend.
+fn begin(dataplane: &mut Dataplane) -> Result<()> {
+    dataplane.change_backend(backend::FIRST, |b| b.flags |= Backend::IN_CLUSTER_RUN)?;
+    point_to(dataplane, backend::FIRST)?;
+    switch_on(dataplane)
+}
+
+fn replace(dataplane: &mut Dataplane) -> Result<()> {
+    point_to(dataplane, backend::SECOND)
+}
+
+fn point_to(dataplane: &mut Dataplane, id: u32) -> Result<()> {
+    let run = dataplane.add_run(&[id])?;
+    dataplane.change_service(service::SCRATCH, |s| s.cluster = run)
+}
+
+fn switch_on(dataplane: &mut Dataplane) -> Result<()> {
+    dataplane.change_service(service::SCRATCH, |s| {
+        s.affinity_seconds = THREE_HOURS;
+        s.affinity_generation += 1;
+    })
+}
+
+/// The time runs from the last new connection, and packets of one that exists do not count.
+#[test]
+fn affinity_ends_some_time_after_the_last_new_connection() {
+    for (a, protocol) in [v4(), v6()]
+        .into_iter()
+        .flat_map(|a| PROTOCOLS.map(|protocol| (a, protocol)))
+    {
+        let mut world = World::create(a, protocol).expect("a node can be made");
+        let key = AffinityKey::address(service::SCRATCH, a.client.into());
+        let w = Writer { a, protocol };
+        let to = (a.node, node_port(service::SCRATCH));
+        let mut run = |step| {
+            let case = Case {
+                name: "affinity's time",
+                steps: vec![step],
+            };
+            super::check(&mut world, &case).unwrap_or_else(|error| panic!("{error:?}"));
+            world.dataplane.affinity(&key).expect("the map can be read")
+        };
+        let client = Opening {
+            w,
+            from: a.client,
+            to,
+        };
+        assert_eq!(run(client.reaches(47060, a.here)), None, "it costs nothing");
+        run(Change(begin));
+        let start = run(client.reaches(47061, a.here)).expect("it is held");
+        run(Change(replace));
+        let aged = run(Change(|d| age(d, 2))).expect("it is held");
+        let data = w.data((a.client, 47061), to);
+        let after_data = run(Ingress(
+            data.bytes(),
+            Passed(w.data((a.client, 47061), (a.here, TARGET))),
+        ));
+        assert_eq!(after_data, Some(aged));
+        let refreshed = run(client.reaches(47062, a.here)).expect("it is held");
+        assert!(refreshed.since >= start.since);
+        run(Change(|d| {
+            d.change_service(service::SCRATCH, |s| s.affinity_seconds = 1)?;
+            age(d, 2)
+        }));
+        let fresh = run(client.reaches(47063, a.second)).expect("it is held");
+        assert_eq!(fresh.backend, backend::SECOND);
+    }
+}
+
+fn age(dataplane: &mut Dataplane, seconds: u32) -> Result<()> {
+    for a in [v4(), v6()] {
+        let key = AffinityKey::address(service::SCRATCH, a.client.into());
+        if dataplane.affinity(&key)?.is_some() {
+            dataplane.age_affinity(&key, seconds)?;
+        }
+    }
+    Ok(())
+}
