@@ -16,12 +16,18 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use crate::backend::{Endpoint, Hints, Slice, SlicePort};
 use crate::node::Node;
 use crate::parse;
-use crate::service::{Family, Kind, ObjectName, Protocol, Service, ServicePort, TrafficPolicy};
+use crate::service::{
+    Algorithm, Family, Forwarding, Kind, ObjectName, Protocol, Service, ServicePort, TrafficPolicy,
+};
 
 /// The label that ties an EndpointSlice to its Service.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 /// The label that names a node's zone.
 pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// The annotation of a Service that says by which algorithm backends are chosen: `random` or `maglev`.
+pub const ALGORITHM_ANNOTATION: &str = "portolan.dev/load-balancing-algorithm";
+/// The annotation of a Service that says how backends on other nodes are reached: `snat` or `dsr`.
+pub const FORWARDING_ANNOTATION: &str = "portolan.dev/forwarding-mode";
 /// The taint by which the cluster autoscaler announces that it removes a node.
 pub const AUTOSCALER_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 
@@ -131,8 +137,13 @@ impl Report {
             Kind::Virtual => self.cluster_ips(spec),
             Kind::Headless | Kind::ExternalName(_) => Vec::new(),
         };
+        let external_policy = self.policy(
+            "spec.externalTrafficPolicy",
+            spec.external_traffic_policy.as_deref(),
+        );
         Some(Service {
             name,
+            uid: boxed(object.metadata.uid.as_deref()),
             kind,
             cluster_ips,
             external_ips: self.addresses("spec.externalIPs", spec.external_ips.as_deref()),
@@ -142,11 +153,19 @@ impl Report {
                 "spec.internalTrafficPolicy",
                 spec.internal_traffic_policy.as_deref(),
             ),
-            external_policy: self.policy(
-                "spec.externalTrafficPolicy",
-                spec.external_traffic_policy.as_deref(),
-            ),
+            external_policy,
             affinity: self.affinity(spec),
+            algorithm: self.annotation(
+                object,
+                ALGORITHM_ANNOTATION,
+                &[("random", Algorithm::Random), ("maglev", Algorithm::Maglev)],
+            ),
+            forwarding: self.annotation(
+                object,
+                FORWARDING_ANNOTATION,
+                &[("snat", Forwarding::Snat), ("dsr", Forwarding::Dsr)],
+            ),
+            health_check_node_port: self.health_check_node_port(spec, external_policy),
             ports: self.service_ports(spec),
         })
     }
@@ -224,6 +243,34 @@ impl Report {
             );
         }
         Some(Duration::from_secs(u64::from(legal.unsigned_abs())))
+    }
+
+    fn annotation<T: Copy>(
+        &mut self,
+        object: &core::Service,
+        key: &str,
+        values: &[(&str, T)],
+    ) -> Option<T> {
+        let text = object.metadata.annotations.as_ref()?.get(key)?;
+        let known = values.iter().find(|(value, _)| value == text);
+        if known.is_none() {
+            let field = format!("metadata.annotations[{key}]");
+            self.add(field, format!("{text:?} is not known, the default holds"));
+        }
+        known.map(|(_, value)| *value)
+    }
+
+    fn health_check_node_port(
+        &mut self,
+        spec: &core::ServiceSpec,
+        external_policy: TrafficPolicy,
+    ) -> Option<NonZeroU16> {
+        let is_balanced = spec.type_.as_deref() == Some("LoadBalancer");
+        if !is_balanced || external_policy != TrafficPolicy::Local {
+            return None;
+        }
+        let number = spec.health_check_node_port.filter(|port| *port != 0)?;
+        self.port("spec.healthCheckNodePort", number)
     }
 
     fn service_ports(&mut self, spec: &core::ServiceSpec) -> Vec<ServicePort> {

@@ -64,6 +64,26 @@ pub enum TrafficPolicy {
     Local,
 }
 
+/// How a backend is chosen for a new connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Algorithm {
+    /// All are equally likely, whatever was chosen before.
+    #[default]
+    Random,
+    /// By a table that is the same on all nodes and changes little when a backend comes or goes.
+    Maglev,
+}
+
+/// How a connection from outside reaches a backend on another node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Forwarding {
+    /// With this node's address as its source, so that the answers come back this way.
+    #[default]
+    Snat,
+    /// With the client's address; the backend's node answers the client itself (direct server return).
+    Dsr,
+}
+
 /// How a Service is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
@@ -80,6 +100,8 @@ pub enum Kind {
 pub struct Service {
     /// Its name.
     pub name: ServiceName,
+    /// What tells it from one of the same name before or after it.
+    pub uid: Option<Box<str>>,
     /// How it is reached.
     pub kind: Kind,
     /// Its cluster addresses, at most one a family. Empty unless it is [`Kind::Virtual`].
@@ -96,6 +118,13 @@ pub struct Service {
     pub external_policy: TrafficPolicy,
     /// How long a client is held to a backend after its last new connection, when it is at all.
     pub affinity: Option<Duration>,
+    /// The algorithm that it asks for.
+    pub algorithm: Option<Algorithm>,
+    /// The forwarding that it asks for.
+    pub forwarding: Option<Forwarding>,
+    /// The port where load balancers ask whether this node has an endpoint of it: of type LoadBalancer with
+    /// `externalTrafficPolicy: Local` only.
+    pub health_check_node_port: Option<NonZeroU16>,
     /// Its ports.
     pub ports: Vec<ServicePort>,
 }
@@ -173,6 +202,26 @@ impl Family {
 // Services.
 
 impl Service {
+    /// A Service that has a name and nothing else.
+    pub fn new(name: ServiceName) -> Self {
+        Self {
+            name,
+            uid: None,
+            kind: Kind::Virtual,
+            cluster_ips: Vec::new(),
+            external_ips: Vec::new(),
+            load_balancer_ips: Vec::new(),
+            source_ranges: Vec::new(),
+            internal_policy: TrafficPolicy::Cluster,
+            external_policy: TrafficPolicy::Cluster,
+            affinity: None,
+            algorithm: None,
+            forwarding: None,
+            health_check_node_port: None,
+            ports: Vec::new(),
+        }
+    }
+
     /// Whether a service proxy has anything to do for it.
     pub fn is_proxied(&self) -> bool {
         self.kind == Kind::Virtual && !self.cluster_ips.is_empty()

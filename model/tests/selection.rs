@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU16;
 
 use model::select::{Destination, Origin, policy};
-use model::{Endpoint, Hints, Kind, ObjectName, Outcome, Place, Service, TrafficPolicy, select};
+use model::{Endpoint, Hints, ObjectName, Outcome, Place, Service, TrafficPolicy, select};
 
 const HERE: Place<'_> = Place {
     node: "here",
@@ -191,16 +191,9 @@ fn the_policy_depends_on_destination_and_origin() {
     use TrafficPolicy::{Cluster, Local};
 
     let service = |internal_policy, external_policy| Service {
-        name: ObjectName::new("default", "web"),
-        kind: Kind::Virtual,
-        cluster_ips: Vec::new(),
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
-        source_ranges: Vec::new(),
         internal_policy,
         external_policy,
-        affinity: None,
-        ports: Vec::new(),
+        ..Service::new(ObjectName::new("default", "web"))
     };
     let internal_local = service(Local, Cluster);
     let external_local = service(Cluster, Local);

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU16;
 
 use model::{
-    Endpoint, Event, Family, Hints, Kind, Node, ObjectName, Protocol, Service, ServicePort, Slice,
-    SlicePort, TrafficPolicy, World,
+    Endpoint, Event, Family, Hints, Node, ObjectName, Protocol, Service, ServicePort, Slice,
+    SlicePort, World,
 };
 use proptest::prelude::*;
 
@@ -20,16 +20,9 @@ fn port(number: u16) -> NonZeroU16 {
 
 fn service(number: u8, version: u16) -> Service {
     Service {
-        name: name(number),
-        kind: Kind::Virtual,
         cluster_ips: vec![IpAddr::V4(Ipv4Addr::new(10, 96, 0, number))],
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
-        source_ranges: Vec::new(),
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        affinity: None,
         ports: vec![service_port(80 + version)],
+        ..Service::new(name(number))
     }
 }
 

@@ -31,6 +31,8 @@ pub enum NodePortAddresses {
 /// What the node's addresses are used for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NodeAddresses {
+    /// All of them.
+    pub own: BTreeSet<IpAddr>,
     /// Those that take NodePort traffic.
     pub node_port: BTreeSet<IpAddr>,
     /// The primary address of each family, in the order of [`Family::ALL`].
@@ -72,7 +74,11 @@ pub fn node_addresses(
             .collect(),
         NodePortAddresses::Ranges(ranges) => within(ranges, local).collect(),
     };
-    NodeAddresses { node_port, primary }
+    NodeAddresses {
+        own: local.iter().map(|address| address.ip).collect(),
+        node_port,
+        primary,
+    }
 }
 
 fn primary(

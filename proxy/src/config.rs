@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::Args;
+use model::Algorithm;
 
 use crate::addresses::NodePortAddresses;
 use crate::pins::MapSizes;
@@ -51,6 +52,11 @@ pub struct Config {
     /// outside net.ipv4.ip_local_port_range, so that no connection of the node itself uses them.
     #[arg(long, value_name = "FIRST-LAST", default_value = "61000-65535", value_parser = ports)]
     pub masquerade_ports: (u16, u16),
+
+    /// How backends are chosen for Services without the annotation portolan.dev/load-balancing-algorithm: "random", or
+    /// "maglev" for a choice that all nodes share and that changes little when a backend comes or goes.
+    #[arg(long, value_name = "ALGORITHM", default_value = "random", value_parser = algorithm)]
+    pub load_balancing_algorithm: Algorithm,
 
     /// How many addresses and ports of services fit. These five sizes count when the maps are made; maps that an earlier
     /// daemon left keep theirs. Zero stands for the default.
@@ -122,6 +128,14 @@ fn any(port: u16) -> SocketAddr {
 
 fn local(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+fn algorithm(text: &str) -> Result<Algorithm, String> {
+    match text {
+        "random" => Ok(Algorithm::Random),
+        "maglev" => Ok(Algorithm::Maglev),
+        other => Err(format!("{other:?} is not an algorithm")),
+    }
 }
 
 fn ports(text: &str) -> Result<(u16, u16), String> {

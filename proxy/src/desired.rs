@@ -12,9 +12,23 @@ use dataplane_ebpf::addr::{
     Addr, Family as WireFamily, Port as WirePort, Protocol as WireProtocol,
 };
 use model::{
-    Backend, Family, Outcome, Place, Protocol, Selection, Service, ServiceName, ServicePort,
-    ServicePortName, TrafficPolicy, World, select,
+    Algorithm, Backend, Family, Forwarding, Outcome, Protocol, Selection, Service, ServiceName,
+    ServicePort, ServicePortName, TrafficPolicy, World, select,
 };
+
+use crate::addresses::NodeAddresses;
+use crate::maps::run_flag;
+
+/// What decides about the entries of a Service.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    /// All objects.
+    pub world: &'a World,
+    /// This node's addresses.
+    pub addresses: &'a NodeAddresses,
+    /// The algorithm for Services that ask for none.
+    pub algorithm: Algorithm,
+}
 
 /// The identity of a Service port in one family. Ordered by Service first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,6 +48,9 @@ pub enum Entry {
     NodePort(WirePort, WireProtocol, WireFamily),
 }
 
+/// A prefix of addresses, and how many bits count in their mapped form.
+pub type Range = (Addr, u32);
+
 /// Where a backend listens.
 pub type Listener = (Addr, WirePort);
 
@@ -46,6 +63,8 @@ pub struct Port {
     pub entries: BTreeMap<Entry, Kind>,
     /// Flags of [`abi::Service`].
     pub flags: u32,
+    /// The clients that may use the load balancer's addresses, if the flags say that only some may.
+    pub source_ranges: BTreeSet<Range>,
     /// Its session affinity in seconds, zero for none.
     pub affinity_seconds: u32,
     /// All its backends, selected or not, with the flags of [`abi::Backend`]. A connection may still use one that a new
@@ -68,10 +87,14 @@ pub enum Target {
     Drop,
 }
 
-/// The entries of the Service called `name` on the node with the addresses `own`, empty if it has none: because it is
-/// gone, is not for a service proxy, or speaks SCTP.
-pub fn desired(world: &World, own: &BTreeSet<IpAddr>, name: &ServiceName) -> Vec<Port> {
-    let Some(service) = world.service(name).filter(|service| service.is_proxied()) else {
+/// The entries of the Service called `name`, empty if it has none: because it is gone, is not for a service proxy, or
+/// speaks SCTP.
+pub fn desired(view: View<'_>, name: &ServiceName) -> Vec<Port> {
+    let Some(service) = view
+        .world
+        .service(name)
+        .filter(|service| service.is_proxied())
+    else {
         return Vec::new();
     };
     let mut ports = Vec::new();
@@ -82,7 +105,7 @@ pub fn desired(world: &World, own: &BTreeSet<IpAddr>, name: &ServiceName) -> Vec
         for family in Family::ALL {
             let entries = entries(service, port, protocol, family);
             if !entries.is_empty() {
-                ports.push(desired_port(world, own, service, port, family, entries));
+                ports.push(desired_port(view, service, port, family, entries));
             }
         }
     }
@@ -137,25 +160,26 @@ impl Port {
 }
 
 fn desired_port(
-    world: &World,
-    own: &BTreeSet<IpAddr>,
+    view: View<'_>,
     service: &Service,
     port: &ServicePort,
     family: Family,
     entries: BTreeMap<Entry, Kind>,
 ) -> Port {
-    let place = world.place();
-    let backends: Vec<Backend<'_>> = world.backends(&service.name, port, family).collect();
-    let selection = select(place, backends.iter().copied());
+    let backends = view.world.backends(&service.name, port, family);
+    let backends: Vec<Backend<'_>> = backends.collect();
+    let selection = select(view.world.place(), backends.iter().copied());
+    let source_ranges = source_ranges(service, view.addresses, family);
     Port {
         key: PortKey {
             name: service.port_name(port),
             family,
         },
         entries,
-        flags: flags(service),
+        flags: flags(service, view.algorithm, !source_ranges.is_empty()),
+        source_ranges,
         affinity_seconds: affinity_seconds(service),
-        backends: all_backends(place, own, &backends),
+        backends: all_backends(view, &backends, &selection),
         cluster: target(&selection, TrafficPolicy::Cluster),
         local: target(&selection, TrafficPolicy::Local),
     }
@@ -188,9 +212,7 @@ fn entries(
     }
     add(&cluster_ips, Kind::CLUSTER_IP);
     add(&service.external_ips, Kind::EXTERNAL_IP);
-    if !is_restricted(service, family) {
-        add(&service.load_balancer_ips, Kind::LOAD_BALANCER);
-    }
+    add(&service.load_balancer_ips, Kind::LOAD_BALANCER);
     for address in cluster_ips {
         let key = FrontendKey::whole_address(address.into());
         entries.insert(Entry::Frontend(key), Kind::ADDRESS);
@@ -203,25 +225,57 @@ fn entries(
     entries
 }
 
-/// Whether the load balancer's addresses are for some clients only. The dataplane cannot tell clients apart yet, so it
-/// leaves such an address to the load balancer, which can.
-fn is_restricted(service: &Service, family: Family) -> bool {
-    service
-        .source_ranges
+/// Who may use the load balancer's addresses of `family`; nobody in particular if the Service has no range there. A node
+/// that may, talks to an address that is bound on it from that very address, so these are among the clients then.
+fn source_ranges(service: &Service, addresses: &NodeAddresses, family: Family) -> BTreeSet<Range> {
+    let ranges = service.source_ranges.iter();
+    let ranges: Vec<_> = ranges.filter(|range| family.has(range.ip())).collect();
+    let own = addresses.primary.iter().flatten();
+    let mut own = own.filter(|ip| family.has(**ip));
+    let bound: &[IpAddr] = if own.any(|ip| ranges.iter().any(|range| range.contains(*ip))) {
+        &service.load_balancer_ips
+    } else {
+        &[]
+    };
+    let bound = bound.iter().filter(|ip| family.has(**ip));
+    let named = ranges
         .iter()
-        .any(|range| family.has(range.ip()))
+        .map(|range| (range.ip().into(), mapped_bits(family, range.prefix())));
+    let bound = bound.map(|ip| ((*ip).into(), mapped_bits(family, u8::MAX)));
+    named.chain(bound).collect()
 }
 
-fn flags(service: &Service) -> u32 {
-    let bit = |policy, bit| {
-        if policy == TrafficPolicy::Local {
-            bit
-        } else {
-            0
-        }
+/// The length of a prefix in the mapped form of addresses, at most that of an address.
+fn mapped_bits(family: Family, prefix: u8) -> u32 {
+    let ahead = match family {
+        Family::V4 => 96,
+        Family::V6 => 0,
     };
-    bit(service.internal_policy, abi::Service::INTERNAL_LOCAL)
-        | bit(service.external_policy, abi::Service::EXTERNAL_LOCAL)
+    128.min(ahead + u32::from(prefix))
+}
+
+fn flags(service: &Service, algorithm: Algorithm, is_restricted: bool) -> u32 {
+    let bits = [
+        (
+            service.internal_policy == TrafficPolicy::Local,
+            abi::Service::INTERNAL_LOCAL,
+        ),
+        (
+            service.external_policy == TrafficPolicy::Local,
+            abi::Service::EXTERNAL_LOCAL,
+        ),
+        (is_restricted, abi::Service::SOURCE_RANGES),
+        (
+            service.algorithm.unwrap_or(algorithm) == Algorithm::Maglev,
+            abi::Service::MAGLEV,
+        ),
+        (
+            service.forwarding == Some(Forwarding::Dsr),
+            abi::Service::DSR,
+        ),
+    ];
+    let set = bits.into_iter().filter(|(is_set, _)| *is_set);
+    set.fold(0, |flags, (_, bit)| flags | bit)
 }
 
 fn affinity_seconds(service: &Service) -> u32 {
@@ -231,22 +285,27 @@ fn affinity_seconds(service: &Service) -> u32 {
 
 /// Of duplicates the flags are united: one that serves or is here by any account does and is.
 fn all_backends(
-    place: Place<'_>,
-    own: &BTreeSet<IpAddr>,
+    view: View<'_>,
     backends: &[Backend<'_>],
+    selection: &Selection<'_>,
 ) -> BTreeMap<Listener, u8> {
-    let mut all = BTreeMap::new();
+    let mut all: BTreeMap<Listener, u8> = BTreeMap::new();
     for backend in backends {
         let endpoint = backend.endpoint;
         let mut flags = 0;
         // A host-network endpoint may come without a node, as that of the API server does.
-        if endpoint.is_local(place) || own.contains(&endpoint.ip) {
+        if endpoint.is_local(view.world.place()) || view.addresses.own.contains(&endpoint.ip) {
             flags |= abi::Backend::LOCAL;
         }
         if endpoint.serving || endpoint.ready {
             flags |= abi::Backend::SERVING;
         }
         *all.entry(listener(backend.address)).or_default() |= flags;
+    }
+    for policy in [TrafficPolicy::Cluster, TrafficPolicy::Local] {
+        for backend in selection.set(policy) {
+            *all.entry(listener(backend.address)).or_default() |= run_flag(policy);
+        }
     }
     all
 }

@@ -9,7 +9,7 @@ mod kernel;
 use std::io;
 use std::net::IpAddr;
 
-use dataplane_ebpf::abi::{Backend, Frontend, Node, NodeAddress, Run, Service};
+use dataplane_ebpf::abi::{Backend, Frontend, Name, Node, NodeAddress, Run, Service, SourceRange};
 use dataplane_ebpf::addr::Port;
 use model::TrafficPolicy;
 
@@ -61,6 +61,12 @@ pub trait Maps {
     /// All frontends and node ports.
     fn entries(&self) -> Result<Vec<(Entry, Frontend)>, Error>;
 
+    /// All source ranges.
+    fn source_ranges(&self) -> Result<Vec<SourceRange>, Error>;
+
+    /// All names, by service id.
+    fn names(&self) -> Result<Vec<(u32, Name)>, Error>;
+
     /// All addresses that take NodePort traffic.
     fn node_addresses(&self) -> Result<Vec<(IpAddr, NodeAddress)>, Error>;
 
@@ -85,6 +91,24 @@ pub trait Maps {
     /// Removes `entry`. One that is not there is no error.
     fn remove_entry(&mut self, entry: Entry) -> Result<(), Error>;
 
+    /// Lets the clients in `range` use the load balancer's addresses of its service.
+    fn insert_source_range(&mut self, range: SourceRange) -> Result<(), Error>;
+
+    /// Takes `range` back. One that is not there is no error.
+    fn remove_source_range(&mut self, range: SourceRange) -> Result<(), Error>;
+
+    /// Names the service at `id`.
+    fn write_name(&mut self, id: u32, name: Name) -> Result<(), Error>;
+
+    /// Removes the name of the service at `id`. One that is not there is no error.
+    fn remove_name(&mut self, id: u32) -> Result<(), Error>;
+
+    /// Sets to zero what the programs have counted for the service at `id`.
+    fn clear_stats(&mut self, id: u32) -> Result<(), Error>;
+
+    /// Forgets that a connected UDP socket ever got the backend at `id`.
+    fn clear_udp_connected(&mut self, id: u32) -> Result<(), Error>;
+
     /// Lets `address` take NodePort traffic.
     fn insert_node_address(&mut self, address: IpAddr, value: NodeAddress) -> Result<(), Error>;
 
@@ -104,6 +128,8 @@ pub struct Settings {
     pub flags: u32,
     /// See [`Service::affinity_seconds`].
     pub affinity_seconds: u32,
+    /// See [`Service::affinity_generation`].
+    pub affinity_generation: u32,
 }
 
 impl Settings {
@@ -113,6 +139,7 @@ impl Settings {
             generation: service.generation,
             flags: service.flags,
             affinity_seconds: service.affinity_seconds,
+            affinity_generation: service.affinity_generation,
         }
     }
 }
@@ -120,6 +147,14 @@ impl Settings {
 /// Whether `backend` was given an address.
 pub fn is_used(backend: &Backend) -> bool {
     backend.port != Port::NONE
+}
+
+/// The flag of the backends in the run for traffic under `policy`.
+pub fn run_flag(policy: TrafficPolicy) -> u8 {
+    match policy {
+        TrafficPolicy::Cluster => Backend::IN_CLUSTER_RUN,
+        TrafficPolicy::Local => Backend::IN_LOCAL_RUN,
+    }
 }
 
 /// The run of `service` for traffic under `policy`.

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 
 use dataplane_ebpf::abi::{Node, NodeAddress};
 use dataplane_ebpf::addr::Addr;
+use model::Algorithm;
 
 use crate::addresses::{NodeAddresses, NodePortAddresses};
 use crate::maps::{Error, Maps};
@@ -19,6 +20,8 @@ pub struct Settings {
     pub node_name: String,
     /// Where NodePorts answer.
     pub node_port_addresses: NodePortAddresses,
+    /// The algorithm for Services that ask for none.
+    pub algorithm: Algorithm,
     /// The ports for translated sources.
     pub masquerade_ports: (u16, u16),
     /// The cookie of this network namespace.

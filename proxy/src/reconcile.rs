@@ -5,8 +5,7 @@
 //! more slowly, while all others go on. Until every source has been listed in full nothing is written at all: what an
 //! earlier daemon left is newer than half a list.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use model::{Event, Protocol, ServiceName, World};
@@ -15,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::addresses::{NodeAddresses, node_addresses};
-use crate::desired::desired;
+use crate::desired::{View, desired};
 use crate::devices::Devices;
 use crate::due::{Due, LAST_RETRY};
 use crate::health::Health;
@@ -35,8 +34,6 @@ pub struct Reconciler<M> {
     devices: Devices,
     /// Nothing until the devices have been seen.
     addresses: Option<NodeAddresses>,
-    /// All addresses of this node.
-    own: BTreeSet<IpAddr>,
     tables: Tables<M>,
     due: BTreeMap<ServiceName, Due>,
     node: Due,
@@ -71,7 +68,6 @@ impl<M: Maps> Reconciler<M> {
             settings,
             devices: Devices::default(),
             addresses: None,
-            own: BTreeSet::new(),
             tables: Tables::recover(maps)?,
             due: BTreeMap::new(),
             node: Due::NEVER,
@@ -202,7 +198,15 @@ impl<M: Maps> Reconciler<M> {
     }
 
     fn reconcile(&mut self, name: &ServiceName, now: Instant) -> bool {
-        let desired = desired(&self.world, &self.own, name);
+        let Some(addresses) = &self.addresses else {
+            return false;
+        };
+        let view = View {
+            world: &self.world,
+            addresses,
+            algorithm: self.settings.algorithm,
+        };
+        let desired = desired(view, name);
         let result = self.tables.apply(name, &desired, now);
         self.report_sctp(name);
         let done = result.is_ok();
@@ -254,17 +258,18 @@ impl<M: Maps> Reconciler<M> {
             .collect();
         let wanted = &self.settings.node_port_addresses;
         let addresses = node_addresses(wanted, &self.devices.addresses, &uplinks, internal);
-        let own = self.devices.addresses.iter().map(|address| address.ip);
-        let own = own.collect();
-        if self.own != own {
-            // Which backends are on this node depends on its addresses.
-            self.own = own;
-            self.all_due(now);
+        let old = self.addresses.replace(addresses);
+        let (old, new) = (old.as_ref(), self.addresses.as_ref());
+        if old == new {
+            return;
         }
-        if self.addresses.as_ref() != Some(&addresses) {
-            info!(node_port = ?addresses.node_port, primary = ?addresses.primary, "the node's addresses");
-            self.addresses = Some(addresses);
-            self.node.now(now);
+        // Which backends are on this node depends on its addresses, and who may use a load balancer's on the primary one.
+        let decisive = |addresses: &NodeAddresses| (addresses.own.clone(), addresses.primary);
+        let is_decisive = old.map(decisive) != new.map(decisive);
+        info!(addresses = ?new, "the node's addresses");
+        self.node.now(now);
+        if is_decisive {
+            self.all_due(now);
         }
     }
 }

@@ -150,6 +150,7 @@ fn settings(config: &Config, node_name: &str) -> anyhow::Result<Settings> {
     Ok(Settings {
         node_name: node_name.to_owned(),
         node_port_addresses: config.nodeport_addresses.clone(),
+        algorithm: config.load_balancing_algorithm,
         masquerade_ports: config.masquerade_ports,
         netns_cookie: node::netns_cookie()
             .context("cannot tell this network namespace from others")?,

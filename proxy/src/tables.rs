@@ -7,16 +7,17 @@
 //! desires any more is removed when everything that is desired is in ([`Tables::prune`]).
 
 mod recover;
+mod settings;
 mod steps;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use dataplane_ebpf::abi::{Kind, Run};
+use dataplane_ebpf::abi::{Kind, Name, Run};
 use model::{ServiceName, TrafficPolicy};
 use tracing::info;
 
-use crate::desired::{Entry, Listener, Port, PortKey, Target};
+use crate::desired::{Entry, Listener, Port, PortKey, Range, Target};
 use crate::entries::Entries;
 use crate::ids::{Ids, Runs};
 use crate::maps::{self, Maps, Settings, next_generation, run_of};
@@ -45,6 +46,8 @@ pub struct Tables<M> {
     ports: BTreeMap<PortKey, Installed>,
     /// What an earlier daemon left and nobody has asked for yet, by service id.
     orphans: BTreeMap<u32, Installed>,
+    /// What an earlier daemon called the orphans, and ids that have nothing but a name.
+    orphan_names: BTreeMap<u32, Name>,
     entries: Entries,
     services: Ids,
     backends: Ids,
@@ -68,7 +71,10 @@ pub struct Usage {
 #[derive(Debug)]
 struct Installed {
     id: u32,
+    /// Whether the name in the maps is right.
+    named: bool,
     settings: Settings,
+    source_ranges: BTreeSet<Range>,
     cluster: Published,
     local: Published,
     backends: BTreeMap<Listener, Held>,
@@ -98,7 +104,11 @@ impl<M: Maps> Tables<M> {
         let entries = Entries::recover(&maps)?;
         let backends = recover::backends(&maps)?;
         let mut owners: BTreeSet<u32> = entries.services();
+        let mut ranges = recover::source_ranges(&maps)?;
+        let orphan_names: BTreeMap<u32, Name> = maps.names()?.into_iter().collect();
         owners.extend(backends.keys());
+        owners.extend(ranges.keys());
+        owners.extend(orphan_names.keys());
         owners.retain(|id| *id < sizes.services);
 
         let mut slots = Runs::new(sizes.slots);
@@ -107,7 +117,8 @@ impl<M: Maps> Tables<M> {
         for id in owners {
             let held = backends.get(&id).cloned().unwrap_or_default();
             used_backends.extend(held.values().map(|held| held.id));
-            let installed = recover::service(&maps, &mut slots, id, held)?;
+            let mut installed = recover::service(&maps, &mut slots, id, held)?;
+            installed.source_ranges = ranges.remove(&id).unwrap_or_default();
             orphans.insert(id, installed);
         }
         let used_services = orphans.keys().copied().collect();
@@ -122,6 +133,7 @@ impl<M: Maps> Tables<M> {
             maps,
             ports: BTreeMap::new(),
             orphans,
+            orphan_names,
             entries,
             services: Ids::new(sizes.services, &used_services),
             backends: Ids::new(sizes.backends, &used_backends),
@@ -173,6 +185,7 @@ impl<M: Maps> Tables<M> {
                 result = result.and(done);
             }
         }
+        self.orphan_names = BTreeMap::new();
         result
     }
 
@@ -263,12 +276,16 @@ impl<M: Maps> Tables<M> {
         now: Instant,
     ) -> Result<(), Error> {
         self.claim_entries(installed, port);
+        self.write_name(installed, &port.key)?;
         self.write_backends(installed, port)?;
         for policy in POLICIES {
-            self.publish(installed, policy, port.target(policy), now)?;
+            self.publish(installed, policy, port, now)?;
         }
+        self.settle_flags(installed, port)?;
+        self.add_source_ranges(installed, port)?;
         self.write_settings(installed, port)?;
         self.write_entries(installed, port)?;
+        self.remove_source_ranges(installed, &port.source_ranges)?;
         let gone = installed
             .backends
             .keys()
@@ -308,6 +325,8 @@ impl<M: Maps> Tables<M> {
         }
         let all: Vec<Listener> = installed.backends.keys().copied().collect();
         self.retire_backends(installed, all, now)?;
+        self.remove_source_ranges(installed, &BTreeSet::new())?;
+        self.maps.remove_name(installed.id)?;
         self.services.retire(installed.id, now);
         Ok(())
     }
@@ -324,7 +343,12 @@ impl<M: Maps> Tables<M> {
             .filter(|(_, kind)| **kind == Kind::CLUSTER_IP)
             .filter_map(|(entry, _)| self.entries.service_at_cluster_ip(*entry));
         let orphan = named.into_iter().find_map(|id| self.orphans.remove(&id));
-        orphan.map_or_else(|| self.create(), Ok)
+        let Some(mut installed) = orphan else {
+            return self.create();
+        };
+        let known = self.orphan_names.remove(&installed.id);
+        installed.named = known == Some(settings::name(&port.key));
+        Ok(installed)
     }
 
     fn create(&mut self) -> Result<Installed, Error> {
@@ -346,11 +370,14 @@ impl<M: Maps> Tables<M> {
                 self.maps.publish(id, policy, Run::REFUSE)?;
             }
         }
-        let generation = next_generation(old.generation);
+        if old.generation != 0 {
+            self.maps.clear_stats(id)?;
+        }
         let settings = Settings {
-            generation,
+            generation: next_generation(old.generation),
             flags: 0,
             affinity_seconds: 0,
+            affinity_generation: next_generation(old.affinity_generation),
         };
         self.maps.write_service(id, settings)?;
         Ok(Installed::new(id, settings))
@@ -365,7 +392,9 @@ impl Installed {
         };
         Self {
             id,
+            named: false,
             settings,
+            source_ranges: BTreeSet::new(),
             cluster: nothing.clone(),
             local: nothing,
             backends: BTreeMap::new(),

@@ -136,21 +136,14 @@ fn endpoint(server: SocketAddrV4, ready: bool) -> Endpoint {
 
 fn service(name: ObjectName, address: SocketAddrV4, port: &str) -> Service {
     Service {
-        name,
-        kind: Kind::Virtual,
         cluster_ips: vec![(*address.ip()).into()],
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
-        source_ranges: Vec::new(),
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        affinity: None,
         ports: vec![ServicePort {
             name: port.into(),
             protocol: Protocol::Tcp,
             port: address.port().try_into().unwrap(),
             node_port: None,
         }],
+        ..Service::new(name)
     }
 }
 

@@ -18,8 +18,8 @@ use dataplane_ebpf::abi::{Connection, LAYOUT_VERSION};
 use dataplane_ebpf::addr::{Addr, Port, Protocol as WireProtocol};
 use dataplane_ebpf::flow::Flow;
 use model::{
-    Endpoint, Event, Family, Hints, Kind, ObjectName, Protocol, Service, ServicePort, Slice,
-    SlicePort, TrafficPolicy,
+    Endpoint, Event, Family, Hints, ObjectName, Protocol, Service, ServicePort, Slice,
+    SlicePort,
 };
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Uid;
@@ -150,19 +150,12 @@ fn service(name: &str, addresses: &[&str], node_port: Option<u16>) -> Service {
         node_port: node_port.map(|port| port.try_into().unwrap()),
     };
     Service {
-        name: ObjectName::new("default", name),
-        kind: Kind::Virtual,
         cluster_ips: addresses
             .iter()
             .map(|text| text.parse::<SocketAddr>().unwrap().ip())
             .collect(),
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
-        source_ranges: Vec::new(),
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        affinity: None,
         ports: vec![port("tcp", Protocol::Tcp), port("udp", Protocol::Udp)],
+        ..Service::new(ObjectName::new("default", name))
     }
 }
 

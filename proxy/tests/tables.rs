@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use dataplane_ebpf::abi::FrontendKey;
+use dataplane_ebpf::abi::{Backend, FrontendKey, Name};
 use dataplane_ebpf::addr::{Port, Protocol};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
@@ -116,6 +116,7 @@ impl Daemon {
         let settings = Settings {
             node_name: "here".to_owned(),
             node_port_addresses: NodePortAddresses::Primary,
+            algorithm: model::Algorithm::Random,
             masquerade_ports: (61_000, 65_535),
             netns_cookie: 1,
         };
@@ -469,4 +470,123 @@ fn a_node_port_that_moved_while_no_daemon_ran_takes_no_service_along() {
     next.settle();
     assert_eq!(number_of(&next, 2), before);
     assert_ne!(number_of(&next, 1), before);
+}
+
+/// The settings of the Service at 10.96.0.1, port 80.
+fn settings_of_first(daemon: &Daemon) -> proxy::maps::Settings {
+    let id = number_of(daemon, 1);
+    proxy::maps::Settings::of(&daemon.reconciler.tables().maps().service(id).unwrap())
+}
+
+#[test]
+fn affinity_that_is_switched_on_begins_anew_and_flows_stay() {
+    let mut daemon = installed(&parse(&service(1, 2)));
+    let mut change = |seconds: Option<u64>| {
+        let affinity = seconds.map(Duration::from_secs);
+        let service = parse(&service(1, 2)).services.remove(0);
+        daemon.see(Event::Service(Service {
+            affinity,
+            ..service
+        }));
+        settings_of_first(&daemon)
+    };
+    let (off, on) = (change(None), change(Some(60)));
+    assert_ne!(on.affinity_generation, off.affinity_generation);
+    assert_eq!((off.affinity_seconds, on.affinity_seconds), (0, 60));
+    let longer = change(Some(600));
+    assert_eq!(longer.affinity_generation, on.affinity_generation);
+    let again = [change(None), change(Some(60))][1];
+    assert_ne!(again.affinity_generation, on.affinity_generation);
+    assert_eq!(again.generation, off.generation);
+}
+
+/// The flags of all backends in use, by address.
+fn flags(daemon: &Daemon) -> Vec<(String, u8)> {
+    let backends = daemon.reconciler.tables().maps().backends().unwrap();
+    let mut flags: Vec<(String, u8)> = backends
+        .iter()
+        .map(|(_, backend)| (backend.address.to_string(), backend.flags))
+        .collect();
+    flags.sort();
+    flags
+}
+
+#[test]
+fn clients_may_be_held_to_the_backends_of_each_run_and_no_others() {
+    let (serving, local) = (Backend::SERVING, Backend::SERVING | Backend::LOCAL);
+    let (cluster, here) = (Backend::IN_CLUSTER_RUN, Backend::IN_LOCAL_RUN);
+    let mut objects = parse(&service(1, 3));
+    let endpoints = &mut objects.slices[0].endpoints;
+    endpoints[0].node = Some("here".into());
+    endpoints[2].ready = false;
+    let mut daemon = installed(&objects);
+    let named = |flags: [u8; 3]| {
+        let rows = (1..=3u8).map(|number| format!("10.244.1.{number}"));
+        rows.zip(flags).collect::<Vec<_>>()
+    };
+    let expected = named([local | cluster | here, serving | cluster, serving]);
+    assert_eq!(flags(&daemon), expected);
+
+    // The one here stops being ready, and the one that was not is.
+    objects.slices[0].endpoints[0].ready = false;
+    objects.slices[0].endpoints[2].ready = true;
+    daemon.see(Event::Slice(objects.slices[0].clone()));
+    let expected = named([local, serving | cluster, serving | cluster]);
+    assert_eq!(flags(&daemon), expected);
+}
+
+#[test]
+fn ids_are_named_and_their_next_owner_begins_at_zero() {
+    let mut daemon = installed(&parse(&service(1, 1)));
+    let id = number_of(&daemon, 1);
+    let names = |daemon: &Daemon| -> Vec<(u32, String)> {
+        let names = daemon.reconciler.tables().maps().names().unwrap();
+        let text = |(id, name): (u32, Name)| (id, name.text().to_owned());
+        names.into_iter().map(text).collect()
+    };
+    assert_eq!(names(&daemon), [(id, "d/s1".to_owned())]);
+    let maps = daemon.reconciler.maps_mut();
+    maps.counted.insert(id);
+    maps.udp_connected.insert(0);
+
+    daemon.see(Event::Services(Vec::new()));
+    daemon.settle();
+    assert_eq!(names(&daemon), []);
+    let other = parse(&service(2, 1).replace("{port: 80}", "{name: http, port: 80}"));
+    daemon.see_all(&other);
+    assert_eq!(number_of(&daemon, 2), id);
+    assert_eq!(names(&daemon), [(id, "d/s2:http".to_owned())]);
+    let maps = daemon.reconciler.maps_mut();
+    assert!(maps.counted.is_empty() && maps.backends().unwrap().is_empty());
+}
+
+#[test]
+fn an_address_that_passes_to_another_service_while_no_daemon_runs_takes_on_its_name() {
+    let text = service(1, 0);
+    let mut daemon = installed(&parse(&text)).restart();
+    daemon.see_all(&parse(&text.replace("name: s1", "name: other")));
+    let names = daemon.reconciler.tables().maps().names().unwrap();
+    assert_eq!(names.len(), 1);
+    assert_eq!(names[0].1.text(), "d/other");
+}
+
+#[test]
+fn ranges_come_before_an_address_is_closed_and_go_after_it_is_open() {
+    // That no reader ever finds a closed address without a range is what the maps of tests check at each write.
+    let path = golden("yaml")
+        .into_iter()
+        .find(|path| path.ends_with("ranges.yaml"))
+        .unwrap();
+    let objects = read(&path);
+    let mut open = objects.clone();
+    for service in &mut open.services {
+        service.source_ranges.clear();
+    }
+    let mut daemon = installed(&open);
+    let text = daemon.dump();
+    assert!(!text.contains("for="), "{text}");
+    daemon.see_all(&objects);
+    assert_eq!(daemon.dump(), installed(&objects).dump());
+    daemon.see_all(&open);
+    assert_eq!(daemon.dump(), text);
 }

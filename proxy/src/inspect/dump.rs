@@ -2,7 +2,9 @@
 //!
 //! Ids are left out, since they say nothing about what clients get and depend on the order in which things happened.
 
-use dataplane_ebpf::abi::{Backend, Frontend, Kind, NodeAddress, Run, Service};
+use std::collections::BTreeMap;
+
+use dataplane_ebpf::abi::{Backend, Frontend, Kind, NodeAddress, Run, Service, SourceRange};
 use dataplane_ebpf::addr::Family;
 
 use crate::desired::Entry;
@@ -19,10 +21,22 @@ pub fn dump(maps: &impl Maps) -> Result<String, Error> {
         };
         lines.push(format!("node-address {address}{only}"));
     }
+    let mut ranges: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+    for range in maps.source_ranges()? {
+        ranges.entry(range.service).or_default().push(prefix(range));
+    }
     let mut entries = maps.entries()?;
     entries.sort_unstable_by_key(|(entry, _)| *entry);
     for (entry, frontend) in entries {
-        lines.push(entry_line(maps, entry, frontend)?);
+        let mut line = entry_line(maps, entry, frontend)?;
+        if frontend.kind == Kind::LOAD_BALANCER
+            && maps.service(frontend.service)?.flags & Service::SOURCE_RANGES != 0
+        {
+            let ranges = ranges.entry(frontend.service).or_default();
+            ranges.sort_unstable();
+            line = format!("{line} for={}", ranges.join(","));
+        }
+        lines.push(line);
     }
     Ok(lines.iter().map(|line| format!("{line}\n")).collect())
 }
@@ -51,6 +65,8 @@ fn entry_line(maps: &impl Maps, entry: Entry, frontend: Frontend) -> Result<Stri
     for (bit, name) in [
         (Service::INTERNAL_LOCAL, "internal-local"),
         (Service::EXTERNAL_LOCAL, "external-local"),
+        (Service::MAGLEV, "maglev"),
+        (Service::DSR, "dsr"),
     ] {
         if service.flags & bit != 0 {
             line = format!("{line} {name}");
@@ -60,6 +76,11 @@ fn entry_line(maps: &impl Maps, entry: Entry, frontend: Frontend) -> Result<Stri
         line = format!("{line} affinity={}s", service.affinity_seconds);
     }
     Ok(line)
+}
+
+fn prefix(range: SourceRange) -> String {
+    let ahead = if range.address.is_v4() { 32 + 96 } else { 32 };
+    format!("{}/{}", range.address, range.bits.saturating_sub(ahead))
 }
 
 fn kind(kind: Kind) -> &'static str {

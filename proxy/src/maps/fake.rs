@@ -1,13 +1,15 @@
 //! Maps in memory, for tests: they keep to the rules of the real ones, check that the daemon does, and fail on demand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 
-use dataplane_ebpf::abi::{Backend, Frontend, Node, NodeAddress, Run, Service};
+use dataplane_ebpf::abi::{
+    Backend, Frontend, Kind, Name, Node, NodeAddress, Run, Service, SourceRange,
+};
 use model::TrafficPolicy;
 
-use super::{Error, Maps, Settings, Sizes, is_used};
+use super::{Error, Maps, Settings, Sizes, is_used, run_flag};
 use crate::desired::Entry;
 
 /// Says of the number of a write whether it fails.
@@ -19,6 +21,12 @@ pub struct Fake {
     slots: Vec<u32>,
     backends: Vec<Backend>,
     entries: BTreeMap<Entry, Frontend>,
+    ranges: BTreeSet<SourceRange>,
+    names: BTreeMap<u32, Name>,
+    /// What the programs would have written: by service id, and by backend id.
+    pub counted: BTreeSet<u32>,
+    /// The backend ids that connected UDP sockets got.
+    pub udp_connected: BTreeSet<u32>,
     node_addresses: BTreeMap<IpAddr, NodeAddress>,
     node: Node,
     writes: u64,
@@ -33,6 +41,10 @@ impl Fake {
             slots: vec![0; sizes.slots as usize],
             backends: vec![Backend::default(); sizes.backends as usize],
             entries: BTreeMap::new(),
+            ranges: BTreeSet::new(),
+            names: BTreeMap::new(),
+            counted: BTreeSet::new(),
+            udp_connected: BTreeSet::new(),
             node_addresses: BTreeMap::new(),
             node: Node::default(),
             writes: 0,
@@ -50,10 +62,12 @@ impl Fake {
         self.writes
     }
 
-    /// Whether nothing is left of any service: no entry, no published run, no backend.
+    /// Whether nothing is left of any service: no entry, no range, no name, no published run, no backend.
     pub fn is_empty(&self) -> bool {
         let empty = |run: Run| run.count() == 0;
         self.entries.is_empty()
+            && self.ranges.is_empty()
+            && self.names.is_empty()
             && self
                 .services
                 .iter()
@@ -71,7 +85,7 @@ impl Fake {
             .as_ref()
             .is_some_and(|failing| failing(self.writes))
         {
-            let source = io::Error::from_raw_os_error(libc::E2BIG);
+            let source = io::Error::from_raw_os_error(libc::EIO);
             return Err(Error {
                 action: "write",
                 map,
@@ -81,8 +95,8 @@ impl Fake {
         Ok(())
     }
 
-    /// Whoever reads `run` must find backends that are in use.
-    fn check_run(&self, run: Run) {
+    /// Whoever reads `run` must find backends that are in use, and clients may be held to them.
+    fn check_run(&self, run: Run, policy: TrafficPolicy) {
         for slot in run.base()..run.base() + run.count() {
             let id = self.slots[slot as usize];
             let backend = self.backends[id as usize];
@@ -90,7 +104,16 @@ impl Fake {
                 is_used(&backend),
                 "slot {slot} names backend {id}, which is not written"
             );
+            assert!(
+                backend.flags & run_flag(policy) != 0,
+                "slot {slot} names backend {id}, which is not marked as in the {policy:?} run"
+            );
         }
+    }
+
+    /// Whether clients in some ranges may use the load balancer's addresses of the service at `id`.
+    fn has_ranges(&self, id: u32) -> bool {
+        self.ranges.iter().any(|range| range.service == id)
     }
 
     /// A backend that a published run names keeps its address.
@@ -164,6 +187,14 @@ impl Maps for Fake {
             .collect())
     }
 
+    fn source_ranges(&self) -> Result<Vec<SourceRange>, Error> {
+        Ok(self.ranges.iter().copied().collect())
+    }
+
+    fn names(&self) -> Result<Vec<(u32, Name)>, Error> {
+        Ok(self.names.iter().map(|(id, name)| (*id, *name)).collect())
+    }
+
     fn node_addresses(&self) -> Result<Vec<(IpAddr, NodeAddress)>, Error> {
         Ok(self
             .node_addresses
@@ -198,16 +229,22 @@ impl Maps for Fake {
 
     fn write_service(&mut self, id: u32, settings: Settings) -> Result<(), Error> {
         self.write("SERVICES")?;
+        assert!(
+            settings.flags & Service::SOURCE_RANGES == 0 || self.has_ranges(id),
+            "service {id} is closed to everybody"
+        );
         let service = &mut self.services[id as usize];
         let Settings {
             generation,
             flags,
             affinity_seconds,
+            affinity_generation,
         } = settings;
         *service = Service {
             generation,
             flags,
             affinity_seconds,
+            affinity_generation,
             ..*service
         };
         Ok(())
@@ -215,7 +252,7 @@ impl Maps for Fake {
 
     fn publish(&mut self, id: u32, policy: TrafficPolicy, run: Run) -> Result<(), Error> {
         self.write("SERVICES")?;
-        self.check_run(run);
+        self.check_run(run, policy);
         let service = &mut self.services[id as usize];
         match policy {
             TrafficPolicy::Cluster => service.cluster = run,
@@ -226,6 +263,12 @@ impl Maps for Fake {
 
     fn insert_entry(&mut self, entry: Entry, frontend: Frontend) -> Result<(), Error> {
         self.write("FRONTENDS")?;
+        if frontend.kind != Kind::ADDRESS {
+            assert!(
+                self.names.contains_key(&frontend.service),
+                "{entry:?} leads to a service without a name"
+            );
+        }
         self.entries.insert(entry, frontend);
         Ok(())
     }
@@ -233,6 +276,52 @@ impl Maps for Fake {
     fn remove_entry(&mut self, entry: Entry) -> Result<(), Error> {
         self.write("FRONTENDS")?;
         self.entries.remove(&entry);
+        Ok(())
+    }
+
+    fn insert_source_range(&mut self, range: SourceRange) -> Result<(), Error> {
+        self.write("SOURCE_RANGES")?;
+        self.ranges.insert(range);
+        Ok(())
+    }
+
+    fn remove_source_range(&mut self, range: SourceRange) -> Result<(), Error> {
+        self.write("SOURCE_RANGES")?;
+        self.ranges.remove(&range);
+        let id = range.service;
+        let reachable = |frontend: &Frontend| {
+            frontend.kind == Kind::LOAD_BALANCER
+                && frontend.service == id
+                && self.services[id as usize].flags & Service::SOURCE_RANGES != 0
+        };
+        assert!(
+            self.has_ranges(id) || !self.entries.values().any(reachable),
+            "service {id} is closed to everybody"
+        );
+        Ok(())
+    }
+
+    fn write_name(&mut self, id: u32, name: Name) -> Result<(), Error> {
+        self.write("NAMES")?;
+        self.names.insert(id, name);
+        Ok(())
+    }
+
+    fn remove_name(&mut self, id: u32) -> Result<(), Error> {
+        self.write("NAMES")?;
+        self.names.remove(&id);
+        Ok(())
+    }
+
+    fn clear_stats(&mut self, id: u32) -> Result<(), Error> {
+        self.write("STATS")?;
+        self.counted.remove(&id);
+        Ok(())
+    }
+
+    fn clear_udp_connected(&mut self, id: u32) -> Result<(), Error> {
+        self.write("UDP_CONNECTED")?;
+        self.udp_connected.remove(&id);
         Ok(())
     }
 

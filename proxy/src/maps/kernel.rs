@@ -5,10 +5,15 @@ use std::mem::offset_of;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 
-use aya::maps::{Array as SmallArray, HashMap, Map, MapData, MapError};
+use aya::maps::lpm_trie::Key;
+use aya::maps::{
+    Array as SmallArray, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues,
+};
+use aya::util::nr_cpus;
 use aya::{Ebpf, Pod};
 use dataplane_ebpf::abi::{
-    Backend, Connection, Frontend, FrontendKey, Node, NodeAddress, NodePortKey, Run, Service, maps,
+    Backend, Connection, Frontend, FrontendKey, Name, Node, NodeAddress, NodePortKey, Run, Service,
+    SourceRange, Stats, maps,
 };
 use dataplane_ebpf::addr::Addr;
 use dataplane_ebpf::flow::Flow;
@@ -25,9 +30,16 @@ pub struct KernelMaps {
     backends: Array<Backend>,
     frontends: HashMap<MapData, FrontendKey, Frontend>,
     node_ports: HashMap<MapData, NodePortKey, Frontend>,
+    source_ranges: LpmTrie<MapData, RangeKey, u32>,
+    names: HashMap<MapData, u32, Name>,
+    stats: PerCpuArray<MapData, Stats>,
+    udp_connected: Array<u32>,
     node_addresses: HashMap<MapData, Addr, NodeAddress>,
     node: SmallArray<MapData, Node>,
 }
+
+/// What of a [`SourceRange`] the trie's prefix covers: the service and the address, word by word as they lie there.
+type RangeKey = [u32; 5];
 
 /// The connections that the programs track.
 #[derive(Debug)]
@@ -55,6 +67,16 @@ impl KernelMaps {
             backends: array(programs, maps::BACKENDS)?,
             frontends: hash(programs, maps::FRONTENDS)?,
             node_ports: hash(programs, maps::NODEPORTS)?,
+            source_ranges: {
+                let map = take(programs, maps::SOURCE_RANGES)?;
+                LpmTrie::try_from(map).map_err(failed("open", maps::SOURCE_RANGES))?
+            },
+            names: hash(programs, maps::NAMES)?,
+            stats: {
+                let map = take(programs, maps::STATS)?;
+                PerCpuArray::try_from(map).map_err(failed("open", maps::STATS))?
+            },
+            udp_connected: array(programs, maps::UDP_CONNECTED)?,
             node_addresses: hash(programs, maps::NODE_ADDRESSES)?,
             node: {
                 let map = take(programs, maps::NODE)?;
@@ -114,6 +136,21 @@ impl Maps for KernelMaps {
         Ok(entries)
     }
 
+    fn source_ranges(&self) -> Result<Vec<SourceRange>, Error> {
+        let ranges = self
+            .source_ranges
+            .iter()
+            .map(|item| item.map(|(key, _)| range(&key)));
+        ranges
+            .collect::<Result<_, _>>()
+            .map_err(failed("list", maps::SOURCE_RANGES))
+    }
+
+    fn names(&self) -> Result<Vec<(u32, Name)>, Error> {
+        let names = self.names.iter().collect::<Result<_, _>>();
+        names.map_err(failed("list", maps::NAMES))
+    }
+
     fn node_addresses(&self) -> Result<Vec<(IpAddr, NodeAddress)>, Error> {
         let addresses = self
             .node_addresses
@@ -159,6 +196,10 @@ impl Maps for KernelMaps {
                 offset_of!(Service, affinity_seconds),
                 settings.affinity_seconds,
             ),
+            (
+                offset_of!(Service, affinity_generation),
+                settings.affinity_generation,
+            ),
             (offset_of!(Service, flags), settings.flags),
             (offset_of!(Service, generation), settings.generation),
         ];
@@ -203,6 +244,43 @@ impl Maps for KernelMaps {
                 absent_is_fine(self.node_ports.remove(&key), maps::NODEPORTS)
             }
         }
+    }
+
+    fn insert_source_range(&mut self, range: SourceRange) -> Result<(), Error> {
+        self.source_ranges
+            .insert(&range_key(range), 0, 0)
+            .map_err(failed("write", maps::SOURCE_RANGES))
+    }
+
+    fn remove_source_range(&mut self, range: SourceRange) -> Result<(), Error> {
+        let removed = self.source_ranges.remove(&range_key(range));
+        absent_is_fine(removed, maps::SOURCE_RANGES)
+    }
+
+    fn write_name(&mut self, id: u32, name: Name) -> Result<(), Error> {
+        self.names
+            .insert(id, name, 0)
+            .map_err(failed("write", maps::NAMES))
+    }
+
+    fn remove_name(&mut self, id: u32) -> Result<(), Error> {
+        absent_is_fine(self.names.remove(&id), maps::NAMES)
+    }
+
+    fn clear_stats(&mut self, id: u32) -> Result<(), Error> {
+        let nothing = nr_cpus()
+            .map_err(|(_, error)| error)
+            .and_then(|cpus| PerCpuValues::try_from(vec![Stats::default(); cpus]))
+            .map_err(io_failed("clear", maps::STATS))?;
+        self.stats
+            .set(id, nothing, 0)
+            .map_err(failed("clear", maps::STATS))
+    }
+
+    fn clear_udp_connected(&mut self, id: u32) -> Result<(), Error> {
+        self.udp_connected
+            .write(id, 0)
+            .map_err(io_failed("clear", maps::UDP_CONNECTED))
     }
 
     fn insert_node_address(&mut self, address: IpAddr, value: NodeAddress) -> Result<(), Error> {
@@ -288,6 +366,20 @@ impl Conntrack {
         absent_is_fine(self.connections.remove(flow), maps::CONNTRACK)?;
         swept.removed += 1;
         Ok(())
+    }
+}
+
+fn range_key(range: SourceRange) -> Key<RangeKey> {
+    let [a, b, c, d] = range.address.words();
+    Key::new(range.bits, [range.service, a, b, c, d])
+}
+
+fn range(key: &Key<RangeKey>) -> SourceRange {
+    let [service, a, b, c, d] = key.data();
+    SourceRange {
+        bits: key.prefix_len(),
+        service,
+        address: Addr::from_words([a, b, c, d]),
     }
 }
 

@@ -1,14 +1,17 @@
 //! Reads back from the maps what an earlier daemon installed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dataplane_ebpf::abi::Service;
 use tracing::warn;
 
 use super::{Error, Held, Installed, POLICIES, Published};
-use crate::desired::Listener;
+use crate::desired::{Listener, Range};
 use crate::ids::Runs;
 use crate::maps::{Maps, Settings, run_of};
+
+/// How many bits of a source range name its service.
+const SERVICE_BITS: u32 = 32;
 
 /// All backends in use, by the service that owns them.
 pub(super) fn backends(maps: &impl Maps) -> Result<BTreeMap<u32, BTreeMap<Listener, Held>>, Error> {
@@ -25,6 +28,16 @@ pub(super) fn backends(maps: &impl Maps) -> Result<BTreeMap<u32, BTreeMap<Listen
             .insert(listener, held);
     }
     Ok(backends)
+}
+
+/// All source ranges, by service.
+pub(super) fn source_ranges(maps: &impl Maps) -> Result<BTreeMap<u32, BTreeSet<Range>>, Error> {
+    let mut ranges: BTreeMap<u32, BTreeSet<Range>> = BTreeMap::new();
+    for range in maps.source_ranges()? {
+        let prefix = (range.address, range.bits.saturating_sub(SERVICE_BITS));
+        ranges.entry(range.service).or_default().insert(prefix);
+    }
+    Ok(ranges)
 }
 
 pub(super) fn service(

@@ -6,18 +6,23 @@ use std::time::Instant;
 
 use dataplane_ebpf::abi::{self, Frontend, Run};
 use dataplane_ebpf::addr::Protocol as WireProtocol;
+use dataplane_ebpf::maglev;
 use model::TrafficPolicy;
 
 use super::{Error, Held, Installed, Published, Tables};
 use crate::desired::{Entry, Listener, Port, Target};
-use crate::maps::{Maps, Settings, next_generation};
+use crate::maps::{Maps, next_generation};
+
+/// The flags that say in which runs a backend is.
+const RUN_FLAGS: u8 = abi::Backend::IN_CLUSTER_RUN | abi::Backend::IN_LOCAL_RUN;
 
 /// The owner of a backend that was taken away.
 const NOBODY: u32 = u32::MAX;
 
 impl<M: Maps> Tables<M> {
     /// Takes in new backends and the flags of known ones. Either all new ones fit or none is kept, so that a Service that
-    /// does not fit takes no room from others.
+    /// does not fit takes no room from others. Backends count as in the runs in which they were until these are replaced,
+    /// and in which they will be, so that no client that is held to one loses it in between.
     pub(super) fn write_backends(
         &mut self,
         installed: &mut Installed,
@@ -27,7 +32,7 @@ impl<M: Maps> Tables<M> {
         let mut result = Ok(());
         for (listener, flags) in &port.backends {
             let written = match installed.backends.get(listener) {
-                Some(held) => self.write_flags(*held, *flags),
+                Some(held) => self.write_flags(*held, flags | held.flags & RUN_FLAGS),
                 None => {
                     added.push(*listener);
                     self.new_backend(installed.id, *listener, port.protocol(), *flags)
@@ -49,6 +54,20 @@ impl<M: Maps> Tables<M> {
             }
         }
         result
+    }
+
+    /// Takes the flags of runs from the backends that are in them no longer. Those that are gone lose all flags later.
+    pub(super) fn settle_flags(
+        &mut self,
+        installed: &mut Installed,
+        port: &Port,
+    ) -> Result<(), Error> {
+        for (listener, flags) in &port.backends {
+            if let Some(held) = installed.backends.get_mut(listener) {
+                *held = self.write_flags(*held, *flags)?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes back a backend that nothing has ever named.
@@ -86,7 +105,10 @@ impl<M: Maps> Tables<M> {
             .take()
             .ok_or(Error::Full { map: "BACKENDS" })?;
         let write = |maps: &mut M| {
-            let generation = next_generation(maps.backend(id)?.generation);
+            let last = maps.backend(id)?.generation;
+            if last != 0 {
+                maps.clear_udp_connected(id)?;
+            }
             maps.write_backend(
                 id,
                 abi::Backend {
@@ -94,7 +116,7 @@ impl<M: Maps> Tables<M> {
                     port,
                     protocol,
                     flags,
-                    generation,
+                    generation: next_generation(last),
                     service: owner,
                     reserved: 0,
                 },
@@ -109,23 +131,20 @@ impl<M: Maps> Tables<M> {
         }
     }
 
+    /// Publishes what new connections under `policy` get, if that is another run than the one they get now.
     pub(super) fn publish(
         &mut self,
         installed: &mut Installed,
         policy: TrafficPolicy,
-        target: &Target,
+        port: &Port,
         now: Instant,
     ) -> Result<(), Error> {
         let old = installed.published(policy).clone();
-        let (run, ids) = match target {
+        let (run, ids) = match port.target(policy) {
             Target::Refuse => (Run::REFUSE, Vec::new()),
             Target::Drop => (Run::DROP, Vec::new()),
             Target::Backends(listeners) => {
-                let ids: Vec<u32> = listeners
-                    .iter()
-                    .filter_map(|l| installed.backends.get(l))
-                    .map(|h| h.id)
-                    .collect();
+                let ids = slots(installed, listeners, port.flags);
                 if ids == old.ids {
                     return Ok(());
                 }
@@ -159,24 +178,6 @@ impl<M: Maps> Tables<M> {
             return Err(error.into());
         }
         Ok(run)
-    }
-
-    pub(super) fn write_settings(
-        &mut self,
-        installed: &mut Installed,
-        port: &Port,
-    ) -> Result<(), Error> {
-        let generation = installed.settings.generation;
-        let settings = Settings {
-            generation,
-            flags: port.flags,
-            affinity_seconds: port.affinity_seconds,
-        };
-        if settings != installed.settings {
-            self.maps.write_service(installed.id, settings)?;
-            installed.settings = settings;
-        }
-        Ok(())
     }
 
     /// Claims what `port` is addressed by, without a write: what is installed for it stays, whatever fails after this.
@@ -255,6 +256,18 @@ impl<M: Maps> Tables<M> {
         };
         Ok(self.maps.write_backend(id, cleared)?)
     }
+}
+
+/// The ids for the slots of a run of `listeners`: each once, or its share of a Maglev table.
+fn slots(installed: &Installed, listeners: &[Listener], flags: u32) -> Vec<u32> {
+    let held = listeners.iter().filter_map(|l| installed.backends.get(l));
+    let ids: Vec<u32> = held.map(|held| held.id).collect();
+    if flags & abi::Service::MAGLEV == 0 || ids.len() != listeners.len() {
+        return ids;
+    }
+    let table = maglev::table(listeners, maglev::size_for(listeners.len()));
+    let positions = table.into_iter().filter_map(|p| usize::try_from(p).ok());
+    positions.filter_map(|p| ids.get(p).copied()).collect()
 }
 
 /// The entry of a whole address names no service: those that share it would take turns in it.

@@ -94,6 +94,7 @@ impl Daemon {
             node_port_addresses: "192.0.2.0/24,2001:db8::/32,127.0.0.0/8,::1/128"
                 .parse()
                 .unwrap(),
+            algorithm: model::Algorithm::Random,
             masquerade_ports: (61_000, 65_535),
             netns_cookie: netns_cookie().unwrap(),
         };
