@@ -255,6 +255,8 @@ fn mapped_bits(family: Family, prefix: u8) -> u32 {
 }
 
 fn flags(service: &Service, algorithm: Algorithm, is_restricted: bool) -> u32 {
+    // A backend answers the client itself, so nodes have to agree on it without a connection's entry.
+    let is_direct = service.forwarding == Some(Forwarding::Dsr);
     let bits = [
         (
             service.internal_policy == TrafficPolicy::Local,
@@ -266,13 +268,10 @@ fn flags(service: &Service, algorithm: Algorithm, is_restricted: bool) -> u32 {
         ),
         (is_restricted, abi::Service::SOURCE_RANGES),
         (
-            service.algorithm.unwrap_or(algorithm) == Algorithm::Maglev,
+            is_direct || service.algorithm.unwrap_or(algorithm) == Algorithm::Maglev,
             abi::Service::MAGLEV,
         ),
-        (
-            service.forwarding == Some(Forwarding::Dsr),
-            abi::Service::DSR,
-        ),
+        (is_direct, abi::Service::DSR),
     ];
     let set = bits.into_iter().filter(|(is_set, _)| *is_set);
     set.fold(0, |flags, (_, bit)| flags | bit)

@@ -1,7 +1,9 @@
-//! When something that is not as it should be is tried next.
+//! When something that is not as it should be is tried next, and since when it is not.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use model::ServiceName;
 use tracing::warn;
 
 use crate::tables::Error;
@@ -14,12 +16,21 @@ pub(crate) const LAST_RETRY: Duration = Duration::from_secs(60);
 /// When something has to be tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Due {
-    /// When it became due the first time.
+    /// Since when the kernel does not have what it should, if that says something about the proxy as a whole.
     pub(crate) since: Option<Instant>,
     /// When to try. Nothing if it is as it should be.
     pub(crate) at: Option<Instant>,
     /// How often it has failed in a row.
     failures: u32,
+}
+
+/// The Services that have to be tried. What a change costs does not depend on how many others are due.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    due: BTreeMap<ServiceName, Due>,
+    by_time: BTreeSet<(Instant, ServiceName)>,
+    /// Those that count against the proxy.
+    by_age: BTreeSet<(Instant, ServiceName)>,
 }
 
 impl Due {
@@ -50,8 +61,9 @@ impl Due {
         self.at.is_some_and(|at| at <= now)
     }
 
-    /// Takes in how the try went; `what` is for the log.
-    pub(crate) fn settle(&mut self, result: Result<(), Error>, what: &str, now: Instant) {
+    /// Takes in how the try went; `what` is for the log. That there is no room is the matter of what does not fit, and
+    /// says nothing about the proxy: a load balancer that took the node for broken would only make it worse.
+    pub(crate) fn settle(&mut self, result: &Result<(), Error>, what: &str, now: Instant) {
         let Err(error) = result else {
             *self = Self::NEVER;
             return;
@@ -59,12 +71,77 @@ impl Due {
         let wait = LAST_RETRY.min(FIRST_RETRY * 2u32.saturating_pow(self.failures.min(10)));
         self.failures += 1;
         self.at = Some(now + wait);
+        if matches!(error, Error::Full { .. }) {
+            self.since = None;
+        }
         warn!(
             what,
             failures = self.failures,
             ?wait,
-            error = &error as &dyn std::error::Error,
+            error = error as &dyn std::error::Error,
             "not installed yet"
         );
+    }
+}
+
+impl Queue {
+    /// Makes the Service called `name` be tried at once.
+    pub(crate) fn now(&mut self, name: ServiceName, now: Instant) {
+        let mut due = self.take(&name).unwrap_or(Due::NEVER);
+        due.now(now);
+        self.put(name, due);
+    }
+
+    /// The Services that it is time to try, in order of names.
+    pub(crate) fn names(&self, now: Instant) -> BTreeSet<ServiceName> {
+        let due = self.by_time.iter().take_while(|(at, _)| *at <= now);
+        due.map(|(_, name)| name.clone()).collect()
+    }
+
+    /// Takes in how the try of the Service called `name` went.
+    pub(crate) fn settle(&mut self, name: &ServiceName, result: &Result<(), Error>, now: Instant) {
+        let mut due = self.take(name).unwrap_or(Due::NEVER);
+        due.settle(result, &name.to_string(), now);
+        self.put(name.clone(), due);
+    }
+
+    /// Makes all that wait be tried at once.
+    pub(crate) fn all_now(&mut self, now: Instant) {
+        let waiting: Vec<ServiceName> = self.due.keys().cloned().collect();
+        for name in waiting {
+            self.now(name, now);
+        }
+    }
+
+    /// When the next one is to be tried.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.by_time.first().map(|(at, _)| *at)
+    }
+
+    /// Since when the oldest one that counts against the proxy is due.
+    pub(crate) fn oldest(&self) -> Option<Instant> {
+        self.by_age.first().map(|(since, _)| *since)
+    }
+
+    fn take(&mut self, name: &ServiceName) -> Option<Due> {
+        let (name, due) = self.due.remove_entry(name)?;
+        if let Some(since) = due.since {
+            self.by_age.remove(&(since, name.clone()));
+        }
+        if let Some(at) = due.at {
+            self.by_time.remove(&(at, name));
+        }
+        Some(due)
+    }
+
+    fn put(&mut self, name: ServiceName, due: Due) {
+        let Some(at) = due.at else {
+            return;
+        };
+        if let Some(since) = due.since {
+            self.by_age.insert((since, name.clone()));
+        }
+        self.by_time.insert((at, name.clone()));
+        self.due.insert(name, due);
     }
 }

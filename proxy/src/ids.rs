@@ -24,10 +24,13 @@ pub(crate) struct Ids {
 /// Stretches of an array.
 #[derive(Debug)]
 pub(crate) struct Runs {
+    size: u32,
     /// Free stretches: base to length. No two touch.
     free: BTreeMap<u32, u32>,
     /// The same by length, to find the smallest that fits.
     by_length: BTreeSet<(u32, u32)>,
+    /// The sum of their lengths.
+    free_slots: u64,
     quarantine: VecDeque<(Instant, Run)>,
 }
 
@@ -43,6 +46,11 @@ impl Ids {
             free,
             quarantine,
         }
+    }
+
+    /// Adds the ids up to `size`.
+    pub(crate) fn grow(&mut self, size: u32) {
+        self.size = self.size.max(size);
     }
 
     /// An id that nothing names, if there is one left.
@@ -85,14 +93,22 @@ impl Runs {
     /// An array of `size` free slots.
     pub(crate) fn new(size: u32) -> Self {
         let mut runs = Self {
+            size: 0,
             free: BTreeMap::new(),
             by_length: BTreeSet::new(),
+            free_slots: 0,
             quarantine: VecDeque::new(),
         };
-        if size > 0 {
-            runs.insert(0, size);
-        }
+        runs.grow(size);
         runs
+    }
+
+    /// Adds the slots up to `size`.
+    pub(crate) fn grow(&mut self, size: u32) {
+        if size > self.size {
+            self.give_back(Run::new(self.size, size - self.size));
+            self.size = size;
+        }
     }
 
     /// Marks `run` as used, unless a part of it already is or does not exist.
@@ -160,17 +176,19 @@ impl Runs {
 
     /// How many slots are free.
     pub(crate) fn free(&self) -> u64 {
-        self.free.values().map(|length| u64::from(*length)).sum()
+        self.free_slots
     }
 
     fn insert(&mut self, base: u32, length: u32) {
         if length > 0 {
             self.free.insert(base, length);
             self.by_length.insert((length, base));
+            self.free_slots += u64::from(length);
         }
     }
 
     fn remove(&mut self, base: u32, length: u32) {
+        self.free_slots -= u64::from(length);
         self.free.remove(&base);
         self.by_length.remove(&(length, base));
     }
@@ -204,6 +222,18 @@ mod tests {
         assert_eq!(ids.next_released(later(now)), Some(0));
         ids.give_back(0);
         assert_eq!(ids.take(), Some(0));
+    }
+
+    #[test]
+    fn what_grows_keeps_what_is_taken_and_has_more() {
+        let mut ids = Ids::new(1, &BTreeSet::from([0]));
+        ids.grow(2);
+        assert_eq!((ids.take(), ids.take()), (Some(1), None));
+        let mut runs = Runs::new(4);
+        assert_eq!(runs.take(3), Some(Run::new(0, 3)));
+        runs.grow(6);
+        assert_eq!(runs.take(3), Some(Run::new(3, 3)));
+        assert_eq!(runs.free(), 0);
     }
 
     #[test]

@@ -30,6 +30,13 @@ pub struct Error {
     pub source: io::Error,
 }
 
+impl Error {
+    /// Whether there was no room: what a hash and a trie say of it.
+    pub fn is_full(&self) -> bool {
+        matches!(self.source.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC))
+    }
+}
+
 /// How many values the arrays have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sizes {
@@ -66,6 +73,9 @@ pub trait Maps {
 
     /// All names, by service id.
     fn names(&self) -> Result<Vec<(u32, Name)>, Error>;
+
+    /// Whether a connected UDP socket ever got the backend at `id`.
+    fn is_udp_connected(&self, id: u32) -> Result<bool, Error>;
 
     /// All addresses that take NodePort traffic.
     fn node_addresses(&self) -> Result<Vec<(IpAddr, NodeAddress)>, Error>;

@@ -5,7 +5,6 @@
 //! more slowly, while all others go on. Until every source has been listed in full nothing is written at all: what an
 //! earlier daemon left is newer than half a list.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use model::{Event, Protocol, ServiceName, World};
@@ -16,7 +15,7 @@ use tracing::{debug, info, warn};
 use crate::addresses::{NodeAddresses, node_addresses};
 use crate::desired::{View, desired};
 use crate::devices::Devices;
-use crate::due::{Due, LAST_RETRY};
+use crate::due::{Due, LAST_RETRY, Queue};
 use crate::health::Health;
 use crate::maps::Maps;
 use crate::metrics::Metrics;
@@ -35,7 +34,7 @@ pub struct Reconciler<M> {
     /// Nothing until the devices have been seen.
     addresses: Option<NodeAddresses>,
     tables: Tables<M>,
-    due: BTreeMap<ServiceName, Due>,
+    due: Queue,
     node: Due,
     phase: Phase,
 }
@@ -69,7 +68,7 @@ impl<M: Maps> Reconciler<M> {
             devices: Devices::default(),
             addresses: None,
             tables: Tables::recover(maps)?,
-            due: BTreeMap::new(),
+            due: Queue::default(),
             node: Due::NEVER,
             phase: Phase::Listing,
         })
@@ -79,7 +78,7 @@ impl<M: Maps> Reconciler<M> {
     pub fn see(&mut self, event: Event, now: Instant) {
         let is_node = matches!(event, Event::Node(_));
         for service in self.world.apply(event) {
-            self.due.entry(service).or_insert(Due::NEVER).now(now);
+            self.due.now(service, now);
         }
         if is_node && self.addresses.is_some() {
             self.sort_addresses(now);
@@ -117,14 +116,12 @@ impl<M: Maps> Reconciler<M> {
         {
             let result = node::write(&self.settings, addresses, self.tables.maps_mut());
             self.node.settle(
-                result.map_err(Error::from),
+                &result.map_err(Error::from),
                 "what the programs know about the node",
                 now,
             );
         }
-        let due = self.due.iter().filter(|(_, due)| due.is_due(now));
-        let due: Vec<ServiceName> = due.map(|(name, _)| name.clone()).collect();
-        for name in due {
+        for name in self.due.names(now) {
             match self.reconcile(&name, now) {
                 true => round.applied += 1,
                 false => round.failed += 1,
@@ -144,20 +141,25 @@ impl<M: Maps> Reconciler<M> {
             Phase::Pruning(due) => due.at,
             Phase::Steady => None,
         };
-        let services = self.due.values().filter_map(|due| due.at).min();
-        [services, self.node.at, prune, self.tables.next_release()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.due.next(),
+            self.node.at,
+            prune,
+            self.tables.next_release(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
-    /// Since when there is something that should be different. A daemon that does not know everything yet is not behind.
+    /// Since when there is something that should be different and is not for want of room. A daemon that does not know
+    /// everything yet is not behind.
     pub fn behind_since(&self) -> Option<Instant> {
         if self.phase == Phase::Listing {
             return None;
         }
-        let services = self.due.values().filter_map(|due| due.since);
-        services.chain(self.node.since).min()
+        let since = [self.due.oldest(), self.node.since];
+        since.into_iter().flatten().min()
     }
 
     /// Whether the first round is over: every Service is in, and nothing is left of an earlier daemon.
@@ -173,6 +175,17 @@ impl<M: Maps> Reconciler<M> {
     /// The installed state.
     pub fn tables(&self) -> &Tables<M> {
         &self.tables
+    }
+
+    /// The installed state, to ask what has come up.
+    pub fn tables_mut(&mut self) -> &mut Tables<M> {
+        &mut self.tables
+    }
+
+    /// Goes on with `maps`, which hold what the present ones do and have room for more.
+    pub fn grow(&mut self, maps: M, now: Instant) {
+        self.tables.grow(maps);
+        self.due.all_now(now);
     }
 
     /// The maps.
@@ -193,7 +206,7 @@ impl<M: Maps> Reconciler<M> {
         let names = self.world.services().map(|service| service.name.clone());
         let names: Vec<ServiceName> = names.chain(self.tables.services()).collect();
         for name in names {
-            self.due.entry(name).or_insert(Due::NEVER).now(now);
+            self.due.now(name, now);
         }
     }
 
@@ -209,14 +222,8 @@ impl<M: Maps> Reconciler<M> {
         let desired = desired(view, name);
         let result = self.tables.apply(name, &desired, now);
         self.report_sctp(name);
-        let done = result.is_ok();
-        match self.due.get_mut(name) {
-            Some(due) if !done => due.settle(result, &name.to_string(), now),
-            _ => {
-                self.due.remove(name);
-            }
-        }
-        done
+        self.due.settle(name, &result, now);
+        result.is_ok()
     }
 
     fn report_sctp(&self, name: &ServiceName) {
@@ -243,7 +250,7 @@ impl<M: Maps> Reconciler<M> {
             sys::trim_memory();
             Phase::Steady
         } else {
-            due.settle(result, "what an earlier daemon left", now);
+            due.settle(&result, "what an earlier daemon left", now);
             Phase::Pruning(due)
         };
     }

@@ -14,10 +14,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use dataplane_ebpf::abi::{Kind, Name, Run};
+use dataplane_ebpf::addr::{Addr, Port as WirePort};
 use model::{ServiceName, TrafficPolicy};
 use tracing::info;
 
-use crate::desired::{Entry, Listener, Port, PortKey, Range, Target};
+use crate::desired::{Entry, Listener, Port, PortKey, Range};
 use crate::entries::Entries;
 use crate::ids::{Ids, Runs};
 use crate::maps::{self, Maps, Settings, next_generation, run_of};
@@ -27,13 +28,26 @@ use crate::maps::{self, Maps, Settings, next_generation, run_of};
 pub enum Error {
     /// A write failed.
     #[error(transparent)]
-    Maps(#[from] maps::Error),
+    Maps(maps::Error),
     /// There is no room.
     #[error("{map} is full")]
     Full {
         /// The map.
         map: &'static str,
     },
+}
+
+/// A backend that is gone, or no longer serves while others do, and that a connected UDP socket once got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retired {
+    /// Its id.
+    pub id: u32,
+    /// The generation that connections to it recorded.
+    pub generation: u32,
+    /// Where it listened.
+    pub address: Addr,
+    /// Where it listened.
+    pub port: WirePort,
 }
 
 /// The policies, each of which has a run.
@@ -52,6 +66,10 @@ pub struct Tables<M> {
     services: Ids,
     backends: Ids,
     slots: Runs,
+    /// The runs of services in quarantine: readers that have just found the service still use them.
+    leaving: BTreeMap<u32, [Option<Run>; 2]>,
+    retired: Vec<Retired>,
+    full: Option<&'static str>,
 }
 
 /// How much of the tables is in use.
@@ -138,6 +156,9 @@ impl<M: Maps> Tables<M> {
             services: Ids::new(sizes.services, &used_services),
             backends: Ids::new(sizes.backends, &used_backends),
             slots,
+            leaving: BTreeMap::new(),
+            retired: Vec::new(),
+            full: None,
         })
     }
 
@@ -162,6 +183,9 @@ impl<M: Maps> Tables<M> {
             .collect();
         for key in gone {
             result = result.and(self.remove(&key, now));
+        }
+        if let Err(Error::Full { map }) = result {
+            self.full = Some(map);
         }
         result
     }
@@ -189,10 +213,36 @@ impl<M: Maps> Tables<M> {
         result
     }
 
+    /// The backends for whose connected UDP sockets something has to be done, since this was asked last.
+    pub fn take_retired(&mut self) -> Vec<Retired> {
+        std::mem::take(&mut self.retired)
+    }
+
+    /// The map that something did not fit into, since this was asked last.
+    pub fn take_full(&mut self) -> Option<&'static str> {
+        self.full.take()
+    }
+
+    /// Goes on with `maps`, which hold what the present ones do and have room for more.
+    pub fn grow(&mut self, maps: M) {
+        let sizes = maps.sizes();
+        self.maps = maps;
+        self.services.grow(sizes.services);
+        self.backends.grow(sizes.backends);
+        self.slots.grow(sizes.slots);
+    }
+
     /// Frees what has been in quarantine long enough.
     pub fn release(&mut self, now: Instant) -> Result<(), Error> {
         self.slots.release(now);
         while let Some(id) = self.services.next_released(now) {
+            if let Err(error) = self.clear_service(id) {
+                self.services.retire(id, now);
+                return Err(error);
+            }
+            for run in self.leaving.remove(&id).into_iter().flatten().flatten() {
+                self.slots.give_back(run);
+            }
             self.services.give_back(id);
         }
         while let Some(id) = self.backends.next_released(now) {
@@ -318,15 +368,15 @@ impl<M: Maps> Tables<M> {
         self.dissolve(installed, now)
     }
 
-    /// Frees everything that `installed` holds. No entry names it any more.
+    /// Frees everything that `installed` holds. No entry names it any more, but readers may just have found one that did:
+    /// its runs stay until the quarantine is over.
     fn dissolve(&mut self, installed: &mut Installed, now: Instant) -> Result<(), Error> {
-        for policy in POLICIES {
-            self.publish(installed, policy, &Target::Refuse, now)?;
-        }
         let all: Vec<Listener> = installed.backends.keys().copied().collect();
         self.retire_backends(installed, all, now)?;
         self.remove_source_ranges(installed, &BTreeSet::new())?;
-        self.maps.remove_name(installed.id)?;
+        let runs = POLICIES.map(|policy| installed.published(policy).run);
+        let runs = runs.map(|run| run.filter(|run| run.count() > 0));
+        self.leaving.insert(installed.id, runs);
         self.services.retire(installed.id, now);
         Ok(())
     }
@@ -363,13 +413,18 @@ impl<M: Maps> Tables<M> {
         created
     }
 
-    fn init_service(&mut self, id: u32) -> Result<Installed, Error> {
+    fn clear_service(&mut self, id: u32) -> Result<(), Error> {
         let old = self.maps.service(id)?;
         for policy in POLICIES {
             if run_of(&old, policy) != Run::REFUSE {
                 self.maps.publish(id, policy, Run::REFUSE)?;
             }
         }
+        Ok(self.maps.remove_name(id)?)
+    }
+
+    fn init_service(&mut self, id: u32) -> Result<Installed, Error> {
+        let old = self.maps.service(id)?;
         if old.generation != 0 {
             self.maps.clear_stats(id)?;
         }
@@ -381,6 +436,15 @@ impl<M: Maps> Tables<M> {
         };
         self.maps.write_service(id, settings)?;
         Ok(Installed::new(id, settings))
+    }
+}
+
+impl From<maps::Error> for Error {
+    fn from(error: maps::Error) -> Self {
+        match error.is_full() {
+            true => Self::Full { map: error.map },
+            false => Self::Maps(error),
+        }
     }
 }
 

@@ -18,8 +18,7 @@ use std::time::{Duration, Instant};
 
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use model::{
-    Endpoint, Event, Family, Hints, Kind, ObjectName, Protocol, Service, ServicePort, Slice,
-    SlicePort, TrafficPolicy,
+    Endpoint, Event, Family, Hints, ObjectName, Protocol, Service, ServicePort, Slice, SlicePort,
 };
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Uid;

@@ -18,8 +18,7 @@ use dataplane_ebpf::abi::{Connection, LAYOUT_VERSION};
 use dataplane_ebpf::addr::{Addr, Port, Protocol as WireProtocol};
 use dataplane_ebpf::flow::Flow;
 use model::{
-    Endpoint, Event, Family, Hints, ObjectName, Protocol, Service, ServicePort, Slice,
-    SlicePort,
+    Endpoint, Event, Family, Hints, ObjectName, Protocol, Service, ServicePort, Slice, SlicePort,
 };
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Uid;

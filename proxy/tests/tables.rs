@@ -21,6 +21,7 @@ use proxy::inspect::dump;
 use proxy::maps::{Fake, Maps, Sizes};
 use proxy::node::Settings;
 use proxy::reconcile::Reconciler;
+use proxy::tables::Retired;
 use serde::Deserialize;
 
 /// Long enough for any quarantine and any wait after a failure.
@@ -84,7 +85,7 @@ fn sizes() -> Sizes {
     Sizes {
         services: 64,
         backends: 64,
-        slots: 64,
+        slots: 4096,
     }
 }
 
@@ -380,7 +381,9 @@ fn a_service_that_does_not_fit_leaves_its_neighbours_alone_and_comes_in_when_the
         "{text}"
     );
     assert!(!text.contains("10.96.0.2"), "{text}");
-    assert!(daemon.reconciler.behind_since().is_some());
+    assert!(daemon.reconciler.next_round().is_some());
+    // Nobody is served better by a node that counts as broken.
+    assert_eq!(daemon.reconciler.behind_since(), None);
 
     daemon.see(Event::ServiceGone(objects.services[0].name.clone()));
     daemon.settle();
@@ -411,10 +414,10 @@ fn an_update_that_does_not_fit_leaves_the_service_as_it_was_even_after_a_restart
     let mut next = daemon.restart();
     next.see_all(&bigger);
     assert_eq!(next.dump(), text);
-    assert!(next.reconciler.behind_since().is_some());
+    assert!(next.reconciler.next_round().is_some());
     next.see_all(&parse(&service(1, 2)));
     next.settle();
-    assert_eq!(next.reconciler.behind_since(), None);
+    assert_eq!(next.reconciler.tables_mut().take_full(), Some("SLOTS"));
 }
 
 #[test]
@@ -589,4 +592,52 @@ fn ranges_come_before_an_address_is_closed_and_go_after_it_is_open() {
     assert_eq!(daemon.dump(), installed(&objects).dump());
     daemon.see_all(&open);
     assert_eq!(daemon.dump(), text);
+}
+
+#[test]
+fn what_connected_udp_sockets_got_is_reported_when_it_goes_or_stops_serving_while_others_serve() {
+    let mut objects = parse(&service(1, 2));
+    let mut daemon = installed(&objects);
+    for id in 0..2 {
+        daemon.reconciler.maps_mut().udp_connected.insert(id);
+    }
+    let retired = |daemon: &mut Daemon| -> Vec<String> {
+        let retired = daemon.reconciler.tables_mut().take_retired();
+        let text = |retired: Retired| format!("{}:{}", retired.address, retired.port);
+        retired.into_iter().map(text).collect()
+    };
+    let mut set_state = |endpoint: usize, serves: bool| {
+        let endpoint = &mut objects.slices[0].endpoints[endpoint];
+        (endpoint.ready, endpoint.serving) = (serves, serves);
+        daemon.see(Event::Slice(objects.slices[0].clone()));
+        retired(&mut daemon)
+    };
+    assert_eq!(set_state(0, false), ["10.244.1.1:80"]);
+    // The last one that serves: there is no better one.
+    assert_eq!(set_state(1, false), [""; 0]);
+    assert_eq!(set_state(1, true), [""; 0]);
+    // Once when it goes, and once more when its id is free, for a socket that got it at the last moment.
+    daemon.see(Event::Services(Vec::new()));
+    assert_eq!(retired(&mut daemon).len(), 2);
+    daemon.settle();
+    assert_eq!(retired(&mut daemon).len(), 2);
+}
+
+#[test]
+fn what_did_not_fit_comes_in_when_the_maps_have_grown() {
+    let sizes = |factor: u32| Sizes {
+        services: 2 * factor,
+        backends: 4 * factor,
+        slots: 4 * factor,
+    };
+    let objects = parse(&[service(1, 2), service(2, 2), service(3, 2)].concat());
+    let mut daemon = Daemon::start(Fake::new(sizes(1)));
+    daemon.see_all(&objects);
+    assert!(!daemon.dump().contains("10.96.0.3"));
+    assert_eq!(daemon.reconciler.tables_mut().take_full(), Some("SERVICES"));
+    let larger = daemon.reconciler.tables().maps().copy_to(sizes(2));
+    daemon.reconciler.grow(larger, daemon.now);
+    daemon.reconciler.round(daemon.now);
+    assert_eq!(daemon.dump(), installed(&objects).dump());
+    assert_eq!(daemon.reconciler.tables_mut().take_full(), None);
 }

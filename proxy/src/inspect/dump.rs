@@ -10,7 +10,7 @@ use dataplane_ebpf::addr::Family;
 use crate::desired::Entry;
 use crate::maps::{Error, Maps};
 
-/// The text for `maps`, one line an entry.
+/// The text for `maps`, one line an entry. Of a run that has backends more than once it says how often.
 pub fn dump(maps: &impl Maps) -> Result<String, Error> {
     let mut lines = Vec::new();
     for (address, value) in maps.node_addresses()? {
@@ -103,7 +103,17 @@ fn run(maps: &impl Maps, run: Run) -> Result<String, Error> {
     for id in maps.slots(run)? {
         backends.push(backend(maps.backend(id)?));
     }
-    Ok(backends.join(","))
+    let mut shares: BTreeMap<&str, usize> = BTreeMap::new();
+    for backend in &backends {
+        *shares.entry(backend).or_default() += 1;
+    }
+    if shares.len() == backends.len() {
+        return Ok(backends.join(","));
+    }
+    let shares = shares
+        .iter()
+        .map(|(backend, slots)| format!("{backend}x{slots}"));
+    Ok(shares.collect::<Vec<_>>().join(","))
 }
 
 /// An asterisk marks a backend on this node, a minus one that does not serve.

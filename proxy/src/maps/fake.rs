@@ -52,6 +52,24 @@ impl Fake {
         }
     }
 
+    /// Maps of other, larger `sizes` that hold the same.
+    pub fn copy_to(&self, sizes: Sizes) -> Self {
+        let mut copy = Self::new(sizes);
+        copy.services[..self.services.len()].copy_from_slice(&self.services);
+        copy.slots[..self.slots.len()].copy_from_slice(&self.slots);
+        copy.backends[..self.backends.len()].copy_from_slice(&self.backends);
+        Self {
+            entries: self.entries.clone(),
+            ranges: self.ranges.clone(),
+            names: self.names.clone(),
+            counted: self.counted.clone(),
+            udp_connected: self.udp_connected.clone(),
+            node_addresses: self.node_addresses.clone(),
+            node: self.node,
+            ..copy
+        }
+    }
+
     /// Makes the writes fail for whose number `failing` is true.
     pub fn fail(&mut self, failing: Option<Failing>) {
         self.failing = failing;
@@ -116,9 +134,12 @@ impl Fake {
         self.ranges.iter().any(|range| range.service == id)
     }
 
-    /// A backend that a published run names keeps its address.
+    /// A backend keeps its address while readers can find it: by an entry's service and one of its runs.
     fn check_unnamed(&self, id: u32) {
-        for service in &self.services {
+        let found = self.entries.values();
+        let found = found.filter(|frontend| frontend.kind != Kind::ADDRESS);
+        let found: BTreeSet<u32> = found.map(|frontend| frontend.service).collect();
+        for service in found.iter().map(|id| &self.services[*id as usize]) {
             for run in [service.cluster, service.local] {
                 let base = if run.count() == 0 {
                     0
@@ -193,6 +214,10 @@ impl Maps for Fake {
 
     fn names(&self) -> Result<Vec<(u32, Name)>, Error> {
         Ok(self.names.iter().map(|(id, name)| (*id, *name)).collect())
+    }
+
+    fn is_udp_connected(&self, id: u32) -> Result<bool, Error> {
+        Ok(self.udp_connected.contains(&id))
     }
 
     fn node_addresses(&self) -> Result<Vec<(IpAddr, NodeAddress)>, Error> {

@@ -151,6 +151,12 @@ impl Maps for KernelMaps {
         names.map_err(failed("list", maps::NAMES))
     }
 
+    fn is_udp_connected(&self, id: u32) -> Result<bool, Error> {
+        let word = self.udp_connected.read(id);
+        word.map(|word| word != 0)
+            .map_err(io_failed("read", maps::UDP_CONNECTED))
+    }
+
     fn node_addresses(&self) -> Result<Vec<(IpAddr, NodeAddress)>, Error> {
         let addresses = self
             .node_addresses

@@ -9,7 +9,7 @@ use dataplane_ebpf::addr::Protocol as WireProtocol;
 use dataplane_ebpf::maglev;
 use model::TrafficPolicy;
 
-use super::{Error, Held, Installed, Published, Tables};
+use super::{Error, Held, Installed, Published, Retired, Tables};
 use crate::desired::{Entry, Listener, Port, Target};
 use crate::maps::{Maps, next_generation};
 
@@ -30,9 +30,15 @@ impl<M: Maps> Tables<M> {
     ) -> Result<(), Error> {
         let mut added = Vec::new();
         let mut result = Ok(());
+        let others_serve = port.backends.values().any(|flags| is_serving(*flags));
         for (listener, flags) in &port.backends {
             let written = match installed.backends.get(listener) {
-                Some(held) => self.write_flags(*held, flags | held.flags & RUN_FLAGS),
+                Some(held) => {
+                    if others_serve && is_serving(held.flags) && !is_serving(*flags) {
+                        self.report_retired(held.id)?;
+                    }
+                    self.write_flags(*held, flags | held.flags & RUN_FLAGS)
+                }
                 None => {
                     added.push(*listener);
                     self.new_backend(installed.id, *listener, port.protocol(), *flags)
@@ -232,10 +238,12 @@ impl<M: Maps> Tables<M> {
             };
             let old = self.maps.backend(held.id)?;
             let generation = next_generation(old.generation);
+            self.report_retired(held.id)?;
             self.maps.write_backend(
                 held.id,
                 abi::Backend {
-                    flags: 0,
+                    // Readers that have just found it have to reach it in the way they always did.
+                    flags: old.flags & abi::Backend::LOCAL,
                     generation,
                     service: NOBODY,
                     ..old
@@ -247,8 +255,23 @@ impl<M: Maps> Tables<M> {
         Ok(())
     }
 
+    /// Lets it be known that connected UDP sockets talk to the backend at `id` for no good, if there are any.
+    fn report_retired(&mut self, id: u32) -> Result<(), Error> {
+        if self.maps.is_udp_connected(id)? {
+            let backend = self.maps.backend(id)?;
+            self.retired.push(Retired {
+                id,
+                generation: backend.generation,
+                address: backend.address,
+                port: backend.port,
+            });
+        }
+        Ok(())
+    }
+
     /// A connection that found the backend just before it was taken away has its last generation: that one ends here.
     pub(super) fn clear_backend(&mut self, id: u32) -> Result<(), Error> {
+        self.report_retired(id)?;
         let generation = next_generation(self.maps.backend(id)?.generation);
         let cleared = abi::Backend {
             generation,
@@ -268,6 +291,11 @@ fn slots(installed: &Installed, listeners: &[Listener], flags: u32) -> Vec<u32> 
     let table = maglev::table(listeners, maglev::size_for(listeners.len()));
     let positions = table.into_iter().filter_map(|p| usize::try_from(p).ok());
     positions.filter_map(|p| ids.get(p).copied()).collect()
+}
+
+/// Whether a backend with these flags answers.
+fn is_serving(flags: u8) -> bool {
+    flags & abi::Backend::SERVING != 0
 }
 
 /// The entry of a whole address names no service: those that share it would take turns in it.
