@@ -1,5 +1,258 @@
-//! What the maps hold, as people and machines want to read it. Nothing here writes a map.
+//! The operator's tools: what the pinned maps hold, as text for people or as one JSON document for machines.
+//!
+//! Everything is read from the kernel, through descriptors that cannot write, so the tools work beside a daemon, without
+//! one, and when one is dead. Each view is a file: it reads what it shows into plain values ([`View`]), which are printed
+//! one way or the other.
 
+mod backends;
+mod clock;
+mod conntrack;
+mod drops;
 mod dump;
+mod filter;
+mod pinned;
+mod probe;
+mod programs;
+mod services;
+mod status;
+mod table;
+mod text;
 
+use std::error::Error as _;
+use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand, ValueEnum};
+use dataplane_ebpf::abi::LAYOUT_VERSION;
+use serde::Serialize;
+
+use crate::maps;
+
+pub use backends::BackendsArgs;
+pub use conntrack::ConntrackArgs;
+pub use drops::DropsArgs;
 pub use dump::dump;
+pub use filter::ServiceFilter;
+pub use services::ServicesArgs;
+pub use status::StatusArgs;
+
+/// The maps could not be read.
+const FAILED: u8 = 1;
+/// Nothing is pinned that this build could read.
+const ABSENT: u8 = 3;
+/// What was asked about is not in order.
+const WANTING: u8 = 4;
+
+/// What to look at.
+#[derive(Subcommand, Debug, Clone)]
+pub enum Command {
+    /// Show whether the dataplane is in order: programs, maps, settings, and what is missing.
+    #[command(after_help = examples(&[
+        ("portolan-proxy status", "exit code 4 if anything is missing"),
+    ]))]
+    Status(StatusArgs),
+    /// List Services: frontends, policies, options, numbers of backends, and counters.
+    #[command(after_help = examples(&[
+        ("portolan-proxy services", "all of them"),
+        ("portolan-proxy services kube-system/kube-dns", "all ports of one"),
+        ("portolan-proxy services default/web:http -o json", "one port, for a script"),
+    ]))]
+    Services(ServicesArgs),
+    /// List backends, whether new connections get them or not.
+    #[command(after_help = examples(&[
+        ("portolan-proxy backends", "all of them"),
+        ("portolan-proxy backends --service default/web", "those of one Service"),
+    ]))]
+    Backends(BackendsArgs),
+    /// List tracked connections, those used last first.
+    #[command(after_help = examples(&[
+        ("portolan-proxy conntrack --service default/web", "those of one Service"),
+        ("portolan-proxy conntrack --client 203.0.113.9 --limit 10", "a client's last ten"),
+    ]))]
+    Conntrack(ConntrackArgs),
+    /// Show what was dropped or refused: counters by reason with what to do, and the last drops one by one.
+    #[command(after_help = examples(&[
+        ("portolan-proxy drops", "counters and the last drops"),
+        ("portolan-proxy drops --watch", "each drop as it happens"),
+    ]))]
+    Drops(DropsArgs),
+}
+
+/// What all commands have.
+#[derive(Args, Debug, Clone)]
+pub struct Common {
+    /// The directory that the daemon pins its maps under.
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/portolan")]
+    pub bpf_root: PathBuf,
+
+    /// A table for people, or one JSON document for machines, whose field names stay.
+    #[arg(
+        short,
+        long,
+        value_name = "FORMAT",
+        value_enum,
+        default_value = "table"
+    )]
+    pub output: Output,
+}
+
+/// How to print.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// Aligned columns.
+    Table,
+    /// JSON.
+    Json,
+}
+
+/// Why there is nothing to show.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No daemon has been here, or it pins elsewhere.
+    #[error(
+        "no dataplane is pinned under {}: is portolan-proxy running on this node, and with this --bpf-root?",
+        root.display()
+    )]
+    NothingPinned {
+        /// Where.
+        root: PathBuf,
+    },
+    /// Another build's daemon was here.
+    #[error(
+        "the dataplane pinned under {} has the layout {found}, but this program reads v{LAYOUT_VERSION}: use the one of the daemon's version",
+        root.display()
+    )]
+    OtherLayout {
+        /// Where.
+        root: PathBuf,
+        /// What is pinned there.
+        found: String,
+    },
+    /// A directory or a pin could not be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A map could not be read.
+    #[error(transparent)]
+    Maps(#[from] maps::Error),
+    /// The output takes no more.
+    #[error("cannot write the output")]
+    Output(#[source] io::Error),
+}
+
+/// Something to show, as JSON by its fields and as text by [`View::write`].
+trait View: Serialize {
+    /// Writes it as text.
+    fn write(&self, out: &mut dyn Write) -> io::Result<()>;
+
+    /// Whether it is what was hoped for, which the exit code tells.
+    fn is_in_order(&self) -> bool {
+        true
+    }
+}
+
+/// Runs `command` to its end.
+pub fn run(command: &Command) -> ExitCode {
+    let result = match command {
+        Command::Status(args) => status::look(args).and_then(|view| show(&args.common, &view)),
+        Command::Services(args) => services::look(args).and_then(|view| show(&args.common, &view)),
+        Command::Backends(args) => backends::look(args).and_then(|view| show(&args.common, &view)),
+        Command::Conntrack(args) => {
+            conntrack::look(args).and_then(|view| show(&args.common, &view))
+        }
+        Command::Drops(args) if args.watch => {
+            drops::watch(args, |drop| show(&args.common, drop).map(|_| ())).map(|()| true)
+        }
+        Command::Drops(args) => drops::look(args).and_then(|view| show(&args.common, &view)),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(WANTING),
+        Err(error) => fail(&error),
+    }
+}
+
+/// Prints `view`; whether it is in order.
+fn show<V: View>(common: &Common, view: &V) -> Result<bool, Error> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    let written = match common.output {
+        Output::Table => view.write(&mut out),
+        Output::Json => serde_json::to_writer(&mut out, view)
+            .map_err(io::Error::from)
+            .and_then(|()| writeln!(out)),
+    };
+    let written = written.and_then(|()| out.flush());
+    written.map_err(Error::Output)?;
+    Ok(view.is_in_order())
+}
+
+/// Tells people why, and scripts by the code.
+fn fail(error: &Error) -> ExitCode {
+    // Whoever reads the output has seen enough, as `head` has.
+    if matches!(error, Error::Output(source) if source.kind() == io::ErrorKind::BrokenPipe) {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("portolan-proxy: {}", message(error));
+    ExitCode::from(match error {
+        Error::NothingPinned { .. } | Error::OtherLayout { .. } => ABSENT,
+        _ => FAILED,
+    })
+}
+
+/// What went wrong and why, down to the first cause, and what most likely helps.
+fn message(error: &Error) -> String {
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        message = format!("{message}: {error}");
+        cause = error.source();
+    }
+    let denied = match error {
+        Error::Read { source, .. } | Error::Maps(maps::Error { source, .. }) => {
+            source.kind() == io::ErrorKind::PermissionDenied
+        }
+        _ => false,
+    };
+    if denied {
+        message.push_str(" (run as root)");
+    }
+    message
+}
+
+/// The end of a command's help.
+fn examples(examples: &[(&str, &str)]) -> String {
+    let mut text = "Examples:\n".to_owned();
+    for (command, what) in examples {
+        text.push_str(&format!("  {command:<58} {what}\n"));
+    }
+    text.push_str(
+        "\nExit codes: 0 done; 1 the maps cannot be read; 2 wrong usage; 3 no dataplane is pinned \
+         there; 4 what was asked about is not there or not in order",
+    );
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_say_what_to_do() {
+        let root = PathBuf::from("/nowhere");
+        let message = message(&Error::Read {
+            path: root.clone(),
+            source: io::ErrorKind::PermissionDenied.into(),
+        });
+        assert_eq!(
+            message,
+            "cannot read /nowhere: permission denied (run as root)"
+        );
+        let error = pinned::Pinned::open(&root).expect_err("nothing is pinned there");
+        assert!(matches!(error, Error::NothingPinned { .. }), "{error}");
+    }
+}

@@ -8,13 +8,17 @@ use std::process::ExitCode;
 use clap::Parser;
 use proxy::cli::Cli;
 use proxy::config::Config;
+use proxy::inspect;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    daemon(cli.config)
+    match &cli.command {
+        Some(command) => inspect::run(command),
+        None => daemon(cli.config),
+    }
 }
 
 // One thread is enough: the kernel does the work that has to be fast, and one thread keeps memory small.

@@ -1,6 +1,8 @@
 //! System calls that no library offers: arrays of the kernel mapped into memory, links of BPF programs, and the cookie of
 //! a network namespace. The only file of this package with unsafe code.
 
+pub(crate) mod read;
+
 use std::cell::Cell;
 use std::ffi::CString;
 use std::io;
@@ -39,6 +41,15 @@ pub(crate) struct Array<T> {
 struct Window {
     start: NonNull<u8>,
     bytes: usize,
+}
+
+/// A link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LinkInfo {
+    /// The id of the program that it runs.
+    pub(crate) program: u32,
+    /// Where it runs.
+    pub(crate) target: LinkTarget,
 }
 
 /// What a link attaches its program to.
@@ -265,8 +276,13 @@ pub(crate) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
 }
 
 /// What `link` attaches its program to.
-#[expect(unsafe_code, reason = "bpf(2)")]
 pub(crate) fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
+    Ok(link_info(link)?.target)
+}
+
+/// What `link` attaches where.
+#[expect(unsafe_code, reason = "bpf(2)")]
+pub(crate) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     #[repr(C)]
     struct InfoByFd {
         bpf_fd: u32,
@@ -275,7 +291,7 @@ pub(crate) fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
     }
     /// The start of `struct bpf_link_info`, with room for what newer kernels add.
     #[repr(C)]
-    struct LinkInfo {
+    struct RawLinkInfo {
         kind: u32,
         id: u32,
         prog_id: u32,
@@ -283,10 +299,10 @@ pub(crate) fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
         target: [u32; 2],
         rest: [u64; 8],
     }
-    let mut info = MaybeUninit::<LinkInfo>::zeroed();
+    let mut info = MaybeUninit::<RawLinkInfo>::zeroed();
     let attributes = InfoByFd {
         bpf_fd: fd_number(link),
-        info_len: u32::try_from(size_of::<LinkInfo>()).map_err(io::Error::other)?,
+        info_len: u32::try_from(size_of::<RawLinkInfo>()).map_err(io::Error::other)?,
         info: info.as_mut_ptr() as u64,
     };
     // SAFETY: the kernel writes at most `info_len` bytes into `info`, which lives until after the call.
@@ -304,11 +320,13 @@ pub(crate) fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
     // SAFETY: zeroed before the call, and integers take any bit pattern.
     let info = unsafe { info.assume_init() };
     let [low, high] = info.target;
-    Ok(match info.kind {
+    let target = match info.kind {
         LINK_TYPE_CGROUP => LinkTarget::Cgroup(u64::from(high) << 32 | u64::from(low)),
         LINK_TYPE_TCX => LinkTarget::Device(low),
         _ => LinkTarget::Other,
-    })
+    };
+    let program = info.prog_id;
+    Ok(LinkInfo { program, target })
 }
 
 /// The cookie of the network namespace that `socket` was made in.

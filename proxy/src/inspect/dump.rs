@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use dataplane_ebpf::abi::{Backend, Frontend, Kind, NodeAddress, Run, Service, SourceRange};
 use dataplane_ebpf::addr::Family;
 
+use super::text;
 use crate::desired::Entry;
 use crate::maps::{Error, Maps};
 
@@ -60,7 +61,7 @@ fn entry_line(maps: &impl Maps, entry: Entry, frontend: Frontend) -> Result<Stri
     let (cluster, local) = (run(maps, service.cluster)?, run(maps, service.local)?);
     let mut line = format!(
         "{} {address} cluster={cluster} local={local}",
-        kind(frontend.kind)
+        text::kind(frontend.kind)
     );
     for (bit, name) in [
         (Service::INTERNAL_LOCAL, "internal-local"),
@@ -81,16 +82,6 @@ fn entry_line(maps: &impl Maps, entry: Entry, frontend: Frontend) -> Result<Stri
 fn prefix(range: SourceRange) -> String {
     let ahead = if range.address.is_v4() { 32 + 96 } else { 32 };
     format!("{}/{}", range.address, range.bits.saturating_sub(ahead))
-}
-
-fn kind(kind: Kind) -> &'static str {
-    match kind {
-        Kind::CLUSTER_IP => "cluster-ip",
-        Kind::NODE_PORT => "node-port",
-        Kind::EXTERNAL_IP => "external-ip",
-        Kind::LOAD_BALANCER => "load-balancer",
-        _ => "unknown",
-    }
 }
 
 fn run(maps: &impl Maps, run: Run) -> Result<String, Error> {
