@@ -10,7 +10,7 @@ RUNNER := CARGO_TARGET_$(shell rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-
 STATIC_SAMPLE := --package sample --bin serve-hostname -- -C target-feature=+crt-static
 export PORTOLAN_BIN := $(BIN)
 
-.PHONY: setup build up down test bench
+.PHONY: setup build up down test bench test-kernels
 
 # Installs what is missing, and says what and why.
 setup:
@@ -37,6 +37,10 @@ test: setup
 	cargo build --locked
 	cargo rustc --locked $(STATIC_SAMPLE)
 	cargo test --locked --package tests
+
+# The packet and connection tests in the kernels of Debian 12, the oldest one that is supported among them, under qemu.
+test-kernels:
+	tests/kernels/run
 
 # Start time and memory of a whole cluster.
 bench: build
