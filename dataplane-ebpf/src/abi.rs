@@ -545,6 +545,9 @@ pub struct SourceRange {
 }
 
 impl SourceRange {
+    /// The bits of a service's id and a whole address.
+    pub const ALL_BITS: u32 = 160;
+
     /// The clients of `service` whose first `length` bits, counted in the mapped form, are those of `address`.
     #[inline(always)]
     pub const fn new(service: u32, address: Addr, length: u32) -> Self {

@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
 use aya::programs::{
     CgroupSock, CgroupSockAddr, ProgramError, ProgramInfo, SchedClassifier, TestRun as _,
@@ -12,7 +13,7 @@ use aya::programs::{
 use aya::{Ebpf, EbpfLoader, Pod};
 use dataplane_ebpf::abi::{
     Affinity, AffinityKey, Backend, Connection, Frontend, FrontendKey, Kind, Node, NodeAddress,
-    NodePortKey, Peer, Run, Service, SocketKey, Stats, maps,
+    NodePortKey, Peer, Run, Service, SocketKey, SourceRange, Stats, maps,
 };
 use dataplane_ebpf::addr::{Addr, Family, Port, Protocol};
 use dataplane_ebpf::drop::Drop;
@@ -24,6 +25,18 @@ pub(crate) struct Dataplane {
     pub(crate) ebpf: Ebpf,
     slots: u32,
 }
+
+/// A prefix of addresses: one of them, and how many bits count.
+pub(crate) type Range = (IpAddr, u32);
+
+/// What the trie compares of a [`SourceRange`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct RangeData(u32, Addr);
+
+#[expect(unsafe_code, reason = "a trie's key is made of two parts by aya")]
+// SAFETY: integers without padding between them.
+unsafe impl Pod for RangeData {}
 
 /// Where a backend runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +56,7 @@ impl Dataplane {
             (maps::FRONTENDS, 256),
             (maps::SERVICES, 256),
             (maps::STATS, 256),
-            (maps::SLOTS, 256),
+            (maps::SLOTS, 1024),
             (maps::BACKENDS, 256),
             (maps::CONNTRACK, 16384),
             (maps::SOCKETS, 4096),
@@ -158,6 +171,45 @@ impl Dataplane {
             0,
         )?;
         Ok(())
+    }
+
+    /// Makes service `id` answer at an address that is not a cluster IP.
+    pub(crate) fn add_frontend(
+        &mut self,
+        id: u32,
+        kind: Kind,
+        (address, port): (IpAddr, u16),
+        protocol: Protocol,
+    ) -> Result<()> {
+        let key = FrontendKey::new(address.into(), Port::new(port), protocol);
+        self.hash(maps::FRONTENDS)?
+            .insert(key, Frontend::new(id, kind), 0)?;
+        Ok(())
+    }
+
+    /// Lets the clients of a prefix use a service's load balancer addresses.
+    pub(crate) fn add_source_range(&mut self, id: u32, (address, length): Range) -> Result<()> {
+        let (key, mut ranges) = self.source_range(id, (address, length))?;
+        Ok(ranges.insert(&key, 0, 0)?)
+    }
+
+    /// Takes a prefix away again.
+    pub(crate) fn remove_source_range(&mut self, id: u32, range: Range) -> Result<()> {
+        let (key, mut ranges) = self.source_range(id, range)?;
+        Ok(ranges.remove(&key)?)
+    }
+
+    fn source_range(
+        &mut self,
+        id: u32,
+        (address, length): Range,
+    ) -> Result<(Key<RangeData>, LpmTrie<&mut MapData, RangeData, u32>)> {
+        let mapped = if address.is_ipv4() { 96 } else { 0 };
+        let range = SourceRange::new(id, address.into(), mapped + length);
+        let map = self.ebpf.map_mut(maps::SOURCE_RANGES);
+        let ranges = LpmTrie::try_from(map.context("no such map")?)?;
+        let data = RangeData(range.service, range.address);
+        Ok((Key::new(range.bits, data), ranges))
     }
 
     /// Makes service `id` answer at a node port of one family.

@@ -1,6 +1,8 @@
 //! System calls of real sockets under the cgroup hooks: what a program sees when it talks to a service.
 
 mod affinity;
+mod ranges;
+mod unallocated;
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};

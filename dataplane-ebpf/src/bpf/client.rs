@@ -1,6 +1,7 @@
 //! Who asks for a backend: the sender of a packet here, a socket's call in `socket`.
 
 use dataplane_ebpf::abi::{AffinityKey, Origin, Service};
+use dataplane_ebpf::addr::Addr;
 use dataplane_ebpf::flow::Flow;
 use dataplane_ebpf::maglev;
 
@@ -8,6 +9,9 @@ use dataplane_ebpf::maglev;
 pub(crate) trait Client {
     /// Where it is.
     fn origin(&self) -> Origin;
+
+    /// Its address.
+    fn source(&self) -> Addr;
 
     /// By what a service that holds its clients to their backends knows it.
     fn affinity_key(&self, service: u32) -> AffinityKey;
@@ -31,6 +35,11 @@ impl Client for Sender<'_> {
     #[inline(always)]
     fn origin(&self) -> Origin {
         self.origin
+    }
+
+    #[inline(always)]
+    fn source(&self) -> Addr {
+        self.flow.source
     }
 
     #[inline(always)]

@@ -196,8 +196,9 @@ fn find_connection(work: &mut Work, origin: Origin) -> Result<bool, Drop> {
         Course::Continue => Ok(true),
         Course::Begin => open(work, origin),
         Course::Move => match open(work, origin) {
-            // With no backend that serves, a flow keeps the one it has; choosing failed before anything changed.
-            Err(Drop::NoBackend | Drop::NoPolicyBackend) => Ok(true),
+            // With no backend that serves, or none for a new client, a flow keeps the one it has; choosing failed before
+            // anything changed.
+            Err(Drop::NoBackend | Drop::NoPolicyBackend | Drop::SourceRange) => Ok(true),
             moved => moved,
         },
     }

@@ -2,10 +2,15 @@
 
 use super::affinity::{self, Terms};
 use super::client::Client;
-use super::maps::{BACKENDS, FRONTENDS, NODE_ADDRESSES, NODEPORTS, SERVICES, SLOTS};
+use super::maps::{
+    BACKENDS, FRONTENDS, NODE, NODE_ADDRESSES, NODEPORTS, SERVICES, SLOTS, SOURCE_RANGES,
+};
 use super::stats;
+use aya_ebpf::maps::lpm_trie::Key;
 use core::ptr::read_volatile;
-use dataplane_ebpf::abi::{Backend, Frontend, FrontendKey, NodeAddress, NodePortKey, Run, Service};
+use dataplane_ebpf::abi::{
+    Backend, Frontend, FrontendKey, Kind, NodeAddress, NodePortKey, Run, Service, SourceRange,
+};
 use dataplane_ebpf::addr::{Addr, Family, Port, Protocol};
 use dataplane_ebpf::drop::Drop;
 
@@ -31,9 +36,12 @@ pub(crate) fn find(
         return Ok(Some(*frontend));
     }
     if is_service_address(address) {
-        return Err(Drop::UnknownPort);
+        Err(Drop::UnknownPort)
+    } else if is_unallocated(address) {
+        Err(Drop::Unallocated)
+    } else {
+        Ok(None)
     }
-    Ok(None)
 }
 
 /// Whether the whole address belongs to services.
@@ -41,6 +49,23 @@ pub(crate) fn find(
 pub(crate) fn is_service_address(address: Addr) -> bool {
     // SAFETY: the map is not preallocated, so the entry outlives this program's run.
     unsafe { FRONTENDS.get(FrontendKey::whole_address(address)) }.is_some()
+}
+
+/// Whether an address that belongs to no service is set aside for services.
+#[inline(always)]
+fn is_unallocated(address: Addr) -> bool {
+    let Some(node) = NODE.get(0) else {
+        return false;
+    };
+    for (number, prefix) in (0..).zip(&node.service_cidrs) {
+        if number >= node.service_cidr_count {
+            return false;
+        }
+        if prefix.contains(address) {
+            return true;
+        }
+    }
+    false
 }
 
 /// Whether a service may answer at some port of the address.
@@ -84,6 +109,9 @@ pub(crate) fn select(frontend: Frontend, client: &impl Client) -> Result<Choice,
 #[inline(always)]
 pub(crate) fn choose(frontend: Frontend, client: &impl Client) -> Result<Choice, Drop> {
     let service = Settings::read(frontend.service)?;
+    if service.restricts(frontend.kind) && !is_in_range(frontend.service, client.source()) {
+        return Err(Drop::SourceRange);
+    }
     let local_only = Service::is_local_only(service.flags, frontend.kind, client.origin());
     let (run, in_run) = if local_only {
         (service.local(), Backend::IN_LOCAL_RUN)
@@ -109,6 +137,19 @@ pub(crate) fn choose(frontend: Frontend, client: &impl Client) -> Result<Choice,
         backend = affinity::backend(&key, &terms, backend);
     }
     chosen(frontend.service, service.generation, backend)
+}
+
+/// Whether the frontend is only for clients in its service's source ranges.
+#[inline(always)]
+pub(crate) fn is_restricted(frontend: Frontend) -> bool {
+    Settings::read(frontend.service).is_ok_and(|service| service.restricts(frontend.kind))
+}
+
+#[inline(always)]
+fn is_in_range(service: u32, source: Addr) -> bool {
+    SOURCE_RANGES
+        .get(Key::new(SourceRange::ALL_BITS, (service, source)))
+        .is_some()
 }
 
 #[inline(always)]
@@ -149,6 +190,12 @@ impl Settings {
                 affinity_seconds: read_volatile(&raw const (*service).affinity_seconds),
             })
         }
+    }
+
+    /// Whether clients that use an address of `kind` must be in the service's source ranges.
+    #[inline(always)]
+    fn restricts(&self, kind: Kind) -> bool {
+        kind == Kind::LOAD_BALANCER && self.flags & Service::SOURCE_RANGES != 0
     }
 
     #[inline(always)]

@@ -15,7 +15,9 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use core::ptr::{read_volatile, write_volatile};
-use dataplane_ebpf::abi::{AffinityKey, NodePortKey, Origin, Peer, SocketKey, UDP_IDLE, moment};
+use dataplane_ebpf::abi::{
+    AffinityKey, Frontend, NodePortKey, Origin, Peer, SocketKey, UDP_IDLE, moment,
+};
 use dataplane_ebpf::addr::{Addr, Family, Port, Protocol};
 use dataplane_ebpf::drop::{Answer, Drop};
 
@@ -43,6 +45,9 @@ fn try_connect(call: &Call<'_>) -> Result<(), Drop> {
     let Some(frontend) = service::find(address, port, protocol, || call.is_node())? else {
         return Ok(());
     };
+    if !knows_source(call, frontend) {
+        return Ok(());
+    }
     let choice = service::select(frontend, call)?;
     let mut peer = peer(&choice, address, port);
     // SAFETY: the helper takes the socket from the context and copies the value.
@@ -61,6 +66,13 @@ fn try_connect(call: &Call<'_>) -> Result<(), Drop> {
     call.set_address(peer.backend, peer.backend_port);
     stats::count_connection(choice.service);
     Ok(())
+}
+
+/// Whether the hook knows the call's source address if the frontend asks for it. A pod's it does not know; then the call
+/// is left alone, and the hook of the pod's device decides about the packet.
+#[inline(always)]
+fn knows_source(call: &Call<'_>, frontend: Frontend) -> bool {
+    !service::is_restricted(frontend) || call.is_node()
 }
 
 /// `sendmsg` and `sendto` of UDP with an address.
@@ -84,6 +96,9 @@ fn try_sendmsg(call: &Call<'_>) -> Result<(), Drop> {
     };
     if let (Standing::Serving, Some(peer)) = (standing, &known) {
         return keep(call, cookie, peer);
+    }
+    if !knows_source(call, frontend) {
+        return Ok(());
     }
     match (service::select(frontend, call), known) {
         (Ok(choice), _) => {
@@ -348,6 +363,19 @@ impl Client for Call<'_> {
     #[inline(always)]
     fn origin(&self) -> Origin {
         Origin::Node
+    }
+
+    /// The node's, since of other sockets' addresses nothing is known.
+    #[inline(always)]
+    fn source(&self) -> Addr {
+        let Some(node) = NODE.get(0) else {
+            return Addr::UNSPECIFIED;
+        };
+        if self.address().0.is_v4() {
+            node.source_v4
+        } else {
+            node.source_v6
+        }
     }
 
     #[inline(always)]
