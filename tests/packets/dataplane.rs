@@ -38,6 +38,12 @@ struct RangeData(u32, Addr);
 // SAFETY: integers without padding between them.
 unsafe impl Pod for RangeData {}
 
+fn range_key(service: u32, (address, length): Range) -> Key<RangeData> {
+    let mapped = if address.is_ipv4() { 96 } else { 0 };
+    let range = SourceRange::new(service, address.into(), mapped + length);
+    Key::new(range.bits, RangeData(range.service, range.address))
+}
+
 /// Where a backend runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
@@ -188,28 +194,18 @@ impl Dataplane {
     }
 
     /// Lets the clients of a prefix use a service's load balancer addresses.
-    pub(crate) fn add_source_range(&mut self, id: u32, (address, length): Range) -> Result<()> {
-        let (key, mut ranges) = self.source_range(id, (address, length))?;
-        Ok(ranges.insert(&key, 0, 0)?)
+    pub(crate) fn add_source_range(&mut self, id: u32, range: Range) -> Result<()> {
+        Ok(self.source_ranges()?.insert(&range_key(id, range), 0, 0)?)
     }
 
     /// Takes a prefix away again.
     pub(crate) fn remove_source_range(&mut self, id: u32, range: Range) -> Result<()> {
-        let (key, mut ranges) = self.source_range(id, range)?;
-        Ok(ranges.remove(&key)?)
+        Ok(self.source_ranges()?.remove(&range_key(id, range))?)
     }
 
-    fn source_range(
-        &mut self,
-        id: u32,
-        (address, length): Range,
-    ) -> Result<(Key<RangeData>, LpmTrie<&mut MapData, RangeData, u32>)> {
-        let mapped = if address.is_ipv4() { 96 } else { 0 };
-        let range = SourceRange::new(id, address.into(), mapped + length);
+    fn source_ranges(&mut self) -> Result<LpmTrie<&mut MapData, RangeData, u32>> {
         let map = self.ebpf.map_mut(maps::SOURCE_RANGES);
-        let ranges = LpmTrie::try_from(map.context("no such map")?)?;
-        let data = RangeData(range.service, range.address);
-        Ok((Key::new(range.bits, data), ranges))
+        Ok(LpmTrie::try_from(map.context("no such map")?)?)
     }
 
     /// Makes service `id` answer at a node port of one family.

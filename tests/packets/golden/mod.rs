@@ -6,7 +6,10 @@ mod affinity;
 mod cases;
 mod cost;
 mod eviction;
+mod maglev;
 mod pods;
+mod ranges;
+mod unallocated;
 mod world;
 mod writer;
 
