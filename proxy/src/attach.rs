@@ -1,31 +1,34 @@
 //! The programs and maps in the kernel: loaded, pinned and attached so that they outlive the daemon.
 //!
-//! Under the pin directory `v<layout>/maps` holds every map and `v<layout>/links` every attachment. What an earlier daemon
-//! pinned is adopted: its maps with all they hold, after a check that they are what this build declares, and its links by
-//! putting this build's program in the old one's place, between two packets. A link whose cgroup or device is gone is
-//! made anew.
+//! Under the pin directory `v<layout>/maps` holds every map, `v<layout>/links` every attachment that is a link, and
+//! `v<layout>/filters` the places of those that are not. What an earlier daemon left is adopted: its maps with all they
+//! hold, after a check that they are what this build declares, and its attachments by putting this build's program in the
+//! old one's place, between two packets. A link whose cgroup or device is gone is made anew.
 
-use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io;
-use std::os::fd::AsFd;
+mod filter;
+mod link;
+mod load;
+mod spot;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use aya::pin::PinError;
-use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::{CgroupAttachMode, Program, ProgramError, TcAttachType};
+use aya::programs::Program;
 use aya::{Ebpf, EbpfError};
 use dataplane_ebpf::{Hook, OBJECT, PROGRAMS};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
-use crate::devices::Device;
+use crate::devices::{Device, Devices};
+use crate::features::Features;
 use crate::pins::{self, MapSizes, Pins, file};
-use crate::sys::{self, LinkTarget};
+use crate::sys::LinkTarget;
+use spot::{Attachment, Spot};
 
-/// How often a program is given to the verifier before an interruption counts as a failure.
-const LOAD_TRIES: usize = 5;
+pub(crate) use filter::remove as remove_filter;
 
 /// What the loader reports; its own errors differ from step to step.
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -75,21 +78,31 @@ pub struct Dataplane {
     programs: Ebpf,
     pins: Pins,
     cgroup: PathBuf,
+    features: Features,
+    /// What runs on devices by the pin directory, whichever daemon attached it.
+    attached: BTreeSet<Attachment>,
+    /// The programs of this daemon among them.
+    running: BTreeMap<Attachment, &'static str>,
 }
 
 impl Dataplane {
     /// Loads the programs with the maps pinned under `root`, which are adopted or made. Nothing is attached yet.
-    pub fn open(root: &Path, cgroup: &Path, sizes: MapSizes) -> Result<Self, Error> {
+    pub fn open(
+        root: &Path,
+        cgroup: &Path,
+        sizes: MapSizes,
+        features: Features,
+    ) -> Result<Self, Error> {
         check_cgroup(cgroup)?;
         let pins = Pins::open(root, sizes)?;
-        let mut programs = pins.loader(sizes).load(OBJECT).map_err(Error::Load)?;
-        for program in PROGRAMS {
-            load(&mut programs, program.name)?;
-        }
+        let programs = load::object(pins.loader(sizes), OBJECT)?;
         Ok(Self {
             programs,
+            attached: spot::list(&pins)?,
             pins,
             cgroup: cgroup.to_owned(),
+            features,
+            running: BTreeMap::new(),
         })
     }
 
@@ -101,7 +114,7 @@ impl Dataplane {
     /// Attaches the programs for sockets to the cgroup, taking over the links there are.
     pub fn attach_sockets(&mut self) -> Result<(), Error> {
         for program in PROGRAMS {
-            if !is_for_devices(program.hook) {
+            if Spot::sides(program.hook).is_none() {
                 self.attach_cgroup(program.name)?;
             }
         }
@@ -113,30 +126,87 @@ impl Dataplane {
         Ok(self.pins.remove_other_layouts()?)
     }
 
-    /// Attaches the programs for packets to each of the `uplinks`, taking over the links there are, and lets go of the
-    /// devices that are no uplinks any more. One that fails does not keep the others from it; what failed is returned.
-    /// Without any uplink everything stays as it is: a route that is gone for a moment must not cost connections.
-    pub fn attach_uplinks(&mut self, uplinks: &BTreeSet<Device>) -> Vec<Error> {
-        if uplinks.is_empty() {
-            return Vec::new();
-        }
+    /// Forgets what is attached, so that the next [`Self::attach_devices`] looks at every device again.
+    pub fn look_again(&mut self) -> Result<(), Error> {
+        self.attached = spot::list(&self.pins)?;
+        self.running.clear();
+        Ok(())
+    }
+
+    /// Attaches the programs for packets to the `devices` that have none of this daemon's yet, taking over what is
+    /// attached there, and lets go of all others. One that fails does not keep the others from it; what failed is
+    /// returned. Without any uplink, those there were keep their programs: a route that is gone for a moment must not
+    /// cost connections.
+    pub fn attach_devices(&mut self, devices: &Devices) -> Vec<Error> {
+        let wanted = self.wanted(devices);
         let mut failed = Vec::new();
-        let mut wanted = BTreeSet::new();
-        for program in PROGRAMS {
-            if !is_for_devices(program.hook) {
-                wanted.insert(self.pins.links.join(program.name));
+        for (attachment, (program, device)) in &wanted {
+            if self.running.get(attachment) == Some(program) {
                 continue;
             }
-            if program.hook == Hook::Pod {
-                continue;
-            }
-            for device in uplinks {
-                wanted.insert(self.device_pin(program.name, device));
-                failed.extend(self.attach_device(program.name, program.hook, device).err());
+            match self.attach_device(program, *attachment, device) {
+                Ok(()) => {
+                    self.attached.insert(*attachment);
+                    self.running.insert(*attachment, program);
+                }
+                // Pods come and go, and their devices are often gone before they are seen.
+                Err(error) if !device.exists() => debug!(?error, device = device.name, "gone"),
+                Err(error) => failed.push(error),
             }
         }
-        failed.extend(self.detach_others(&wanted).err());
+        let others = self.attached.iter().filter(|attachment| {
+            let is_kept = devices.uplinks.is_empty() && self.was_uplink(attachment.spot.device);
+            !wanted.contains_key(attachment) && !is_kept
+        });
+        for attachment in others.copied().collect::<Vec<_>>() {
+            match self.detach(attachment) {
+                Ok(()) => {
+                    self.attached.remove(&attachment);
+                    self.running.remove(&attachment);
+                }
+                Err(error) => failed.push(error),
+            }
+        }
         failed
+    }
+
+    /// Which program belongs where. The order is one in which they can be attached while traffic flows: what translates
+    /// replies comes before what translates requests.
+    fn wanted<'a>(&self, devices: &'a Devices) -> BTreeMap<Attachment, (&'static str, &'a Device)> {
+        let mut wanted = BTreeMap::new();
+        for program in PROGRAMS {
+            let Some(side) = Spot::sides(program.hook) else {
+                continue;
+            };
+            let chosen = match program.hook {
+                Hook::Pod => &devices.pods,
+                _ => &devices.uplinks,
+            };
+            for device in chosen {
+                let was_uplink = devices.uplinks.is_empty() && self.was_uplink(device.index);
+                if program.hook == Hook::Pod && was_uplink {
+                    continue;
+                }
+                let spot = Spot {
+                    side,
+                    device: device.index,
+                };
+                let attachment = Attachment {
+                    spot,
+                    is_link: self.features.tcx,
+                };
+                wanted.insert(attachment, (program.name, device));
+            }
+        }
+        wanted
+    }
+
+    /// Only uplinks have a program for what leaves by them.
+    fn was_uplink(&self, device: u32) -> bool {
+        let on_egress = |attachment: &Attachment| {
+            attachment.spot.device == device && attachment.spot.side == spot::Side::Egress
+        };
+        self.attached.iter().any(on_egress)
     }
 
     fn attach_cgroup(&mut self, name: &'static str) -> Result<(), Error> {
@@ -146,7 +216,8 @@ impl Dataplane {
             .map_err(file("inspect", &self.cgroup))?
             .ino();
         let pin = self.pins.links.join(name);
-        if self.take_over(name, &pin, LinkTarget::Cgroup(id))? {
+        let program = program(&mut self.programs, name)?;
+        if link::take_over(name, program, &pin, LinkTarget::Cgroup(id))? {
             return Ok(());
         }
         let target = self.cgroup.display().to_string();
@@ -155,95 +226,53 @@ impl Dataplane {
             target,
             source,
         };
-        let link = attach_to_cgroup(self.program(name)?, &cgroup).map_err(failed)?;
+        let link = link::to_cgroup(program, &cgroup).map_err(failed)?;
         info!(program = name, cgroup = %self.cgroup.display(), "attached");
-        pin_link(name, link, &pin)
+        link::pin(name, link, &pin)
     }
 
     fn attach_device(
         &mut self,
         name: &'static str,
-        hook: Hook,
+        attachment: Attachment,
         device: &Device,
     ) -> Result<(), Error> {
-        let pin = self.device_pin(name, device);
-        if self.take_over(name, &pin, LinkTarget::Device(device.index))? {
-            return Ok(());
-        }
         let failed = |source| Error::Attach {
             name,
             target: device.name.clone(),
             source,
         };
-        let link = attach_to_device(self.program(name)?, hook, &device.name).map_err(failed)?;
-        info!(program = name, device = device.name, "attached");
-        pin_link(name, link, &pin)
-    }
-
-    /// Puts the program called `name` into the link at `pin`, if there is one and it attaches to `target`.
-    fn take_over(
-        &mut self,
-        name: &'static str,
-        pin: &Path,
-        target: LinkTarget,
-    ) -> Result<bool, Error> {
-        let link = match sys::open_pin(pin) {
-            Ok(link) => link,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(file("open", pin)(error).into()),
-        };
-        let found = sys::link_target(link.as_fd()).map_err(file("inspect", pin))?;
-        if found != target {
-            warn!(
-                program = name,
-                ?found,
-                ?target,
-                "an old link attaches elsewhere; it is made anew"
-            );
-            fs::remove_file(pin).map_err(file("remove", pin))?;
-            return Ok(false);
+        let pin = attachment.pin(&self.pins);
+        let program = program(&mut self.programs, name)?;
+        if !attachment.is_link {
+            return filter::attach(program, attachment.spot, device, &pin).map_err(failed);
         }
-        let failed = |source: ProgramError| Error::Program {
-            name,
-            reason: source.to_string(),
-        };
-        let program = self.program(name)?.fd().map_err(failed)?;
-        sys::update_link(link.as_fd(), program.as_fd()).map_err(file("update", pin))?;
-        debug!(program = name, "took over its link");
-        Ok(true)
-    }
-
-    /// Removes the links that are not `wanted`, which detaches their programs.
-    fn detach_others(&self, wanted: &BTreeSet<PathBuf>) -> Result<(), Error> {
-        let pins = fs::read_dir(&self.pins.links).map_err(file("list", &self.pins.links))?;
-        for pin in pins {
-            let pin = pin.map_err(file("list", &self.pins.links))?.path();
-            if !wanted.contains(&pin) {
-                info!(pin = %pin.display(), "detached");
-                fs::remove_file(&pin).map_err(file("remove", &pin))?;
-            }
+        let target = LinkTarget::Device(device.index);
+        if link::take_over(name, program, &pin, target)? {
+            return Ok(());
         }
+        let link = link::to_device(program, attachment.spot, device).map_err(failed)?;
+        link::pin(name, link, &pin)?;
+        // It was found by its name, which may be another device's by now.
+        if !link::take_over(name, program, &pin, target)? {
+            return Err(failed("another device has its name now".into()));
+        }
+        debug!(program = name, device = device.name, "attached");
         Ok(())
     }
 
-    fn program(&mut self, name: &'static str) -> Result<&mut Program, Error> {
-        let missing = || Error::Program {
-            name,
-            reason: "the object file does not have it".to_owned(),
-        };
-        self.programs.program_mut(name).ok_or_else(missing)
-    }
-
-    fn device_pin(&self, name: &str, device: &Device) -> PathBuf {
-        self.pins.links.join(format!("{name}-{}", device.index))
+    fn detach(&self, attachment: Attachment) -> Result<(), Error> {
+        debug!(%attachment, "detached");
+        Ok(self.pins.detach(&attachment.pin(&self.pins))?)
     }
 }
 
-fn is_for_devices(hook: Hook) -> bool {
-    match hook {
-        Hook::Ingress | Hook::Egress | Hook::Pod | Hook::Xdp => true,
-        Hook::SocketAddress | Hook::Socket => false,
-    }
+fn program<'a>(programs: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program, Error> {
+    let missing = || Error::Program {
+        name,
+        reason: "the object file does not have it".to_owned(),
+    };
+    programs.program_mut(name).ok_or_else(missing)
 }
 
 /// Programs for sockets are attached to the second version of cgroups only; a hybrid host has both.
@@ -254,81 +283,4 @@ fn check_cgroup(path: &Path) -> Result<(), Error> {
     } else {
         Err(Error::NotCgroup2(path.to_owned()))
     }
-}
-
-fn load(programs: &mut Ebpf, name: &'static str) -> Result<(), Error> {
-    let failed = |reason: String| Error::Program { name, reason };
-    let program = programs
-        .program_mut(name)
-        .ok_or_else(|| failed("the object file does not have it".to_owned()))?;
-    let load: &mut dyn FnMut() -> Result<(), ProgramError> = match program {
-        Program::CgroupSockAddr(program) => &mut || program.load(),
-        Program::CgroupSock(program) => &mut || program.load(),
-        Program::SchedClassifier(program) => &mut || program.load(),
-        other => {
-            return Err(failed(format!(
-                "it is of the unexpected type {:?}",
-                other.prog_type()
-            )));
-        }
-    };
-    let mut loaded = load();
-    for _ in 1..LOAD_TRIES {
-        if !loaded.as_ref().is_err_and(was_interrupted) {
-            break;
-        }
-        loaded = load();
-    }
-    loaded.map_err(|error| failed(tail(&error.to_string())))
-}
-
-/// The verifier gives up with EAGAIN when a signal is pending for the thread (`bpf_check`), whatever signal that is.
-fn was_interrupted(error: &ProgramError) -> bool {
-    matches!(error, ProgramError::LoadError { io_error, .. } if io_error.raw_os_error() == Some(nix::errno::Errno::EAGAIN as i32))
-}
-
-/// The end of a long message: a verifier's log says last why it stopped.
-fn tail(message: &str) -> String {
-    let lines: Vec<&str> = message.lines().collect();
-    lines[lines.len().saturating_sub(12)..].join("\n")
-}
-
-/// Links made one by one always stack with those of others.
-fn attach_to_cgroup(program: &mut Program, cgroup: &File) -> Result<FdLink, BoxError> {
-    let mode = CgroupAttachMode::Single;
-    match program {
-        Program::CgroupSockAddr(program) => {
-            let link = program.attach(cgroup, mode)?;
-            Ok(program.take_link(link)?.try_into()?)
-        }
-        Program::CgroupSock(program) => {
-            let link = program.attach(cgroup, mode)?;
-            Ok(program.take_link(link)?.try_into()?)
-        }
-        _ => Err(ProgramError::UnexpectedProgramType.into()),
-    }
-}
-
-fn attach_to_device(program: &mut Program, hook: Hook, device: &str) -> Result<FdLink, BoxError> {
-    let Program::SchedClassifier(program) = program else {
-        return Err(ProgramError::UnexpectedProgramType.into());
-    };
-    let side = if hook == Hook::Ingress {
-        TcAttachType::Ingress
-    } else {
-        TcAttachType::Egress
-    };
-    let link = program.attach(device, side)?;
-    let link = program.take_link(link)?.try_into();
-    link.map_err(|_| {
-        "this kernel has no links for traffic control (tcx), which Linux 6.6 brought".into()
-    })
-}
-
-fn pin_link(name: &'static str, link: FdLink, path: &Path) -> Result<(), Error> {
-    let pinned: PinnedLink = link
-        .pin(path)
-        .map_err(|source| Error::Pin { name, source })?;
-    drop(pinned);
-    Ok(())
 }

@@ -1,31 +1,38 @@
-//! The node's uplinks and addresses, followed as they change.
+//! The node's uplinks, the devices towards its pods, and its addresses, followed as they change.
 //!
-//! Every change that netlink reports, and a timer, leads to a fresh look at everything: a missed message costs latency,
-//! never correctness. What the addresses mean is decided in [`crate::addresses`].
+//! Pods come and go all the time, so a message about a device changes what is known about that one device. Routes and
+//! addresses change rarely and their order counts, so a message about those leads to a fresh look at everything, and so
+//! does a timer: a missed message costs latency, never correctness. What the addresses mean is decided in
+//! [`crate::addresses`].
+
+mod link;
+mod look;
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
 use std::time::Duration;
 
-use futures::{Stream, StreamExt, TryStreamExt};
-use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::{
-    AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
-};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
-use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
-use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
+use futures::{Stream, StreamExt};
+use netlink_packet_route::RouteNetlinkMessage;
+use nix::net::if_::if_nametoindex;
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::sys::SocketAddr;
+use rtnetlink::{Handle, MulticastGroup};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::addresses::LocalAddress;
+use link::Links;
 
-/// How long changes are gathered: an interface that comes up reports a dozen.
-const SETTLE: Duration = Duration::from_millis(100);
+/// How long changes are gathered: a device that comes up reports a dozen. A pod waits no longer for its program.
+const GATHER: Duration = Duration::from_millis(50);
 /// How often everything is looked at, reported or not.
 const RESYNC: Duration = Duration::from_secs(60);
+
+/// The wait before netlink is asked again after it failed.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// A network device.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,11 +43,22 @@ pub struct Device {
     pub name: String,
 }
 
+impl Device {
+    /// Whether it is still there under its name.
+    pub fn exists(&self) -> bool {
+        if_nametoindex(self.name.as_str()).is_ok_and(|index| index == self.index)
+    }
+}
+
 /// The node's network as the proxy sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Devices {
     /// The devices towards the outside.
     pub uplinks: BTreeSet<Device>,
+    /// Those of them that are hardware with a driver of its own.
+    pub physical: BTreeSet<Device>,
+    /// The devices towards pods, or the bridges that those hang on.
+    pub pods: BTreeSet<Device>,
     /// The names of those that should be uplinks but cannot, because the programs expect Ethernet frames.
     pub left_out: BTreeSet<String>,
     /// All usable addresses of all devices, in the kernel's order.
@@ -63,16 +81,24 @@ pub enum Error {
     },
 }
 
+/// What is known, from which [`Devices`] follow.
+#[derive(Debug)]
+struct View {
+    links: Links,
+    /// The indices of the devices of the default routes.
+    routes: BTreeSet<u32>,
+    addresses: Vec<LocalAddress>,
+}
+
 /// Looks once. `names` are the uplinks by name; empty, they are the devices of the default routes.
 pub async fn look(names: &[String]) -> Result<Devices, Error> {
     let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::Open)?;
     let connection = tokio::spawn(connection);
-    let devices = snapshot(&handle, names).await;
+    let view = View::look(&handle).await;
     connection.abort();
-    if let Ok(devices) = &devices {
-        warn_of_left_out(devices);
-    }
-    devices
+    let devices = view?.devices(names);
+    warn_of_left_out(&devices);
+    Ok(devices)
 }
 
 /// Publishes the devices to `sender` whenever they change, until `shutdown`.
@@ -91,47 +117,66 @@ pub async fn follow(
     let (connection, handle, mut messages) =
         rtnetlink::new_multicast_connection(&groups).map_err(Error::Open)?;
     let connection = tokio::spawn(connection);
+    let mut view = None;
     loop {
-        match snapshot(&handle, &names).await {
-            Ok(devices) => publish(&sender, devices),
-            Err(error) => warn!(
-                error = &error as &dyn std::error::Error,
-                "the node's devices are unknown for now"
-            ),
-        }
+        let mut known = match view.take() {
+            Some(known) => known,
+            None => match View::look(&handle).await {
+                Ok(known) => known,
+                Err(error) => {
+                    warn!(
+                        error = &error as &dyn std::error::Error,
+                        "the node's devices are unknown for now"
+                    );
+                    tokio::select! {
+                        () = shutdown.cancelled() => break,
+                        () = tokio::time::sleep(RETRY) => continue,
+                    }
+                }
+            },
+        };
+        publish(&sender, known.devices(&names));
         tokio::select! {
             () = shutdown.cancelled() => break,
             () = tokio::time::sleep(RESYNC) => {}
-            Some(_) = messages.next() => settle(&mut messages).await,
+            Some((first, _)) = messages.next() => {
+                if gather(&mut known, first, &mut messages).await {
+                    view = Some(known);
+                }
+            }
         }
     }
     connection.abort();
     Ok(())
 }
 
-/// Waits until no message has come for a moment, though not forever: some hosts never fall silent.
-async fn settle(messages: &mut (impl Stream + Unpin)) {
-    let silence = async {
-        while tokio::time::timeout(SETTLE, messages.next())
-            .await
-            .is_ok_and(|m| m.is_some())
-        {}
-    };
-    if tokio::time::timeout(10 * SETTLE, silence).await.is_err() {
-        tracing::debug!("devices change without pause");
+/// Takes in `first` and what comes soon after it. False if only a fresh look tells what changed.
+async fn gather(
+    view: &mut View,
+    first: NetlinkMessage<RouteNetlinkMessage>,
+    messages: &mut (impl Stream<Item = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)> + Unpin),
+) -> bool {
+    let end = Instant::now() + GATHER;
+    let mut is_enough = view.see(first);
+    while let Ok(Some((message, _))) = tokio::time::timeout_at(end, messages.next()).await {
+        is_enough &= view.see(message);
     }
+    is_enough
 }
 
 fn publish(sender: &watch::Sender<Devices>, devices: Devices) {
     sender.send_if_modified(|known| {
         let changed = *known != devices;
         if changed {
-            let uplinks: Vec<&str> = devices.uplinks.iter().map(|device| &*device.name).collect();
-            info!(
-                ?uplinks,
-                addresses = devices.addresses.len(),
-                "the node's devices changed"
-            );
+            if known.uplinks != devices.uplinks || known.addresses != devices.addresses {
+                let uplinks: Vec<&str> =
+                    devices.uplinks.iter().map(|device| &*device.name).collect();
+                info!(
+                    ?uplinks,
+                    addresses = devices.addresses.len(),
+                    "the node's devices changed"
+                );
+            }
             if known.left_out != devices.left_out {
                 warn_of_left_out(&devices);
             }
@@ -150,228 +195,49 @@ fn warn_of_left_out(devices: &Devices) {
     }
 }
 
-async fn snapshot(handle: &Handle, names: &[String]) -> Result<Devices, Error> {
-    let links = links(handle).await?;
-    let (uplinks, left_out) = if names.is_empty() {
-        by_index(&links, &default_route_devices(handle).await?)
-    } else {
-        by_name(&links, names)
-    };
-    Ok(Devices {
-        uplinks,
-        left_out,
-        addresses: addresses(handle).await?,
-    })
-}
-
-/// The devices with one of the `indices`, and the names of those among them that cannot be uplinks.
-fn by_index(links: &[Link], indices: &BTreeSet<u32>) -> (BTreeSet<Device>, BTreeSet<String>) {
-    let chosen = links
-        .iter()
-        .filter(|link| indices.contains(&link.device.index));
-    let (fit, unfit): (Vec<&Link>, Vec<&Link>) = chosen.partition(|link| link.fit);
-    let uplinks = fit.into_iter().map(|link| link.device.clone());
-    let left_out = unfit.into_iter().map(|link| link.device.name.clone());
-    (uplinks.collect(), left_out.collect())
-}
-
-/// The devices with one of the `names`, and those names that no device has which can be an uplink.
-fn by_name(links: &[Link], names: &[String]) -> (BTreeSet<Device>, BTreeSet<String>) {
-    let chosen = links
-        .iter()
-        .filter(|link| link.fit && names.contains(&link.device.name));
-    let uplinks: BTreeSet<Device> = chosen.map(|link| link.device.clone()).collect();
-    let left_out = names
-        .iter()
-        .filter(|name| uplinks.iter().all(|device| device.name != **name));
-    let left_out = left_out.cloned().collect();
-    (uplinks, left_out)
-}
-
-/// A device, and whether it can be an uplink.
-#[derive(Debug, Clone)]
-struct Link {
-    device: Device,
-    fit: bool,
-}
-
-async fn links(handle: &Handle) -> Result<Vec<Link>, Error> {
-    let failed = |source| Error::List {
-        what: "links",
-        source,
-    };
-    let links: Vec<LinkMessage> = handle
-        .link()
-        .get()
-        .execute()
-        .try_collect()
-        .await
-        .map_err(failed)?;
-    Ok(links.into_iter().filter_map(link).collect())
-}
-
-/// The packets of tunnels such as WireGuard begin with the IP header, where the programs look for an Ethernet header.
-fn link(message: LinkMessage) -> Option<Link> {
-    let header = &message.header;
-    let fit = header.link_layer_type == LinkLayerType::Ether
-        && !header.flags.contains(LinkFlags::Loopback);
-    let index = header.index;
-    let name = message
-        .attributes
-        .into_iter()
-        .find_map(|attribute| match attribute {
-            LinkAttribute::IfName(name) => Some(name),
-            _ => None,
-        })?;
-    Some(Link {
-        device: Device { index, name },
-        fit,
-    })
-}
-
-async fn default_route_devices(handle: &Handle) -> Result<BTreeSet<u32>, Error> {
-    let failed = |source| Error::List {
-        what: "routes",
-        source,
-    };
-    let mut devices = BTreeSet::new();
-    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        let mut request = RouteMessageBuilder::<IpAddr>::new().build();
-        request.header.address_family = family;
-        let routes: Vec<RouteMessage> = handle
-            .route()
-            .get(request)
-            .execute()
-            .try_collect()
-            .await
-            .map_err(failed)?;
-        devices.extend(
-            routes
-                .iter()
-                .filter(|route| is_default(route))
-                .flat_map(outputs),
-        );
-    }
-    Ok(devices)
-}
-
-fn is_default(route: &RouteMessage) -> bool {
-    let header = &route.header;
-    header.destination_prefix_length == 0
-        && header.table == RouteHeader::RT_TABLE_MAIN
-        && header.kind == RouteType::Unicast
-}
-
-fn outputs(route: &RouteMessage) -> Vec<u32> {
-    let outputs = route
-        .attributes
-        .iter()
-        .flat_map(|attribute| match attribute {
-            RouteAttribute::Oif(index) => vec![*index],
-            RouteAttribute::MultiPath(hops) => hops.iter().map(|hop| hop.interface_index).collect(),
-            _ => Vec::new(),
-        });
-    outputs.collect()
-}
-
-async fn addresses(handle: &Handle) -> Result<Vec<LocalAddress>, Error> {
-    let failed = |source| Error::List {
-        what: "addresses",
-        source,
-    };
-    let all: Vec<AddressMessage> = handle
-        .address()
-        .get()
-        .execute()
-        .try_collect()
-        .await
-        .map_err(failed)?;
-    Ok(all.iter().filter_map(local_address).collect())
-}
-
-/// An address on which the node can be reached; not one that is still being probed for duplicates.
-fn local_address(message: &AddressMessage) -> Option<LocalAddress> {
-    let header = &message.header;
-    if header
-        .flags
-        .intersects(AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed)
-    {
-        return None;
-    }
-    // On a point-to-point link `Address` is the peer's; IPv6 then has no `Local`.
-    let local = message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            AddressAttribute::Local(ip) => Some(*ip),
-            _ => None,
-        });
-    let address = message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            AddressAttribute::Address(ip) => Some(*ip),
-            _ => None,
-        });
-    Some(LocalAddress {
-        ip: local.or(address)?,
-        device: header.index,
-        global: header.scope == AddressScope::Universe,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn links() -> Vec<Link> {
-        let rows = [
-            (1, "lo", LinkLayerType::Loopback, LinkFlags::Loopback),
-            (2, "eth0", LinkLayerType::Ether, LinkFlags::Up),
-            (3, "wg0", LinkLayerType::None, LinkFlags::Up),
-            (4, "ppp0", LinkLayerType::Ppp, LinkFlags::Up),
-        ];
-        let links = rows.into_iter().map(|(index, name, kind, flags)| {
-            let mut message = LinkMessage::default();
-            message.header.index = index;
-            message.header.link_layer_type = kind;
-            message.header.flags = flags;
-            message.attributes = vec![LinkAttribute::IfName(name.to_owned())];
-            link(message).expect("the link has a name")
-        });
-        links.collect()
+impl View {
+    async fn look(handle: &Handle) -> Result<Self, Error> {
+        Ok(Self {
+            links: look::links(handle).await?,
+            routes: look::default_route_devices(handle).await?,
+            addresses: look::addresses(handle).await?,
+        })
     }
 
-    fn names<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<String> {
-        names.into_iter().map(str::to_owned).collect()
+    /// Takes in a message of the kernel's. False if only a fresh look tells what changed.
+    fn see(&mut self, message: NetlinkMessage<RouteNetlinkMessage>) -> bool {
+        let message = match message.payload {
+            NetlinkPayload::InnerMessage(message) => message,
+            // Messages were lost.
+            NetlinkPayload::Overrun(_) => return false,
+            _ => return true,
+        };
+        match message {
+            RouteNetlinkMessage::NewLink(link) => self.links.insert(link),
+            RouteNetlinkMessage::DelLink(link) => self.links.remove(&link),
+            RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
+                return look::is_link_local(&address);
+            }
+            RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
+                return !look::is_default(&route);
+            }
+            _ => {}
+        }
+        true
     }
 
-    #[track_caller]
-    fn check(
-        (uplinks, left_out): (BTreeSet<Device>, BTreeSet<String>),
-        expected: &[&str],
-        expected_out: &[&str],
-    ) {
-        let uplinks: Vec<String> = uplinks.into_iter().map(|device| device.name).collect();
-        assert_eq!(uplinks, expected);
-        assert_eq!(Vec::from_iter(left_out), expected_out);
-    }
-
-    #[test]
-    fn default_routes_make_uplinks_of_ethernet_devices_only() {
-        check(
-            by_index(&links(), &BTreeSet::from([2, 3, 4])),
-            &["eth0"],
-            &["ppp0", "wg0"],
-        );
-    }
-
-    #[test]
-    fn names_make_uplinks_of_ethernet_devices_only() {
-        check(
-            by_name(&links(), &names(["eth0", "wg0", "lo", "gone"])),
-            &["eth0"],
-            &["gone", "lo", "wg0"],
-        );
+    fn devices(&self, names: &[String]) -> Devices {
+        let (uplinks, left_out) = if names.is_empty() {
+            self.links.by_index(&self.routes)
+        } else {
+            self.links.by_name(names)
+        };
+        Devices {
+            physical: self.links.physical(&uplinks),
+            pods: self.links.pods(&uplinks),
+            uplinks,
+            left_out,
+            addresses: self.addresses.clone(),
+        }
     }
 }

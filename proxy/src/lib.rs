@@ -21,6 +21,7 @@ pub mod desired;
 pub mod devices;
 mod due;
 mod entries;
+pub mod features;
 pub mod health;
 mod ids;
 pub mod inspect;

@@ -14,6 +14,8 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use tracing::{info, warn};
 
+use crate::attach::remove_filter;
+
 /// The pin directory could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -141,6 +143,8 @@ pub(crate) struct Pins {
     pub(crate) maps: PathBuf,
     /// Holds every link.
     pub(crate) links: PathBuf,
+    /// Records every filter by a directory.
+    pub(crate) filters: PathBuf,
 }
 
 impl Pins {
@@ -152,8 +156,9 @@ impl Pins {
             root: root.to_owned(),
             maps: directory.join("maps"),
             links: directory.join("links"),
+            filters: directory.join("filters"),
         };
-        for path in [&pins.maps, &pins.links] {
+        for path in [&pins.maps, &pins.links, &pins.filters] {
             fs::create_dir_all(path).map_err(file("create", path))?;
         }
         for declaration in &DECLARATIONS {
@@ -179,6 +184,16 @@ impl Pins {
             loader.map_max_entries(name, size);
         }
         loader
+    }
+
+    /// Removes the link or filter at `pin`, which detaches its program.
+    pub(crate) fn detach(&self, pin: &Path) -> Result<(), Error> {
+        let removed = if pin.starts_with(&self.filters) {
+            remove_filter(pin, LAYOUT_VERSION)
+        } else {
+            fs::remove_file(pin)
+        };
+        removed.map_err(file("remove", pin))
     }
 
     /// Removes what a daemon with another layout left. To be called when this build's maps hold all.
@@ -224,6 +239,19 @@ fn layouts(root: &Path) -> Result<Vec<PathBuf>, Error> {
 
 /// Removes the layout in `directory`: first what runs, then what it works with.
 fn remove(directory: &Path) -> Result<(), Error> {
+    let filters = directory.join("filters");
+    let version = directory
+        .file_name()
+        .and_then(|name| name.to_str()?.strip_prefix('v')?.parse().ok());
+    if filters.exists()
+        && let Some(version) = version
+    {
+        for pin in fs::read_dir(&filters).map_err(file("list", &filters))? {
+            let pin = pin.map_err(file("list", &filters))?.path();
+            remove_filter(&pin, version).map_err(file("remove", &pin))?;
+        }
+        fs::remove_dir(&filters).map_err(file("remove", &filters))?;
+    }
     for part in ["links", "maps"] {
         let path = directory.join(part);
         if path.exists() {

@@ -9,19 +9,20 @@
 //! | [`conntrack`](proxy::conntrack) | the sweep | nobody |
 //! | [`health`](proxy::health) | two listeners | whoever asks |
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Context;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use proxy::attach::Dataplane;
 use proxy::config::Config;
-use proxy::devices::{self, Device, Devices};
+use proxy::devices::{self, Devices};
+use proxy::features::Features;
 use proxy::health::{self, Health};
 use proxy::maps::{Conntrack, KernelMaps};
 use proxy::metrics::Metrics;
@@ -33,6 +34,8 @@ use proxy::{conntrack, pins, watch as api};
 const EVENTS: usize = 1024;
 /// The wait before devices are tried again to which the programs could not be attached.
 const REATTACH: Duration = Duration::from_secs(10);
+/// How often every attachment is looked at, though nothing was reported.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Runs the daemon until `shutdown`. What it installed stays in the kernel.
 pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -54,7 +57,12 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     let known = devices::look(&config.devices)
         .await
         .context("cannot look at the node's devices")?;
-    let mut dataplane = Dataplane::open(&config.bpf_root, &config.cgroup_root, config.map_sizes())?;
+    let mut dataplane = Dataplane::open(
+        &config.bpf_root,
+        &config.cgroup_root,
+        config.map_sizes(),
+        Features::probe(),
+    )?;
     let maps = KernelMaps::take(dataplane.programs())?;
     let connections = Conntrack::take(dataplane.programs())?;
     dataplane.attach_sockets()?;
@@ -170,8 +178,9 @@ async fn follow_devices(
     }
 }
 
-/// Attaches the programs to the uplinks and to devices that become such. Those that fail are tried again. An earlier
-/// daemon's programs with another layout stay until the maps hold everything for the first time.
+/// Attaches the programs to the devices there are and to those that come. Those that fail are tried again, and from time
+/// to time all are looked at. An earlier daemon's programs with another layout stay until the maps hold everything for
+/// the first time.
 async fn keep_attached(
     mut dataplane: Dataplane,
     mut devices: watch::Receiver<Devices>,
@@ -179,9 +188,10 @@ async fn keep_attached(
     shutdown: CancellationToken,
 ) {
     let mut alone = false;
-    let mut uplinks = devices.borrow_and_update().uplinks.clone();
+    let mut look_again = tokio::time::interval_at(Instant::now() + LOOK_AGAIN, LOOK_AGAIN);
     loop {
-        let failed = dataplane.attach_uplinks(&uplinks);
+        let known = devices.borrow_and_update().clone();
+        let failed = dataplane.attach_devices(&known);
         for error in &failed {
             warn!(
                 error = error as &dyn std::error::Error,
@@ -196,9 +206,8 @@ async fn keep_attached(
         };
         tokio::select! {
             () = shutdown.cancelled() => break,
-            other = other_uplinks(&mut devices, &uplinks) => match other {
-                Some(other) => uplinks = other,
-                None => break,
+            changed = devices.changed() => if changed.is_err() {
+                break;
             },
             steady = is_steady(&mut health), if !alone => {
                 if !steady {
@@ -212,6 +221,12 @@ async fn keep_attached(
                     );
                 }
             }
+            _ = look_again.tick() => if let Err(error) = dataplane.look_again() {
+                warn!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot see what is attached"
+                );
+            },
             () = retry => {}
         }
     }
@@ -220,13 +235,4 @@ async fn keep_attached(
 /// Waits until the maps hold everything; false if nobody is at it any more.
 async fn is_steady(health: &mut watch::Receiver<Health>) -> bool {
     health.wait_for(Health::is_steady).await.is_ok()
-}
-
-/// The uplinks as soon as they are others than those `known`; nothing if nobody follows them any more.
-async fn other_uplinks(
-    devices: &mut watch::Receiver<Devices>,
-    known: &BTreeSet<Device>,
-) -> Option<BTreeSet<Device>> {
-    let changed = devices.wait_for(|devices| devices.uplinks != *known).await;
-    changed.ok().map(|devices| devices.uplinks.clone())
 }

@@ -24,6 +24,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Uid;
 use node::{Daemon, Place};
 use proxy::devices::Devices;
+use proxy::features::Features;
 use proxy::maps::KernelMaps;
 use proxy::reconcile::Reconciler;
 
@@ -325,7 +326,7 @@ fn scenario() {
             .unwrap();
         assert!(status.success(), "ip {command}");
     }
-    let place = Place::new();
+    let place = Place::new(Features::probe());
     (FIRST_PORT..).take(PORTS as usize).for_each(serve);
     let mut daemon = Daemon::start(&place, &Devices::default());
     let lists = [

@@ -109,6 +109,7 @@ fn devices() -> Devices {
             row("192.168.0.7", 2),
             row("2001:db8::7", 2),
         ],
+        ..Devices::default()
     }
 }
 

@@ -3,11 +3,13 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use model::Event;
 use proxy::attach::Dataplane;
 use proxy::devices::Devices;
+use proxy::features::Features;
 use proxy::maps::KernelMaps;
 use proxy::node::{Settings, netns_cookie};
 use proxy::pins::{self, MapSizes};
@@ -18,26 +20,57 @@ pub(crate) struct Place {
     pub(crate) cgroup: PathBuf,
     home: PathBuf,
     pub(crate) bpf: PathBuf,
+    pub(crate) features: Features,
+    /// The cgroup is the whole process's: one test at a time.
+    _alone: MutexGuard<'static, ()>,
 }
 
+static ALONE: Mutex<()> = Mutex::new(());
+
+const BPFFS: &str = "/sys/fs/bpf";
+const PREFIX: &str = "portolan-proxy-test-";
+
 impl Place {
-    pub(crate) fn new() -> Self {
+    /// As if the kernel had these `features`.
+    pub(crate) fn new(features: Features) -> Self {
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let root = cgroup2_root();
+        remove_leftovers(&root);
         let path = fs::read_to_string("/proc/self/cgroup").unwrap();
         let home = path
             .lines()
             .find_map(|line| line.strip_prefix("0::/"))
             .unwrap();
-        let name = format!("portolan-proxy-test-{}", std::process::id());
+        let name = format!("{PREFIX}{}", std::process::id());
         let place = Self {
             cgroup: root.join(&name),
             home: root.join(home),
-            bpf: Path::new("/sys/fs/bpf").join(name),
+            bpf: Path::new(BPFFS).join(name),
+            features,
+            _alone: alone,
         };
         fs::create_dir(&place.cgroup).unwrap();
         // A socket belongs to the cgroup its process was in when it was made.
         join(&place.cgroup).unwrap();
         place
+    }
+}
+
+/// Removes what tests left that were killed.
+fn remove_leftovers(root: &Path) {
+    for parent in [root, Path::new(BPFFS)] {
+        for entry in fs::read_dir(parent).unwrap() {
+            let entry = entry.unwrap();
+            let name = entry.file_name().into_string().unwrap_or_default();
+            let is_left = name
+                .strip_prefix(PREFIX)
+                .is_some_and(|pid| !Path::new("/proc").join(pid).exists());
+            if is_left {
+                // Another test may be at it too.
+                drop(pins::cleanup(&entry.path()));
+                drop(fs::remove_dir(entry.path()));
+            }
+        }
     }
 }
 
@@ -83,11 +116,12 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     pub(crate) fn start(place: &Place, devices: &Devices) -> Self {
+        let sizes = MapSizes::default();
         let mut dataplane =
-            Dataplane::open(&place.bpf, &place.cgroup, MapSizes::default()).unwrap();
+            Dataplane::open(&place.bpf, &place.cgroup, sizes, place.features).unwrap();
         let maps = KernelMaps::take(dataplane.programs()).unwrap();
         dataplane.attach_sockets().unwrap();
-        let failed = dataplane.attach_uplinks(&devices.uplinks);
+        let failed = dataplane.attach_devices(devices);
         assert!(failed.is_empty(), "{failed:?}");
         let settings = Settings {
             node_name: "here".to_owned(),

@@ -1,0 +1,380 @@
+//! The real programs and maps, with real sockets: what the daemon installs is what clients get, also after the daemon has
+//! died and another one has taken over. Needs root; runs in network namespaces and a cgroup of its own.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod namespace;
+#[path = "../node/mod.rs"]
+mod node;
+mod talk;
+mod world;
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use aya::maps::{HashMap, Map, MapData};
+use dataplane_ebpf::abi::{Connection, LAYOUT_VERSION};
+use dataplane_ebpf::addr::{Addr, Port, Protocol as WireProtocol};
+use dataplane_ebpf::flow::Flow;
+use futures::TryStreamExt;
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::Uid;
+use proxy::attach::Dataplane;
+use proxy::devices::{self, Device, Devices};
+use proxy::features::Features;
+use proxy::inspect::dump;
+use proxy::maps::{Conntrack, Swept};
+use proxy::pins;
+use rtnetlink::{LinkBridge, LinkUnspec, LinkVeth};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use namespace::{Namespace, index, netlink, set_up};
+use node::{Daemon, Place};
+use talk::{answers, ask, ask_datagram, both, eventually, serve};
+use world::{
+    BACKENDS, BACKENDS6, EMPTY, LOOPBACK, LOOPBACK6, NODE_PORT, NODE_PORT6, SERVICE, SERVICE6,
+    events,
+};
+
+/// A client outside, and the node's address towards it.
+const OUTSIDE: &str = "198.51.100.9";
+const TOWARDS_OUTSIDE: &str = "198.51.100.1";
+
+/// A loopback that is up, with the addresses of the node and of its pods, and an uplink to a machine outside.
+fn build_network() -> Namespace {
+    let outside = Namespace::new();
+    outside.connect(
+        "up0",
+        OUTSIDE.parse().unwrap(),
+        TOWARDS_OUTSIDE.parse().unwrap(),
+    );
+    netlink(async |handle| {
+        set_up(&handle, "lo").await;
+        let addresses = BACKENDS
+            .iter()
+            .chain(&BACKENDS6)
+            .chain([&NODE_PORT, &NODE_PORT6]);
+        let addresses = addresses.map(|text| text.parse::<SocketAddr>().unwrap().ip());
+        for address in addresses {
+            let length = if address.is_ipv4() { 32 } else { 128 };
+            let added = handle.address().add(index("lo"), address, length);
+            added.execute().await.unwrap();
+        }
+        let towards = TOWARDS_OUTSIDE.parse().unwrap();
+        let added = handle.address().add(index("up0"), towards, 24);
+        added.execute().await.unwrap();
+    });
+    // The kernel takes a moment to call an IPv6 address its own.
+    let node = NODE_PORT6.parse::<SocketAddr>().unwrap().ip();
+    eventually(|| look().addresses.iter().any(|address| address.ip == node));
+    outside
+}
+
+fn dump_of(daemon: &Daemon) -> String {
+    dump(daemon.reconciler.tables().maps()).unwrap()
+}
+
+/// The pins of all links and the records of all filters.
+fn links(place: &Place) -> Vec<PathBuf> {
+    let layout = place.bpf.join(format!("v{LAYOUT_VERSION}"));
+    let mut links = Vec::new();
+    for directory in ["links", "filters"] {
+        let entries = fs::read_dir(layout.join(directory)).unwrap();
+        links.extend(entries.map(|entry| entry.unwrap().path()));
+    }
+    links.sort();
+    links
+}
+
+/// How many filters for what arrives by it `device` has.
+fn filters(device: &str) -> usize {
+    let device = i32::try_from(index(device)).unwrap();
+    let found: Vec<_> = netlink(async |handle| {
+        let request = handle.traffic_filter(device).get().ingress();
+        request.execute().try_collect().await.unwrap()
+    });
+    // The kernel lists a filter's chain before the filter itself.
+    found.len() / 2
+}
+
+/// Attaches to no uplink, to another, and to both one that does not exist and one that does.
+fn check_uplinks(place: &Place, dataplane: &mut Dataplane, devices: &Devices) {
+    let pins = links(place);
+    let nothing = dataplane.attach_devices(&Devices::default());
+    assert!(nothing.is_empty(), "{nothing:?}");
+    assert_eq!(links(place), pins, "without uplinks all stays attached");
+
+    let other = Namespace::new();
+    other.connect(
+        "up1",
+        "203.0.113.9".parse().unwrap(),
+        "203.0.113.1".parse().unwrap(),
+    );
+    let other = Devices {
+        uplinks: BTreeSet::from([Device {
+            index: index("up1"),
+            name: "up1".to_owned(),
+        }]),
+        ..Devices::default()
+    };
+    let failed = dataplane.attach_devices(&other);
+    assert!(failed.is_empty(), "{failed:?}");
+    let moved = links(place);
+    assert!(moved.len() == pins.len() && moved != pins, "{moved:?}");
+    let expected = usize::from(!place.features.tcx);
+    assert_eq!((filters("up0"), filters("up1")), (0, expected));
+
+    let gone = Device {
+        index: u32::MAX / 2,
+        name: "gone0".to_owned(),
+    };
+    let mut both = devices.clone();
+    both.uplinks.insert(gone);
+    // The kernel detaches a program some time after its link is gone, and takes no program twice.
+    eventually(|| dataplane.attach_devices(&both).is_empty());
+    assert_eq!(
+        links(place),
+        pins,
+        "one that is gone does not hinder others"
+    );
+}
+
+/// Sweeps a connection that is used again while the sweep runs, and then one that is not.
+fn check_sweep(place: &Place, conntrack: &mut Conntrack) {
+    let path = place.bpf.join(format!("v{LAYOUT_VERSION}/maps/CONNTRACK"));
+    let map = Map::LruHashMap(MapData::from_pin(path).unwrap());
+    let mut map: HashMap<_, Flow, Connection> = map.try_into().unwrap();
+    let end = |port| (Addr::UNSPECIFIED, Port::new(port));
+    let asked = Flow::new(end(1), end(2), WireProtocol::TCP);
+    let sent = Flow::new(end(3), end(4), WireProtocol::TCP);
+    for (key, to) in [(asked, sent), (sent.reversed(), asked.reversed())] {
+        let connection = Connection {
+            to,
+            service: 0,
+            service_generation: 0,
+            backend: 0,
+            backend_generation: 0,
+            seen: 0,
+            flags: 0,
+        };
+        map.insert(key, connection, 0).unwrap();
+    }
+
+    let looks = Cell::new(0);
+    let only_at_first = |_: &Connection, _: Option<&Connection>| looks.replace(looks.get() + 1) < 2;
+    let swept = |kept, removed| Swept { kept, removed };
+    assert_eq!(conntrack.sweep(only_at_first).unwrap(), swept(2, 0));
+    assert_eq!(conntrack.sweep(|_, _| false).unwrap(), swept(2, 0));
+    // Once a direction is gone, the other does not look expired by itself.
+    let expired = |_: &Connection, other: Option<&Connection>| other.is_some();
+    assert_eq!(conntrack.sweep(expired).unwrap(), swept(0, 2));
+    assert_eq!(conntrack.sweep(|_, _| true).unwrap(), swept(0, 0));
+}
+
+fn look() -> Devices {
+    netlink(async |_| devices::look(&["up0".to_owned()]).await.unwrap())
+}
+
+fn scenario(features: Features) {
+    let place = Place::new(features);
+    let outside = build_network();
+    let from_outside = |address: &'static str| outside.run(move || answers(address, ask, 20));
+    let devices = look();
+    BACKENDS.into_iter().chain(BACKENDS6).for_each(serve);
+
+    let mut daemon = Daemon::start(&place, &devices);
+    daemon.see(events(&BACKENDS));
+    assert_eq!(answers(SERVICE, ask, 40), both(&BACKENDS));
+    assert_eq!(answers(SERVICE, ask_datagram, 40), both(&BACKENDS));
+    assert_eq!(answers(SERVICE6, ask, 4), both(&BACKENDS6));
+    assert_eq!(answers(SERVICE6, ask_datagram, 4), both(&BACKENDS6));
+    assert_eq!(answers(NODE_PORT, ask, 40), both(&BACKENDS));
+    assert_eq!(answers(NODE_PORT6, ask, 4), both(&BACKENDS6));
+    assert_eq!(answers(NODE_PORT6, ask_datagram, 4), both(&BACKENDS6));
+    assert_eq!(answers(LOOPBACK, ask, 40), both(&BACKENDS));
+    assert_eq!(answers(LOOPBACK6, ask, 4), both(&BACKENDS6));
+    assert_eq!(from_outside(NODE_PORT), both(&BACKENDS));
+    let start = Instant::now();
+    assert_eq!(ask(EMPTY).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(
+        ask(&SERVICE.replace(":80", ":81")).unwrap_err().kind(),
+        ErrorKind::ConnectionRefused
+    );
+    assert!(
+        start.elapsed() < Duration::from_millis(500),
+        "refused after {:?}",
+        start.elapsed()
+    );
+    check_sweep(
+        &place,
+        &mut Conntrack::take(daemon.dataplane.programs()).unwrap(),
+    );
+
+    let (text, pins) = (dump_of(&daemon), links(&place));
+    drop(daemon);
+    assert_eq!(
+        answers(SERVICE, ask, 40),
+        both(&BACKENDS),
+        "without a daemon"
+    );
+    assert_eq!(from_outside(NODE_PORT), both(&BACKENDS), "without a daemon");
+
+    let other = place.bpf.join("other");
+    fs::create_dir_all(other.join("maps")).unwrap();
+    let mut next = Daemon::start(&place, &devices);
+    assert!(other.exists(), "another layout goes only when all is in");
+    assert_eq!(
+        dump_of(&next),
+        text,
+        "after a restart, before the first list"
+    );
+    assert_eq!(links(&place), pins);
+    assert_eq!(
+        answers(SERVICE, ask, 40),
+        both(&BACKENDS),
+        "with an empty new daemon"
+    );
+    assert_eq!(from_outside(NODE_PORT), both(&BACKENDS));
+    next.see(events(&BACKENDS[..1]));
+    next.dataplane.remove_other_layouts().unwrap();
+    assert!(!other.exists());
+    assert_eq!(
+        answers(SERVICE, ask, 20),
+        both(&BACKENDS[..1]),
+        "after a backend went"
+    );
+    next.see(events(&[]));
+    assert_eq!(
+        ask(SERVICE).unwrap_err().kind(),
+        ErrorKind::ConnectionRefused,
+        "after the last went"
+    );
+    check_uplinks(&place, &mut next.dataplane, &devices);
+    drop(next);
+
+    assert!(pins::cleanup(&place.bpf).unwrap());
+    assert!(!pins::cleanup(&place.bpf).unwrap());
+    assert_eq!(filters("up0"), 0);
+    // The kernel detaches a program some time after the last name of its link is gone.
+    eventually(|| ask(SERVICE).unwrap_err().kind() != ErrorKind::ConnectionRefused);
+}
+
+/// Pods' devices come, move to a bridge, and go; nothing else does, and nobody looks at everything for it.
+fn pods_come_and_go() {
+    netlink(async |handle| {
+        set_up(&handle, "lo").await;
+        let shutdown = CancellationToken::new();
+        let (sender, mut seen) = watch::channel(Devices::default());
+        let following = devices::follow(Vec::new(), sender, shutdown.clone());
+        let following = tokio::spawn(following);
+        let pods = |seen: &Devices| -> Vec<String> {
+            seen.pods.iter().map(|device| device.name.clone()).collect()
+        };
+        let mut expect = async |expected: &[&str]| {
+            let arrived = seen.wait_for(|seen| pods(seen) == expected);
+            let arrived = tokio::time::timeout(Duration::from_secs(5), arrived).await;
+            assert!(arrived.is_ok(), "expected {expected:?}");
+        };
+        for name in ["pod0", "pod1"] {
+            let pair = LinkVeth::new(name, &format!("p-{name}")).build();
+            handle.link().add(pair).execute().await.unwrap();
+        }
+        set_up(&handle, "pod0").await;
+        expect(&["pod0"]).await;
+        set_up(&handle, "pod1").await;
+        expect(&["pod0", "pod1"]).await;
+
+        let bridge = LinkBridge::new("br0").up().build();
+        handle.link().add(bridge).execute().await.unwrap();
+        expect(&["pod0", "pod1", "br0"]).await;
+        let port = LinkUnspec::new_with_index(index("pod1")).controller(index("br0"));
+        handle.link().set(port.build()).execute().await.unwrap();
+        expect(&["pod0", "br0"]).await;
+        let free = LinkUnspec::new_with_index(index("pod1")).nocontroller();
+        handle.link().set(free.build()).execute().await.unwrap();
+        expect(&["pod0", "pod1", "br0"]).await;
+        let gone = handle.link().del(index("pod0"));
+        gone.execute().await.unwrap();
+        expect(&["pod1", "br0"]).await;
+
+        shutdown.cancel();
+        following.await.unwrap().unwrap();
+    });
+}
+
+/// What pods' devices have goes with them.
+fn pods_leave_nothing(features: Features) {
+    let place = Place::new(features);
+    let mut daemon = Daemon::start(&place, &Devices::default());
+    let before = links(&place);
+    let pod = Namespace::new();
+    for round in 0..3 {
+        pod.connect(
+            "pod0",
+            OUTSIDE.parse().unwrap(),
+            TOWARDS_OUTSIDE.parse().unwrap(),
+        );
+        let with = look();
+        assert_eq!(with.pods.len(), 1);
+        let failed = daemon.dataplane.attach_devices(&with);
+        assert!(failed.is_empty(), "{failed:?}");
+        assert_eq!(links(&place).len(), before.len() + 1, "in round {round}");
+        assert_eq!(filters("pod0"), usize::from(!features.tcx));
+        netlink(async |handle| {
+            let gone = handle.link().del(index("pod0"));
+            gone.execute().await.unwrap();
+        });
+        // Whoever is asked to attach to what is gone by now has nothing to complain about.
+        let failed = daemon.dataplane.attach_devices(&with);
+        assert!(failed.is_empty(), "{failed:?}");
+        let failed = daemon.dataplane.attach_devices(&look());
+        assert!(failed.is_empty(), "{failed:?}");
+        assert_eq!(links(&place), before, "in round {round}");
+    }
+}
+
+/// Runs `scenario` in a network namespace of its own, if that is possible.
+fn alone(scenario: impl FnOnce() + Send + 'static) {
+    if !Uid::effective().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "this test needs root");
+        eprintln!(
+            "skipped: this test needs root, for BPF programs, a network namespace and a cgroup"
+        );
+        return;
+    }
+    let scenario = || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        scenario();
+    };
+    // The namespace belongs to a thread, and ends with it.
+    if let Err(panic) = thread::spawn(scenario).join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+#[test]
+fn installed_services_work_and_outlive_the_daemon() {
+    alone(|| scenario(Features::probe()));
+}
+
+#[test]
+fn devices_of_pods_are_followed() {
+    alone(pods_come_and_go);
+}
+
+#[test]
+fn programs_of_pods_go_with_their_devices() {
+    alone(|| pods_leave_nothing(Features { tcx: false }));
+    alone(|| pods_leave_nothing(Features::probe()));
+}
+
+#[test]
+fn the_same_holds_on_kernels_without_tcx() {
+    alone(|| scenario(Features { tcx: false }));
+}
