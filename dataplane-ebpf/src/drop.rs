@@ -24,7 +24,7 @@ pub enum Drop {
     NoRoute = 8,
     /// The packet does not fit the next link: answered with the link's MTU.
     TooBig = 9,
-    /// The packet's time to live ran out here.
+    /// The packet's time to live ran out here: answered.
     Expired = 10,
     /// The kernel refused to record the connection.
     TableFull = 11,
@@ -45,6 +45,10 @@ pub enum Answer {
     Silence,
     /// A TCP reset or an ICMP port unreachable; `ECONNREFUSED` from a system call.
     Refusal,
+    /// ICMP fragmentation needed (packet too big for IPv6), with the next link's MTU.
+    TooBig,
+    /// ICMP time exceeded.
+    Expired,
 }
 
 impl Drop {
@@ -73,6 +77,8 @@ impl Drop {
     pub const fn answer(self) -> Answer {
         match self {
             Self::NoBackend | Self::UnknownPort | Self::BackendGone => Answer::Refusal,
+            Self::TooBig => Answer::TooBig,
+            Self::Expired => Answer::Expired,
             _ => Answer::Silence,
         }
     }

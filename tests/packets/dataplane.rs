@@ -20,6 +20,13 @@ use dataplane_ebpf::drop::Drop;
 use dataplane_ebpf::flow::Flow;
 use dataplane_ebpf::{Hook, OBJECT, PROGRAMS};
 
+/// `struct __sk_buff` of a packet by `device`, its eleventh word.
+fn context(device: u32) -> [u8; 192] {
+    let mut context = [0u8; 192];
+    context[40..44].copy_from_slice(&device.to_ne_bytes());
+    context
+}
+
 /// Every program loaded, nothing attached.
 pub(crate) struct Dataplane {
     pub(crate) ebpf: Ebpf,
@@ -126,19 +133,42 @@ impl Dataplane {
         packet: &[u8],
         repeat: u32,
     ) -> Result<(i32, Vec<u8>, std::time::Duration)> {
+        self.run_in(program, &context(device), packet, repeat)
+    }
+
+    /// The same for a packet that stands for several with as many bytes of data as `segment` says.
+    pub(crate) fn run_segmented(
+        &self,
+        program: &str,
+        device: u32,
+        packet: &[u8],
+        segment: u32,
+    ) -> Result<(i32, Vec<u8>)> {
+        let mut context = context(device);
+        // `gso_segs` and `gso_size`.
+        context[164..168].copy_from_slice(&3u32.to_ne_bytes());
+        context[176..180].copy_from_slice(&segment.to_ne_bytes());
+        let (verdict, out, _) = self.run_in(program, &context, packet, 1)?;
+        Ok((verdict, out))
+    }
+
+    fn run_in(
+        &self,
+        program: &str,
+        context: &[u8],
+        packet: &[u8],
+        repeat: u32,
+    ) -> Result<(i32, Vec<u8>, std::time::Duration)> {
         let program: &SchedClassifier = self
             .ebpf
             .program(program)
             .context("no such program")?
             .try_into()?;
         let mut out = vec![0; packet.len() + 256];
-        // `struct __sk_buff`, whose eleventh word is the device's index.
-        let mut context = [0u8; 192];
-        context[40..44].copy_from_slice(&device.to_ne_bytes());
         let result = program.test_run(TestRunOptions {
             data_in: Some(packet),
             data_out: Some(&mut out),
-            ctx_in: Some(&context),
+            ctx_in: Some(context),
             repeat,
             ..TestRunOptions::new()
         })?;

@@ -74,6 +74,15 @@ impl Frame {
         }
     }
 
+    /// Bytes of options or extension headers between the IP header and the transport header.
+    pub(crate) fn extra_header(&self) -> usize {
+        match (self.source.is_ipv4(), self.options, self.fragment) {
+            (true, true, _) => 4,
+            (false, true, _) | (false, _, Some(_)) => 8,
+            _ => 0,
+        }
+    }
+
     /// The frame as it travels.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut bytes = self.ethernet.concat();
@@ -282,6 +291,16 @@ impl Frame {
 }
 
 impl Body {
+    /// What it carries.
+    pub(crate) fn data_mut(&mut self) -> &mut Vec<u8> {
+        match self {
+            Self::Tcp { data, .. }
+            | Self::Udp { data, .. }
+            | Self::Icmp { data, .. }
+            | Self::Other { data, .. } => data,
+        }
+    }
+
     fn protocol(&self, v4: bool) -> u8 {
         match self {
             Self::Tcp { .. } => 6,

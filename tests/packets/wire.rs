@@ -15,6 +15,7 @@ use anyhow::Result;
 use aya::programs::{SchedClassifier, TcAttachType};
 use dataplane_ebpf::abi::{Node, Run};
 use dataplane_ebpf::addr::{Family, Protocol};
+use dataplane_ebpf::drop::Drop as Reason;
 
 use crate::cgroup::take_turn;
 use crate::dataplane::{Dataplane, Place};
@@ -415,6 +416,34 @@ fn clients_outside_reach_pods_past_the_forward_policy() {
         assert_eq!(tcp.expect_err("dropped").kind(), ErrorKind::TimedOut);
     }
     assert_eq!(world.dataplane.drops().expect("maps can be read"), []);
+}
+
+/// The links behind the node take less than the client and the backends think, who are told so and send again. (A route's
+/// MTU holds for forwarded packets if it is locked.)
+#[test]
+fn tcp_finds_out_what_the_next_link_takes() {
+    let _turn = take_turn();
+    let world = World::create().expect("the machines can be made");
+    world
+        .node
+        .ip("route add 10.244.1.5 dev to-pod mtu lock 1300
+             route add 10.244.2.6 via 172.30.0.12 mtu lock 1300
+             route add 172.30.0.1 dev uplink mtu lock 1300
+             -6 route add fd00:10:244:1::5 dev to-pod mtu lock 1300
+             -6 route add fd00:10:244:2::6 via fd00:172:30::12 mtu lock 1300
+             -6 route add fd00:172:30::1 dev uplink mtu lock 1300")
+        .expect("routes can be added");
+    for a in families() {
+        for (service, host, backend, client_seen) in world.places(a) {
+            let to = (backend, services(a, service));
+            talk(&world.client, host, to, client_seen);
+        }
+    }
+    let drops = world.dataplane.drops().expect("maps can be read");
+    assert!(
+        matches!(*drops, [(Reason::TooBig, 1..)]),
+        "only the first packets that are too big go no further: {drops:?}"
+    );
 }
 
 #[test]

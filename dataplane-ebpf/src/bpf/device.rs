@@ -2,7 +2,7 @@
 
 use super::client::Sender;
 use super::conntrack::{self, Course};
-use super::forward::{self, Route};
+use super::forward::{self, Hop, Route};
 use super::icmp::{self, Outcome, Side};
 use super::maps::NODE;
 use super::parse::{self, Fragment, Packet};
@@ -19,8 +19,8 @@ const PASS: i32 = -1;
 /// `skb->pkt_type` of a frame for this machine.
 const PACKET_HOST: u32 = 0;
 
-/// Not a verdict of the kernel's: the packet is to be answered with a refusal.
-const REFUSE: i32 = 100;
+/// Not a verdict of the kernel's: the packet's sender is to be told why it goes no further.
+const ANSWER: i32 = 100;
 
 /// Not a verdict of the kernel's: the packet is neither TCP nor UDP, so it may be an ICMP error about one that is.
 const OTHER: i32 = 101;
@@ -52,7 +52,7 @@ fn arrive(ctx: &TcContext, origin: Origin, side: Side) -> i32 {
         verdict => verdict,
     };
     match verdict {
-        REFUSE => reject::answer(ctx),
+        ANSWER => reject::answer(ctx),
         UNREADABLE => unreadable(ctx),
         verdict => verdict,
     }
@@ -82,8 +82,14 @@ fn settle(result: Result<i32, Drop>) -> i32 {
     };
     stats::count_reason(reason);
     match reason.answer() {
-        Answer::Refusal => REFUSE,
         Answer::Silence => TC_ACT_SHOT,
+        answer => match Work::get() {
+            Ok(work) => {
+                work.answer = answer;
+                ANSWER
+            }
+            Err(_) => TC_ACT_SHOT,
+        },
     }
 }
 
@@ -99,13 +105,17 @@ fn to_device(ctx: &TcContext) -> i32 {
     settle(try_to_device(ctx))
 }
 
-/// ICMP errors.
+/// ICMP errors, which are never answered.
 #[inline(never)]
 fn error(ctx: &TcContext, side: Side) -> i32 {
-    settle(icmp::translate(ctx, side).map(|outcome| match outcome {
+    let result = icmp::translate(ctx, side).map(|outcome| match outcome {
         Outcome::Foreign | Outcome::Translated => PASS,
         Outcome::Sent(verdict) => verdict,
-    }))
+    });
+    match settle(result) {
+        ANSWER => TC_ACT_SHOT,
+        verdict => verdict,
+    }
 }
 
 /// The verdict on a packet that cannot be read: dropped at addresses where services answer, since nobody
@@ -134,12 +144,16 @@ fn try_from_device(ctx: &TcContext, origin: Origin) -> Result<i32, Drop> {
         return Ok(PASS);
     }
     let Work {
-        packet, connection, ..
+        packet,
+        connection,
+        route,
+        ..
     } = work;
     refuse_fragment(packet)?;
-    let mut route = forward::way(ctx, packet.ttl, connection, &connection.to)?;
+    let hop = Hop::of(ctx, packet);
+    forward::way(ctx, &hop, connection, &connection.to, route)?;
     if !route.is_by_stack() {
-        send_on(ctx, packet, connection, &mut route)
+        send_on(ctx, packet, connection, route)
     } else if connection.flags & Connection::REPLY != 0 {
         // It is translated where it leaves the node's stack.
         Ok(PASS)

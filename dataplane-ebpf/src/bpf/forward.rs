@@ -5,6 +5,7 @@
 //! path filters and connection tracking, which see only what we made of the packet, cannot get in its way.
 
 use super::maps::NODE;
+use super::parse::{L3, Packet};
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
@@ -20,51 +21,90 @@ use dataplane_ebpf::flow::Flow;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-/// Where a packet goes from here.
-///
-/// Not an option of a next hop: the compiler would leave the one's discriminant unset where the other is an error, and
-/// read it before it knows ("R2 !read_ok").
+/// `gso_size` of a packet that stands for several which the kernel keeps apart (`GSO_BY_FRAGS`).
+const BY_FRAGMENTS: u32 = 0xffff;
+
+/// Where a packet goes from here. In memory of the CPU, see [`Work`](super::work::Work).
 pub(crate) struct Route {
     /// Zero for the node's stack.
     device: u32,
     neighbour: Neighbour,
+    lookup: FibLookup,
+    /// The most that the next link takes, if the packet is too big for it.
+    pub(crate) mtu: u16,
 }
 
 impl Route {
-    #[inline(always)]
-    pub(crate) fn by_stack() -> Self {
-        Self {
-            device: 0,
-            // SAFETY: integers only; zero is a legal value of each.
-            neighbour: unsafe { zeroed() },
-        }
-    }
-
     #[inline(always)]
     pub(crate) fn is_by_stack(&self) -> bool {
         self.device == 0
     }
 }
 
-/// How a packet with this time to live, which becomes one of flow `to`, goes on by `connection`. The packet itself is
-/// still unchanged, so that an answer to its sender can quote it.
+/// What of a packet matters to its next hop.
+pub(crate) struct Hop {
+    ttl: u8,
+    may_fragment: bool,
+    /// Bytes of the IP packet, or of the longest of those it stands for; zero leaves the check to the kernel, which
+    /// knows the device's MTU but no route's.
+    length: u16,
+}
+
+impl Hop {
+    #[inline(always)]
+    pub(crate) fn of(ctx: &TcContext, packet: &Packet) -> Self {
+        // SAFETY: the kernel's context.
+        let segment = unsafe { (*ctx.skb.skb).gso_size };
+        let length = match segment {
+            0 => packet.payload,
+            _ => packet.l4_length + segment,
+        };
+        let length = (packet.l4 - L3) as u32 + length;
+        Self {
+            ttl: packet.ttl,
+            may_fragment: packet.may_fragment,
+            length: if segment == BY_FRAGMENTS || length > 0xffff {
+                0
+            } else {
+                length as u16
+            },
+        }
+    }
+
+    /// That of an ICMP error, which nobody answers.
+    #[inline(always)]
+    pub(crate) fn of_error(ttl: u8) -> Self {
+        Self {
+            ttl,
+            may_fragment: false,
+            length: 0,
+        }
+    }
+}
+
+/// Finds out how a packet, which becomes one of flow `to`, goes on by `connection`. The packet itself is still unchanged,
+/// so that an answer to its sender can quote it.
 #[inline(always)]
 pub(crate) fn way(
     ctx: &TcContext,
-    ttl: u8,
+    hop: &Hop,
     connection: &Connection,
     to: &Flow,
-) -> Result<Route, Drop> {
+    route: &mut Route,
+) -> Result<(), Drop> {
+    route.device = 0;
     let is_remote = connection.flags & Connection::REMOTE != 0;
     if !is_remote && (connection.flags & Connection::FROM_POD != 0 || is_all_by_stack()) {
-        return Ok(Route::by_stack());
+        return Ok(());
     }
-    match route(ctx, to) {
-        Ok(_) if ttl <= 1 => Err(Drop::Expired),
-        Ok(route) => Ok(route),
+    match look_up(ctx, hop, to, route) {
+        Ok(()) if hop.ttl <= 1 => Err(Drop::Expired),
         // To a process of the node, or by a way that only the stack knows.
-        Err(Drop::NoRoute) if !is_remote => Ok(Route::by_stack()),
-        Err(reason) => Err(reason),
+        Err(Drop::NoRoute) if !is_remote => Ok(()),
+        // The stack cuts it to pieces. One that only we can send is answered like one that may not be cut: most senders
+        // heed that, and there is no helper for cutting.
+        Err(Drop::TooBig) if !is_remote && hop.may_fragment => Ok(()),
+        result => result,
     }
 }
 
@@ -76,12 +116,14 @@ fn is_all_by_stack() -> bool {
 
 /// Looks up where a packet of flow `to` goes next.
 #[inline(always)]
-fn route(ctx: &TcContext, to: &Flow) -> Result<Route, Drop> {
+fn look_up(ctx: &TcContext, hop: &Hop, to: &Flow, route: &mut Route) -> Result<(), Drop> {
+    let lookup = &mut route.lookup;
     // SAFETY: integers only; zero is a legal value of each.
-    let mut lookup: FibLookup = unsafe { zeroed() };
+    *lookup = unsafe { zeroed() };
     lookup.l4_protocol = to.protocol.number();
     lookup.sport = to.source_port.word();
     lookup.dport = to.destination_port.word();
+    lookup.__bindgen_anon_1.tot_len = hop.length;
     // SAFETY: the kernel's context.
     lookup.ifindex = unsafe { (*ctx.skb.skb).ifindex };
     if to.destination.is_v4() {
@@ -97,31 +139,34 @@ fn route(ctx: &TcContext, to: &Flow) -> Result<Route, Drop> {
     let result = unsafe {
         bpf_fib_lookup(
             ctx.as_ptr(),
-            &raw mut lookup,
+            &raw mut *lookup,
             size_of::<FibLookup>() as i32,
             0,
         )
     };
     match result as u32 {
         // Without a known neighbour, sending resolves it.
-        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => Ok(next_hop(&lookup)),
-        BPF_FIB_LKUP_RET_FRAG_NEEDED => Err(Drop::TooBig),
+        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {
+            next_hop(route);
+            Ok(())
+        }
+        BPF_FIB_LKUP_RET_FRAG_NEEDED => {
+            // SAFETY: the kernel has written the MTU in place of the length.
+            route.mtu = unsafe { lookup.__bindgen_anon_1.mtu_result };
+            Err(Drop::TooBig)
+        }
         _ => Err(Drop::NoRoute),
     }
 }
 
 /// The look-up replaced the destination by the next hop's address; its family may differ from the packet's.
 #[inline(always)]
-fn next_hop(lookup: &FibLookup) -> Route {
-    // SAFETY: integers only; zero is a legal value of each.
-    let mut neighbour: Neighbour = unsafe { zeroed() };
-    neighbour.nh_family = u32::from(lookup.family);
+fn next_hop(route: &mut Route) {
+    let lookup = &route.lookup;
+    route.neighbour.nh_family = u32::from(lookup.family);
     // SAFETY: the union's larger member covers the smaller, and the kernel wrote one of them.
-    neighbour.__bindgen_anon_1.ipv6_nh = unsafe { lookup.__bindgen_anon_4.ipv6_dst };
-    Route {
-        device: lookup.ifindex,
-        neighbour,
-    }
+    route.neighbour.__bindgen_anon_1.ipv6_nh = unsafe { lookup.__bindgen_anon_4.ipv6_dst };
+    route.device = lookup.ifindex;
 }
 
 /// Sends the packet to `route`'s next hop; the result is the hook's.

@@ -3,8 +3,9 @@
 //! An error quotes the packet it is about as that packet looked where it failed. The entry of the *other* direction says
 //! what both the quote and the error itself have to become: the error travels as that direction's packets do.
 
-use super::forward::{self, Route};
+use super::forward::{self, Hop};
 use super::parse::{self, IcmpError, L3};
+use super::work::Work;
 use super::{conntrack, rewrite, stats};
 use aya_ebpf::programs::TcContext;
 use dataplane_ebpf::abi::Connection;
@@ -49,22 +50,24 @@ pub(crate) fn translate(ctx: &TcContext, side: Side) -> Result<Outcome, Drop> {
         return Ok(Outcome::Foreign);
     }
     let outer = outer(&error, &direction, &connection.to);
-    let mut route = if side == Side::Egress {
-        Route::by_stack()
-    } else {
-        forward::way(ctx, error.ttl, connection, &outer)?
-    };
-    if local_reply && side == Side::Pod && route.is_by_stack() {
-        // It is translated where it leaves the node's stack.
-        return Ok(Outcome::Foreign);
+    let route = &mut Work::get()?.route;
+    let mut is_sent = false;
+    if side != Side::Egress {
+        let hop = Hop::of_error(error.ttl);
+        forward::way(ctx, &hop, connection, &outer, route)?;
+        is_sent = !route.is_by_stack();
+        if local_reply && !is_sent {
+            // It is translated where it leaves the node's stack.
+            return Ok(Outcome::Foreign);
+        }
     }
     rewrite_error(ctx, &error, &outer, &connection.to.reversed())?;
     stats::count_packet(connection.service, ctx.len());
-    if route.is_by_stack() {
+    if !is_sent {
         return Ok(Outcome::Translated);
     }
     rewrite::decrement_ttl(ctx, outer.destination.is_v4(), error.ttl)?;
-    Ok(Outcome::Sent(forward::send(&mut route)))
+    Ok(Outcome::Sent(forward::send(route)))
 }
 
 /// Where the error goes. Where the direction's source is translated, the error's is too, whoever sent it: a router on the

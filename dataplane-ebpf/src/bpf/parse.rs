@@ -32,12 +32,16 @@ pub(crate) struct Packet {
     pub(crate) l4: usize,
     /// Bytes after the IP header and its options.
     pub(crate) payload: u32,
+    /// Bytes of the transport header; zero for a later fragment.
+    pub(crate) l4_length: u32,
     /// Time to live or hop limit.
     pub(crate) ttl: u8,
     /// TCP flags; zero for UDP.
     pub(crate) tcp_flags: u8,
     /// Which piece it is.
     pub(crate) fragment: Fragment,
+    /// Whether a router may cut it to pieces: IPv4 without "don't fragment".
+    pub(crate) may_fragment: bool,
 }
 
 /// Which piece of an IP packet it is.
@@ -103,6 +107,7 @@ struct Network {
     end: u32,
     ttl: u8,
     fragment: Fragment,
+    may_fragment: bool,
 }
 
 impl Network {
@@ -164,6 +169,7 @@ fn ipv4(ctx: &impl Context, at: usize) -> Result<Network, Drop> {
         end: end(ctx, at, total_length),
         ttl: header.ttl,
         fragment: piece(fragment & 0x1fff, fragment & 0x2000 != 0),
+        may_fragment: fragment & 0x4000 == 0,
     })
 }
 
@@ -212,6 +218,7 @@ fn ipv6(ctx: &impl Context, at: usize) -> Result<Network, Drop> {
         ),
         ttl: header.hop_limit,
         fragment,
+        may_fragment: false,
     })
 }
 
@@ -248,23 +255,28 @@ fn transport(ctx: &impl Context, network: &Network) -> Result<Option<Packet>, Dr
         (network.destination, Port::NONE),
         network.protocol,
     );
-    let mut tcp_flags = 0;
+    let (mut tcp_flags, mut l4_length) = (0, 0);
     if network.fragment != Fragment::Later {
         if payload < header_length {
             return Err(Drop::Malformed);
         }
         (flow.source_port, flow.destination_port) = ports(ctx, network.l4)?;
+        l4_length = header_length;
         if network.protocol == Protocol::TCP {
-            tcp_flags = ctx.load(network.l4 + 13)?;
+            let [offset, flags]: [u8; 2] = ctx.load(network.l4 + 12)?;
+            tcp_flags = flags;
+            l4_length = u32::from(offset >> 4) * 4;
         }
     }
     Ok(Some(Packet {
         flow,
         l4: network.l4,
         payload,
+        l4_length,
         ttl: network.ttl,
         tcp_flags,
         fragment: network.fragment,
+        may_fragment: network.may_fragment,
     }))
 }
 

@@ -1,28 +1,29 @@
-//! Answers to packets that are refused: a TCP reset, or an ICMP port unreachable for UDP. The packet itself becomes the
-//! answer and leaves the way it came.
+//! Answers to packets that go no further: a TCP reset, or an ICMP error. The packet itself becomes the answer and leaves
+//! the way it came, from the address that it was for: its sender believes whom it has asked.
 //!
 //! The device may have left a packet's checksum to be completed later (a packet from a virtual machine or another
 //! namespace on the same host). Nothing in a program's context tells; [`is_partial`] finds out, and the answers are
 //! made so that the completion comes out right.
 
-use super::parse::{self, Fragment, L3, Packet, tcp};
+use super::parse::{Fragment, L3, Packet, tcp};
 use super::stats;
+use super::work::Work;
 use aya_ebpf::bindings::TC_ACT_SHOT;
 use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_skb_change_tail};
 use aya_ebpf::programs::TcContext;
 use dataplane_ebpf::addr::Protocol;
 use dataplane_ebpf::checksum::Sum;
-use dataplane_ebpf::drop::Drop;
+use dataplane_ebpf::drop::{Answer, Drop};
 use dataplane_ebpf::flow::Flow;
 
 /// Time to live of answers.
 const TTL: u8 = 64;
 
-/// What an ICMP error quotes of the transport header (RFC 792: 64 bits): all of UDP's.
-const QUOTE: usize = 8;
+/// Words of the longest IP header that an ICMP error quotes: with IPv4 options, or IPv6 extension headers of 72 bytes.
+const MAX_NETWORK_WORDS: usize = 28;
 
-/// Turns the packet into the answer that refuses it and sends it back; one that must not be answered is dropped.
+/// Turns the packet into the work's answer and sends it back; one that must not be answered is dropped.
 #[inline(never)]
 pub(crate) fn answer(ctx: &TcContext) -> i32 {
     match try_answer(ctx) {
@@ -38,21 +39,33 @@ pub(crate) fn answer(ctx: &TcContext) -> i32 {
 
 #[inline(always)]
 fn try_answer(ctx: &TcContext) -> Result<bool, Drop> {
-    let Some(packet) = parse::packet(ctx)? else {
-        return Ok(false);
-    };
-    if packet.fragment != Fragment::Whole || packet.tcp_flags & tcp::RST != 0 {
+    // Its packet is still the one that arrived: nothing is changed before it is decided that the packet goes on.
+    let Work {
+        packet,
+        route,
+        answer,
+        ..
+    } = Work::get()?;
+    let (answer, mtu) = (*answer, route.mtu);
+    // RFC 1122, section 3.2.2: not to a later fragment. A reset is what ends all.
+    if packet.fragment == Fragment::Later || packet.tcp_flags & tcp::RST != 0 {
         return Ok(false);
     }
-    if packet.is_tcp() {
-        reset(ctx, &packet)?;
-    } else if packet.l4 != L3 + if packet.is_v4() { 20 } else { 40 } {
-        // Nobody sends options with UDP; quoting them would take a loop.
+    if packet.is_tcp() && answer == Answer::Refusal {
+        if packet.fragment == Fragment::First {
+            return Ok(false);
+        }
+        reset(ctx, packet)?;
+    } else if packet.l4 - L3 > MAX_NETWORK_WORDS * 4 {
         return Ok(false);
-    } else if packet.is_v4() {
-        unreachable_v4(ctx, &packet)?;
     } else {
-        unreachable_v6(ctx, &packet)?;
+        let kind = Kind::of(answer, packet.is_v4(), mtu);
+        let quoted = quote(ctx, packet)?;
+        if packet.is_v4() {
+            error_v4(ctx, packet, &kind, quoted)?;
+        } else {
+            error_v6(ctx, packet, &kind, quoted)?;
+        }
     }
     swap_ethernet(ctx)?;
     Ok(true)
@@ -159,9 +172,52 @@ fn answer_network(ctx: &TcContext, packet: &Packet) -> Result<(), Drop> {
         .map_err(|_| Drop::Rewrite)
 }
 
-/// Type 3 code 3 of RFC 792, before the quoted packet.
+/// What an ICMP error says.
+struct Kind {
+    kind: u8,
+    code: u8,
+    /// What stands before the quoted packet, in network order: an MTU, or zero.
+    rest: u32,
+}
+
+impl Kind {
+    /// RFC 792 with RFC 1191, and RFC 4443.
+    #[inline(always)]
+    fn of(answer: Answer, is_v4: bool, mtu: u16) -> Self {
+        let (kind, code) = match (answer, is_v4) {
+            (Answer::TooBig, true) => (3, 4),
+            (Answer::TooBig, false) => (2, 0),
+            (Answer::Expired, true) => (11, 0),
+            (Answer::Expired, false) => (3, 0),
+            (_, true) => (3, 3),
+            (_, false) => (1, 4),
+        };
+        let rest = if answer == Answer::TooBig {
+            u32::from(mtu).to_be()
+        } else {
+            0
+        };
+        Self { kind, code, rest }
+    }
+
+    /// What it adds to the checksum.
+    #[inline(always)]
+    fn sum(&self) -> Sum {
+        Sum::ZERO
+            .add(u32::from(u16::from_ne_bytes([self.kind, self.code])))
+            .add(self.rest)
+    }
+}
+
+/// How much of a packet an ICMP error quotes, and what that adds to the checksum.
+struct Quote {
+    length: u16,
+    sum: Sum,
+}
+
+/// An ICMP error for IPv4, before the quoted packet.
 #[repr(C)]
-struct UnreachableV4 {
+struct ErrorV4 {
     version_ihl: u8,
     tos: u8,
     total_length: u16,
@@ -175,17 +231,16 @@ struct UnreachableV4 {
     kind: u8,
     code: u8,
     icmp_checksum: u16,
-    unused: u32,
+    rest: u32,
 }
 
 #[inline(always)]
-fn unreachable_v4(ctx: &TcContext, packet: &Packet) -> Result<(), Drop> {
-    let quoted = quote::<7>(ctx, packet, 20)?;
+fn error_v4(ctx: &TcContext, packet: &Packet, kind: &Kind, quote: Quote) -> Result<(), Drop> {
     let flow = &packet.flow;
-    let mut header = UnreachableV4 {
+    let mut header = ErrorV4 {
         version_ihl: 0x45,
         tos: 0,
-        total_length: ((size_of::<UnreachableV4>() + 20 + QUOTE) as u16).to_be(),
+        total_length: (size_of::<ErrorV4>() as u16 + quote.length).to_be(),
         id: 0,
         fragment: 0,
         ttl: TTL,
@@ -193,10 +248,10 @@ fn unreachable_v4(ctx: &TcContext, packet: &Packet) -> Result<(), Drop> {
         checksum: 0,
         source: flow.destination.v4_word(),
         destination: flow.source.v4_word(),
-        kind: 3,
-        code: 3,
-        icmp_checksum: 0,
-        unused: 0,
+        kind: kind.kind,
+        code: kind.code,
+        icmp_checksum: quote.sum.add_sum(kind.sum()).checksum(),
+        rest: kind.rest,
     };
     let lead = u32::from(u16::from_ne_bytes([header.version_ihl, header.tos]));
     let ttl = u32::from(u16::from_ne_bytes([header.ttl, header.protocol]));
@@ -205,14 +260,12 @@ fn unreachable_v4(ctx: &TcContext, packet: &Packet) -> Result<(), Drop> {
         .add(u32::from(header.total_length))
         .add(ttl);
     header.checksum = sum.add(header.source).add(header.destination).checksum();
-    let kind = u32::from(u16::from_ne_bytes([header.kind, header.code]));
-    header.icmp_checksum = quoted.add(kind).checksum();
     insert(ctx, &header)
 }
 
-/// Type 1 code 4 of RFC 4443, before the quoted packet.
+/// An ICMP error for IPv6, before the quoted packet.
 #[repr(C)]
-struct UnreachableV6 {
+struct ErrorV6 {
     version_class_label: u32,
     payload_length: u16,
     next_header: u8,
@@ -222,29 +275,31 @@ struct UnreachableV6 {
     kind: u8,
     code: u8,
     checksum: u16,
-    unused: u32,
+    rest: u32,
 }
 
 #[inline(always)]
-fn unreachable_v6(ctx: &TcContext, packet: &Packet) -> Result<(), Drop> {
-    let quoted = quote::<12>(ctx, packet, 40)?;
+fn error_v6(ctx: &TcContext, packet: &Packet, kind: &Kind, quote: Quote) -> Result<(), Drop> {
     let flow = &packet.flow;
-    let length = ((8 + 40 + QUOTE) as u16).to_be();
-    let mut header = UnreachableV6 {
+    let length = (8 + quote.length).to_be();
+    let mut header = ErrorV6 {
         version_class_label: (6u32 << 28).to_be(),
         payload_length: length,
         next_header: Protocol::ICMPV6.number(),
         hop_limit: TTL,
         source: flow.destination.words(),
         destination: flow.source.words(),
-        kind: 1,
-        code: 4,
+        kind: kind.kind,
+        code: kind.code,
         checksum: 0,
-        unused: 0,
+        rest: kind.rest,
     };
-    let kind = u32::from(u16::from_ne_bytes([header.kind, header.code]));
     let next = u32::from(u16::from(header.next_header).to_be());
-    let sum = quoted.add(kind).add(u32::from(length)).add(next);
+    let sum = quote
+        .sum
+        .add_sum(kind.sum())
+        .add(u32::from(length))
+        .add(next);
     header.checksum = sum
         .add_words(header.source)
         .add_words(header.destination)
@@ -252,27 +307,41 @@ fn unreachable_v6(ctx: &TcContext, packet: &Packet) -> Result<(), Drop> {
     insert(ctx, &header)
 }
 
-/// Trims the packet to what an ICMP error quotes, and sums that: `WORDS` words, of which `network` bytes are the IP
-/// header.
+/// Trims the packet to what an ICMP error quotes: the IP header and the transport header, of which its sender needs the
+/// first 8 bytes (RFC 792) and the kernel, to complete a checksum, that checksum.
 #[inline(always)]
-fn quote<const WORDS: usize>(
-    ctx: &TcContext,
-    packet: &Packet,
-    network: usize,
-) -> Result<Sum, Drop> {
-    let field = packet.l4 + 6;
+fn quote(ctx: &TcContext, packet: &Packet) -> Result<Quote, Drop> {
+    let (field, transport) = if packet.is_tcp() { (16, 20) } else { (6, 8) };
+    let (field, end) = (packet.l4 + field, packet.l4 + transport);
     let checksum: u16 = ctx.load(field).map_err(|_| Drop::Malformed)?;
     let partial = is_partial(ctx, field)?;
     store(ctx, field, &checksum)?;
-    trim(ctx, packet.l4 + QUOTE)?;
-    let words: [u32; WORDS] = ctx.load(L3).map_err(|_| Drop::Malformed)?;
-    let (header, transport) = words.split_at(network / 4);
-    let sum = header.iter().fold(Sum::ZERO, |sum, word| sum.add(*word));
-    if partial {
-        // Completed, the quoted transport header will sum to the complement of what the field holds now.
-        return Ok(sum.add(u32::from(!checksum)));
+    trim(ctx, end)?;
+    // Completed, the quoted transport header will sum to the complement of what the field holds now.
+    let (covered, sum) = if partial {
+        (packet.l4, Sum::ZERO.add(u32::from(!checksum)))
+    } else {
+        (end, Sum::ZERO)
+    };
+    Ok(Quote {
+        length: (end - L3) as u16,
+        sum: add_quoted(ctx, covered, sum)?,
+    })
+}
+
+/// Adds to `sum` what lies between the IP header's beginning and `end`.
+#[inline(always)]
+fn add_quoted(ctx: &TcContext, end: usize, sum: Sum) -> Result<Sum, Drop> {
+    let mut sum = sum;
+    // Five more words of the transport header.
+    for word in 0..MAX_NETWORK_WORDS + 5 {
+        let at = L3 + word * 4;
+        if at >= end {
+            break;
+        }
+        sum = sum.add(ctx.load(at).map_err(|_| Drop::Malformed)?);
     }
-    Ok(transport.iter().fold(sum, |sum, word| sum.add(*word)))
+    Ok(sum)
 }
 
 /// Inserts `header` between the Ethernet header and the quoted packet.

@@ -398,7 +398,7 @@ fn answer(result: Result<(), Drop>) -> i32 {
     stats::count_reason(reason);
     let error = match reason.answer() {
         Answer::Refusal => ECONNREFUSED,
-        Answer::Silence => EHOSTUNREACH,
+        Answer::Silence | Answer::TooBig | Answer::Expired => EHOSTUNREACH,
     };
     // SAFETY: any error number will do.
     unsafe { bpf_set_retval(-error) };

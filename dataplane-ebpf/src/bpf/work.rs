@@ -4,10 +4,11 @@
 //! from here is also just a number to the verifier, whatever way led to it, so it walks each step once instead of once
 //! for every way.
 
+use super::forward::Route;
 use super::maps::WORK;
 use super::parse::Packet;
 use dataplane_ebpf::abi::Connection;
-use dataplane_ebpf::drop::Drop;
+use dataplane_ebpf::drop::{Answer, Drop};
 use dataplane_ebpf::flow::Flow;
 
 /// What is known of the packet at hand.
@@ -20,6 +21,10 @@ pub(crate) struct Work {
     pub(crate) reply: Connection,
     /// The flow of that direction's packets.
     pub(crate) reply_flow: Flow,
+    /// Where the packet goes.
+    pub(crate) route: Route,
+    /// What the packet's sender is told.
+    pub(crate) answer: Answer,
 }
 
 impl Work {
@@ -28,10 +33,16 @@ impl Work {
     /// A CPU works on one packet at a time: both hooks run with soft interrupts off.
     #[inline(always)]
     pub(crate) fn begin(packet: Packet) -> Result<&'static mut Self, Drop> {
-        let work = WORK.get_ptr_mut(0).ok_or(Drop::Inconsistent)?;
-        // SAFETY: a non-null pointer to this CPU's own value, which nothing else uses meanwhile.
-        let work = unsafe { &mut *work };
+        let work = Self::get()?;
         work.packet = packet;
         Ok(work)
+    }
+
+    /// What there is of the work so far. Only one of the program's functions may use it at a time.
+    #[inline(always)]
+    pub(crate) fn get() -> Result<&'static mut Self, Drop> {
+        let work = WORK.get_ptr_mut(0).ok_or(Drop::Inconsistent)?;
+        // SAFETY: a non-null pointer to this CPU's own value, which nothing else uses meanwhile.
+        Ok(unsafe { &mut *work })
     }
 }

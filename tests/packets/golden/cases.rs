@@ -235,16 +235,6 @@ pub(super) fn common(w: Writer) -> Vec<Case> {
                 ),
             ],
         },
-        Case {
-            name: "time to live runs out",
-            steps: one(
-                Frame {
-                    ttl: 1,
-                    ..w.open(client(40020), node(service::REMOTE))
-                },
-                Dropped(Drop::Expired),
-            ),
-        },
     ]
 }
 
@@ -538,9 +528,9 @@ pub(super) fn options(w: Writer) -> Vec<Case> {
     let forward = forwarded(with(w.open((a.node, 45001), (a.elsewhere, TARGET))));
     let refused = with(w.open(client(45002), (a.node, node_port(service::EMPTY))));
     let refusal = match w.protocol {
-        // A reset keeps the options; an ICMP error would have to quote them.
-        Protocol::TCP => Refused(Drop::NoBackend, with(w.refusal(&refused))),
-        _ => Dropped(Drop::NoBackend),
+        // A reset keeps the options; an ICMP error quotes them.
+        Protocol::TCP => with(w.refusal(&refused)),
+        _ => w.refusal(&refused),
     };
     vec![
         Case {
@@ -549,7 +539,7 @@ pub(super) fn options(w: Writer) -> Vec<Case> {
         },
         Case {
             name: "refused with options",
-            steps: vec![Ingress(refused.bytes(), refusal)],
+            steps: vec![Ingress(refused.bytes(), Refused(Drop::NoBackend, refusal))],
         },
     ]
 }

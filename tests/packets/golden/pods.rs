@@ -225,14 +225,14 @@ fn become_process(backend: &mut dataplane_ebpf::abi::Backend) {
     backend.address = node.into();
 }
 
-fn go_straight(dataplane: &mut Dataplane) -> Result<()> {
+pub(super) fn go_straight(dataplane: &mut Dataplane) -> Result<()> {
     dataplane.set_node(Node {
         flags: 0,
         ..world::node()
     })
 }
 
-fn go_through_stack(dataplane: &mut Dataplane) -> Result<()> {
+pub(super) fn go_through_stack(dataplane: &mut Dataplane) -> Result<()> {
     dataplane.set_node(world::node())
 }
 

@@ -117,15 +117,33 @@ impl Writer {
                 data: vec![],
             },
             _ => {
-                let v4 = packet.source.is_ipv4();
-                let (kind, code, quoted) = if v4 { (3, 3, 28) } else { (1, 4, 48) };
-                Body::Icmp {
-                    kind,
-                    code,
-                    rest: 0,
-                    data: packet.packet()[..quoted].to_vec(),
-                }
+                let (kind, code) = if packet.source.is_ipv4() {
+                    (3, 3)
+                } else {
+                    (1, 4)
+                };
+                return self.told(packet, (kind, code), 0);
             }
+        };
+        answer(packet, body)
+    }
+
+    /// The ICMP error that answers `packet`: it quotes its headers.
+    pub(super) fn told(self, packet: &Frame, (kind, code): (u8, u8), rest: u32) -> Frame {
+        let network = match (packet.source.is_ipv4(), packet.extra_header()) {
+            (true, extra) => 20 + extra,
+            (false, extra) => 40 + extra,
+        };
+        let transport = match packet.body {
+            Body::Tcp { .. } => 20,
+            _ => 8,
+        };
+        let data = packet.packet()[..network + transport].to_vec();
+        let body = Body::Icmp {
+            kind,
+            code,
+            rest,
+            data,
         };
         answer(packet, body)
     }
