@@ -104,6 +104,10 @@ pub struct Config {
     )]
     pub max_connections: u32,
 
+    /// How many Service ports have metrics of their own: those with the most connections. All others are counted together.
+    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
+    pub metrics_service_limit: usize,
+
     /// Remove all programs and maps from the kernel, and exit.
     #[arg(long)]
     pub cleanup: bool,

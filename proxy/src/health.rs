@@ -120,21 +120,24 @@ pub async fn serve_health(
 
 /// Serves `/metrics` and `/proxyMode` on `listener` until `shutdown`.
 pub async fn serve_metrics(listener: TcpListener, metrics: Metrics, shutdown: CancellationToken) {
-    serve(listener, shutdown, move |path| match path {
-        "/metrics" => text(
-            StatusCode::OK,
-            crate::metrics::CONTENT_TYPE,
-            metrics.encode(),
-        ),
-        "/proxyMode" => text(StatusCode::OK, "text/plain", "ebpf".to_owned()),
-        "/healthz" => text(StatusCode::OK, "text/plain", "ok".to_owned()),
-        _ => text(
-            StatusCode::NOT_FOUND,
-            "text/plain",
-            "404 page not found\n".to_owned(),
-        ),
+    serve_later(listener, shutdown, move |path| {
+        answer_metrics(path, metrics.clone())
     })
     .await;
+}
+
+async fn answer_metrics(path: String, metrics: Metrics) -> Response<Full<Bytes>> {
+    let plain = |status, body: &str| text(status, "text/plain", body.to_owned());
+    match path.as_str() {
+        // Reading the programs' counters takes long enough to keep everything else waiting.
+        "/metrics" => match tokio::task::spawn_blocking(move || metrics.encode()).await {
+            Ok(body) => text(StatusCode::OK, crate::metrics::CONTENT_TYPE, body),
+            Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+        },
+        "/proxyMode" => plain(StatusCode::OK, "ebpf"),
+        "/healthz" => plain(StatusCode::OK, "ok"),
+        _ => plain(StatusCode::NOT_FOUND, "404 page not found\n"),
+    }
 }
 
 /// Opens the listener at `address`.
@@ -181,6 +184,18 @@ async fn serve<F>(listener: TcpListener, shutdown: CancellationToken, answer: F)
 where
     F: Fn(&str) -> Response<Full<Bytes>> + Clone + Send + Sync + 'static,
 {
+    serve_later(listener, shutdown, move |path| {
+        std::future::ready(answer(&path))
+    })
+    .await;
+}
+
+/// The same, with answers that take their time.
+async fn serve_later<F, R>(listener: TcpListener, shutdown: CancellationToken, answer: F)
+where
+    F: Fn(String) -> R + Clone + Send + Sync + 'static,
+    R: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+{
     if let Ok(address) = listener.local_addr() {
         info!(%address, "serving");
     }
@@ -201,13 +216,14 @@ where
     }
 }
 
-async fn converse<F>(stream: TcpStream, answer: F)
+async fn converse<F, R>(stream: TcpStream, answer: F)
 where
-    F: Fn(&str) -> Response<Full<Bytes>> + Sync,
+    F: Fn(String) -> R + Sync,
+    R: Future<Output = Response<Full<Bytes>>>,
 {
     let service = service_fn(|request: Request<Incoming>| {
-        let response = answer(request.uri().path());
-        async move { Ok::<_, Infallible>(response) }
+        let response = answer(request.uri().path().to_owned());
+        async move { Ok::<_, Infallible>(response.await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(hyper_util::rt::TokioTimer::new())

@@ -10,7 +10,6 @@ mod conntrack;
 mod drops;
 mod dump;
 mod filter;
-mod pinned;
 mod probe;
 mod programs;
 mod services;
@@ -24,10 +23,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
-use dataplane_ebpf::abi::LAYOUT_VERSION;
 use serde::Serialize;
 
-use crate::maps;
+use crate::{maps, pinned};
 
 pub use backends::BackendsArgs;
 pub use conntrack::ConntrackArgs;
@@ -109,37 +107,9 @@ pub enum Output {
 /// Why there is nothing to show.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No daemon has been here, or it pins elsewhere.
-    #[error(
-        "no dataplane is pinned under {}: is portolan-proxy running on this node, and with this --bpf-root?",
-        root.display()
-    )]
-    NothingPinned {
-        /// Where.
-        root: PathBuf,
-    },
-    /// Another build's daemon was here.
-    #[error(
-        "the dataplane pinned under {} has the layout {found}, but this program reads v{LAYOUT_VERSION}: use the one of the daemon's version",
-        root.display()
-    )]
-    OtherLayout {
-        /// Where.
-        root: PathBuf,
-        /// What is pinned there.
-        found: String,
-    },
-    /// A directory or a pin could not be read.
-    #[error("cannot read {}", path.display())]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// A map could not be read.
+    /// The maps cannot be read.
     #[error(transparent)]
-    Maps(#[from] maps::Error),
+    Pinned(#[from] pinned::Error),
     /// The output takes no more.
     #[error("cannot write the output")]
     Output(#[source] io::Error),
@@ -159,16 +129,14 @@ trait View: Serialize {
 /// Runs `command` to its end.
 pub fn run(command: &Command) -> ExitCode {
     let result = match command {
-        Command::Status(args) => status::look(args).and_then(|view| show(&args.common, &view)),
-        Command::Services(args) => services::look(args).and_then(|view| show(&args.common, &view)),
-        Command::Backends(args) => backends::look(args).and_then(|view| show(&args.common, &view)),
-        Command::Conntrack(args) => {
-            conntrack::look(args).and_then(|view| show(&args.common, &view))
-        }
+        Command::Status(args) => show(&args.common, status::look(args)),
+        Command::Services(args) => show(&args.common, services::look(args)),
+        Command::Backends(args) => show(&args.common, backends::look(args)),
+        Command::Conntrack(args) => show(&args.common, conntrack::look(args)),
         Command::Drops(args) if args.watch => {
-            drops::watch(args, |drop| show(&args.common, drop).map(|_| ())).map(|()| true)
+            drops::watch(args, |drop| print(&args.common, drop)).map(|()| true)
         }
-        Command::Drops(args) => drops::look(args).and_then(|view| show(&args.common, &view)),
+        Command::Drops(args) => show(&args.common, drops::look(args)),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -177,8 +145,14 @@ pub fn run(command: &Command) -> ExitCode {
     }
 }
 
-/// Prints `view`; whether it is in order.
-fn show<V: View>(common: &Common, view: &V) -> Result<bool, Error> {
+/// Prints what was `seen`; whether it is in order.
+fn show<V: View>(common: &Common, seen: Result<V, pinned::Error>) -> Result<bool, Error> {
+    let view = seen?;
+    print(common, &view)?;
+    Ok(view.is_in_order())
+}
+
+fn print<V: View>(common: &Common, view: &V) -> Result<(), Error> {
     let mut out = BufWriter::new(io::stdout().lock());
     let written = match common.output {
         Output::Table => view.write(&mut out),
@@ -186,9 +160,7 @@ fn show<V: View>(common: &Common, view: &V) -> Result<bool, Error> {
             .map_err(io::Error::from)
             .and_then(|()| writeln!(out)),
     };
-    let written = written.and_then(|()| out.flush());
-    written.map_err(Error::Output)?;
-    Ok(view.is_in_order())
+    written.and_then(|()| out.flush()).map_err(Error::Output)
 }
 
 /// Tells people why, and scripts by the code.
@@ -199,7 +171,9 @@ fn fail(error: &Error) -> ExitCode {
     }
     eprintln!("portolan-proxy: {}", message(error));
     ExitCode::from(match error {
-        Error::NothingPinned { .. } | Error::OtherLayout { .. } => ABSENT,
+        Error::Pinned(pinned::Error::NothingPinned { .. } | pinned::Error::OtherLayout { .. }) => {
+            ABSENT
+        }
         _ => FAILED,
     })
 }
@@ -212,16 +186,19 @@ fn message(error: &Error) -> String {
         message = format!("{message}: {error}");
         cause = error.source();
     }
-    let denied = match error {
-        Error::Read { source, .. } | Error::Maps(maps::Error { source, .. }) => {
-            source.kind() == io::ErrorKind::PermissionDenied
-        }
-        _ => false,
-    };
-    if denied {
+    if is_denied(error) {
         message.push_str(" (run as root)");
     }
     message
+}
+
+fn is_denied(error: &Error) -> bool {
+    match error {
+        Error::Pinned(
+            pinned::Error::Read { source, .. } | pinned::Error::Maps(maps::Error { source, .. }),
+        ) => source.kind() == io::ErrorKind::PermissionDenied,
+        _ => false,
+    }
 }
 
 /// The end of a command's help.
@@ -244,15 +221,18 @@ mod tests {
     #[test]
     fn errors_say_what_to_do() {
         let root = PathBuf::from("/nowhere");
-        let message = message(&Error::Read {
+        let denied = pinned::Error::Read {
             path: root.clone(),
             source: io::ErrorKind::PermissionDenied.into(),
-        });
+        };
         assert_eq!(
-            message,
+            message(&denied.into()),
             "cannot read /nowhere: permission denied (run as root)"
         );
         let error = pinned::Pinned::open(&root).expect_err("nothing is pinned there");
-        assert!(matches!(error, Error::NothingPinned { .. }), "{error}");
+        assert!(
+            matches!(error, pinned::Error::NothingPinned { .. }),
+            "{error}"
+        );
     }
 }

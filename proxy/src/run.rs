@@ -28,6 +28,7 @@ use proxy::maps::{Conntrack, KernelMaps};
 use proxy::metrics::Metrics;
 use proxy::node::{self, Settings};
 use proxy::reconcile::{self, Reconciler};
+use proxy::service_metrics::KernelCounters;
 use proxy::{conntrack, pins, watch as api};
 
 /// How many events may wait for the reconciler.
@@ -73,7 +74,8 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     }
     let reconciler = Reconciler::new(settings(&config, &node_name)?, maps)?;
 
-    let metrics = Metrics::new();
+    let counters = KernelCounters::new(config.bpf_root.clone(), config.metrics_service_limit);
+    let metrics = Metrics::with_counters(counters);
     let (health, health_seen) = watch::channel(Health::new());
     let (devices, devices_seen) = watch::channel(known);
     let (events, events_seen) = mpsc::channel(EVENTS);

@@ -7,9 +7,9 @@ use dataplane_ebpf::abi::Backend;
 use serde::Serialize;
 
 use super::filter::ServiceFilter;
-use super::pinned::Pinned;
 use super::table::Columns;
-use super::{Common, Error, View, filter, text};
+use super::{Common, View, filter, text};
+use crate::pinned::{Error, Pinned};
 
 /// What to list.
 #[derive(Args, Debug, Clone)]

@@ -12,9 +12,9 @@ use dataplane_ebpf::flow::Flow;
 use serde::Serialize;
 
 use super::filter::ServiceFilter;
-use super::pinned::Pinned;
 use super::table::Columns;
-use super::{Common, Error, View, clock, filter, text};
+use super::{Common, View, clock, filter, text};
+use crate::pinned::{Error, Pinned};
 
 /// What to list.
 #[derive(Args, Debug, Clone)]

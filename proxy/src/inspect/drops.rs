@@ -9,9 +9,9 @@ use dataplane_ebpf::abi::DropRecord;
 use dataplane_ebpf::drop::{Answer, Drop};
 use serde::Serialize;
 
-use super::pinned::Pinned;
 use super::table::Columns;
-use super::{Common, Error, View, clock, text};
+use super::{Common, View, clock, text};
+use crate::pinned::{Error, Pinned};
 
 /// How often `--watch` looks. A CPU keeps its last records only, so not too rarely.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -79,8 +79,8 @@ pub(super) fn look(args: &DropsArgs) -> Result<Drops, Error> {
 /// Hands every drop from now on to `show`, for ever or until one of the two fails.
 pub(super) fn watch(
     args: &DropsArgs,
-    mut show: impl FnMut(&Record) -> Result<(), Error>,
-) -> Result<(), Error> {
+    mut show: impl FnMut(&Record) -> Result<(), super::Error>,
+) -> Result<(), super::Error> {
     let maps = Pinned::open(&args.common.bpf_root)?;
     let mut last = clock::nanoseconds();
     loop {

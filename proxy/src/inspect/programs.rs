@@ -10,8 +10,8 @@ use aya::programs::{ProgramInfo, loaded_programs};
 use dataplane_ebpf::{Hook, PROGRAMS};
 use serde::Serialize;
 
-use super::pinned::PinDirectory;
-use super::{Error, text};
+use super::text;
+use crate::pinned::{Error, PinDirectory};
 use crate::sys::{self, LinkTarget};
 
 /// How many cgroups are looked at to find one by its id. A node with more than that shows the id.

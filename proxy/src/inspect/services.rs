@@ -9,9 +9,9 @@ use dataplane_ebpf::addr::Family;
 use serde::Serialize;
 
 use super::filter::ServiceFilter;
-use super::pinned::Pinned;
 use super::table::Columns;
-use super::{Common, Error, View, filter, text};
+use super::{Common, View, filter, text};
+use crate::pinned::{Error, Pinned, add};
 
 /// What to list.
 #[derive(Args, Debug, Clone)]
@@ -168,7 +168,8 @@ fn entry(
     // An id beyond the end of the map has no backends either.
     let service = maps.services.get(&id)?.unwrap_or_default();
     let has = |flag| service.flags & flag != 0;
-    let counted = sum(&maps.stats.values(&id)?);
+    let mut counted = Stats::default();
+    add(&mut counted, &maps.stats.values(&id)?);
     Ok(Entry {
         id,
         name,
@@ -200,18 +201,6 @@ fn target(maps: &Pinned, run: Run, is_table: bool) -> Result<Target, Error> {
     };
     let verdict = text::verdict(run);
     Ok(Target { verdict, backends })
-}
-
-/// What all CPUs counted.
-pub(crate) fn sum(counts: &[Stats]) -> Stats {
-    let mut sum = Stats::default();
-    for count in counts {
-        sum.connections = sum.connections.wrapping_add(count.connections);
-        sum.packets = sum.packets.wrapping_add(count.packets);
-        sum.bytes = sum.bytes.wrapping_add(count.bytes);
-        sum.drops = sum.drops.wrapping_add(count.drops);
-    }
-    sum
 }
 
 impl View for Services {

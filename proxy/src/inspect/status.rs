@@ -1,19 +1,18 @@
 //! `status`: whether the dataplane of this node is in order, and what it is made of.
 
-use std::collections::HashSet;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use clap::Args;
 use dataplane_ebpf::abi::maps as names;
-use dataplane_ebpf::abi::{Frontend, Kind, LAYOUT_VERSION, Node, NodeAddress, Prefix};
+use dataplane_ebpf::abi::{LAYOUT_VERSION, Node, NodeAddress, Prefix};
 use dataplane_ebpf::addr::Addr;
 use serde::Serialize;
 
-use super::pinned::{PinDirectory, Pinned, Usage};
 use super::programs::{self, Attached};
 use super::table::Columns;
-use super::{Common, Error, View, probe};
+use super::{Common, View, probe};
+use crate::pinned::{Error, PinDirectory, Pinned, Usage};
 
 /// A map that is fuller than this is a warning.
 const FULL: f64 = 0.9;
@@ -98,39 +97,14 @@ fn ask(healthz_address: SocketAddr) -> Daemon {
 
 /// How full the maps are that can be full.
 fn usage(maps: &Pinned) -> Result<Vec<Usage>, Error> {
-    let mut slots = 0;
-    maps.services.each(|_, values| {
-        for service in values {
-            slots += u64::from(service.cluster.count()) + u64::from(service.local.count());
-        }
-    })?;
-    Ok(vec![
-        maps.frontends.usage()?,
-        maps.node_ports.usage()?,
-        maps.node_addresses.usage()?,
-        maps.services.usage_of(services(maps)?),
-        maps.slots.usage_of(slots),
-        maps.backends.usage_of(maps.used_backends()?.len() as u64),
-        maps.source_ranges.usage()?,
+    let mut usage = maps.usage_by_daemon()?;
+    usage.extend([
         maps.conntrack.usage()?,
         maps.sockets.usage()?,
         maps.affinity.usage()?,
         maps.fragments.usage()?,
-    ])
-}
-
-/// How many services there are that anything leads to.
-fn services(maps: &Pinned) -> Result<u64, Error> {
-    let mut ids = HashSet::new();
-    let mut add = |values: &[Frontend]| {
-        let named = values
-            .iter()
-            .filter(|frontend| frontend.kind != Kind::ADDRESS);
-        ids.extend(named.map(|frontend| frontend.service));
-    };
-    maps.frontends.each(|_, values| add(values))?;
-    maps.node_ports.each(|_, values| add(values))?;
-    Ok(ids.len() as u64)
+    ]);
+    Ok(usage)
 }
 
 fn settings(maps: &Pinned, node: &Node) -> Result<NodeSettings, Error> {

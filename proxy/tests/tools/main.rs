@@ -11,6 +11,8 @@ use dataplane_ebpf::drop::Drop;
 use dataplane_ebpf::flow::Flow;
 use nix::unistd::Uid;
 use node::{Node, run};
+use proxy::metrics::Metrics;
+use proxy::service_metrics::KernelCounters;
 use serde_json::{Value, json};
 
 /// A node with two services, or nothing without the right to make one.
@@ -40,6 +42,15 @@ fn node() -> Option<Node> {
     Some(node)
 }
 
+fn stats(connections: u64) -> Stats {
+    Stats {
+        connections,
+        packets: 10,
+        bytes: 1000,
+        drops: 1,
+    }
+}
+
 fn addr(text: &str) -> Addr {
     text.parse::<std::net::IpAddr>().unwrap().into()
 }
@@ -52,13 +63,7 @@ fn flow(client: &str, client_port: u16, server: &str, port: u16) -> Flow {
 #[test]
 fn services_are_listed_with_all_that_leads_to_them() {
     let Some(mut node) = node() else { return };
-    let stats = Stats {
-        connections: 3,
-        packets: 10,
-        bytes: 1000,
-        drops: 1,
-    };
-    let cpus = node.set_on_all_cpus(maps::STATS, 1, stats) as u64;
+    let cpus = node.set_on_all_cpus(maps::STATS, 1, stats(3)) as u64;
     let (document, code) = node.json(&["services"]);
     assert_eq!(code, 0);
     let names = document["services"].as_array().unwrap().iter();
@@ -240,6 +245,78 @@ fn drops_are_counted_explained_and_listed_in_order_of_time() {
     assert!(
         text.contains("no-backend lo 203.0.113.2:1 > 10.96.0.10:80/TCP"),
         "{text}"
+    );
+}
+
+#[test]
+fn what_the_programs_count_is_in_the_metrics() {
+    let Some(mut node) = node() else { return };
+    let cpus = node.set_on_all_cpus(maps::STATS, 1, stats(3)) as u64;
+    node.set_on_all_cpus(maps::STATS, 2, stats(1));
+    // The other family of the first service, one that says of itself what it is not, and an id that nobody has.
+    node.add_service(3, "default/web:http", &[], &[]);
+    node.set_on_all_cpus(maps::STATS, 3, stats(2));
+    node.add_service(4, "not \"a\" name\n", &[], &[]);
+    node.set_on_all_cpus(maps::STATS, 4, stats(9));
+    node.set_on_all_cpus(maps::STATS, 5, stats(100));
+    node.set_on_all_cpus(maps::DROPS, Drop::NoRoute as u32, 7u64);
+
+    let text = |limit| {
+        let counters = KernelCounters::new(node.root.clone(), limit);
+        Metrics::with_counters(counters).encode()
+    };
+    let says = |text: &str, line: String| {
+        let found = text.lines().any(|found| found == line);
+        assert!(found, "{line}\n{text}");
+    };
+    let web = r#"namespace="default",service="web",port="http""#;
+    let others = r#"namespace="",service="_other",port="""#;
+    let all = text(1000);
+    says(
+        &all,
+        format!("portolan_service_connections_total{{{web}}} {}", 5 * cpus),
+    );
+    says(
+        &all,
+        format!("portolan_service_bytes_total{{{web}}} {}", 2000 * cpus),
+    );
+    says(
+        &all,
+        format!(
+            "portolan_service_connections_total{{{others}}} {}",
+            9 * cpus
+        ),
+    );
+    says(
+        &all,
+        format!(r#"portolan_drops_total{{reason="no-route"}} {}"#, 7 * cpus),
+    );
+    says(&all, r#"portolan_map_entries{map="SERVICES"} 2"#.to_owned());
+    says(
+        &all,
+        format!(
+            r#"portolan_map_size{{map="SERVICES"}} {}"#,
+            maps::SERVICES_SIZE
+        ),
+    );
+    let one = text(1);
+    says(
+        &one,
+        format!("portolan_service_connections_total{{{web}}} {}", 5 * cpus),
+    );
+    says(
+        &one,
+        format!(
+            "portolan_service_connections_total{{{others}}} {}",
+            10 * cpus
+        ),
+    );
+    assert_eq!(one.matches("portolan_service_drops_total{").count(), 2);
+    let nothing = KernelCounters::new("/sys/fs/bpf/portolan-nobody".into(), 1);
+    assert!(
+        Metrics::with_counters(nothing)
+            .encode()
+            .contains("kubeproxy_")
     );
 }
 

@@ -1,7 +1,7 @@
 //! The pinned maps of a node, opened for reading only. Works with and without a daemon, and while one writes.
 
 use std::cell::OnceCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,17 +10,52 @@ use aya::Pod;
 use dataplane_ebpf::abi::maps as names;
 use dataplane_ebpf::abi::{
     self, Affinity, AffinityKey, Backend, Connection, DropRecord, FragmentKey, FragmentPorts,
-    Frontend, FrontendKey, LAYOUT_VERSION, Node, NodeAddress, NodePortKey, Peer, Run, Service,
-    SocketKey, SourceRange, Stats,
+    Frontend, FrontendKey, Kind, LAYOUT_VERSION, Node, NodeAddress, NodePortKey, Peer, Run,
+    Service, SocketKey, SourceRange, Stats,
 };
 use dataplane_ebpf::addr::Addr;
 use dataplane_ebpf::drop::Drop;
 use dataplane_ebpf::flow::Flow;
 use serde::Serialize;
 
-use super::Error;
 use crate::maps::{self, is_used};
 use crate::sys::read::Table;
+
+/// Why the maps cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No daemon has been here, or it pins elsewhere.
+    #[error(
+        "no dataplane is pinned under {}: is portolan-proxy running on this node, and with this --bpf-root?",
+        root.display()
+    )]
+    NothingPinned {
+        /// Where.
+        root: PathBuf,
+    },
+    /// Another build's daemon was here.
+    #[error(
+        "the dataplane pinned under {} has the layout {found}, but this program reads v{LAYOUT_VERSION}: use the one of the daemon's version",
+        root.display()
+    )]
+    OtherLayout {
+        /// Where.
+        root: PathBuf,
+        /// What is pinned there.
+        found: String,
+    },
+    /// A directory or a pin could not be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A map could not be read.
+    #[error(transparent)]
+    Maps(#[from] maps::Error),
+}
 
 /// The directory that a node's maps and links are pinned in.
 #[derive(Debug, Clone)]
@@ -245,6 +280,37 @@ impl Pinned {
         Ok(all)
     }
 
+    /// How full the maps are that the daemon writes.
+    pub(crate) fn usage_by_daemon(&self) -> Result<Vec<Usage>, Error> {
+        let mut slots = 0;
+        self.services.each(|_, values| {
+            for service in values {
+                slots += u64::from(service.cluster.count()) + u64::from(service.local.count());
+            }
+        })?;
+        Ok(vec![
+            self.frontends.usage()?,
+            self.node_ports.usage()?,
+            self.node_addresses.usage()?,
+            self.services.usage_of(self.used_services()?),
+            self.slots.usage_of(slots),
+            self.backends.usage_of(self.used_backends()?.len() as u64),
+            self.source_ranges.usage()?,
+        ])
+    }
+
+    /// How many services there are that a frontend leads to.
+    fn used_services(&self) -> Result<u64, Error> {
+        let mut ids = HashSet::new();
+        let mut add = |values: &[Frontend]| {
+            let named = values.iter().filter(|value| value.kind != Kind::ADDRESS);
+            ids.extend(named.map(|frontend| frontend.service));
+        };
+        self.frontends.each(|_, values| add(values))?;
+        self.node_ports.each(|_, values| add(values))?;
+        Ok(ids.len() as u64)
+    }
+
     /// How often each of the reasons of [`Drop::ALL`] was met, over all CPUs.
     pub(crate) fn drop_counts(&self) -> Result<Vec<(Drop, u64)>, Error> {
         let mut counts = Vec::new();
@@ -253,6 +319,16 @@ impl Pinned {
             counts.push((reason, values.iter().sum()));
         }
         Ok(counts)
+    }
+}
+
+/// Adds `counts` to `sum`; a counter that is full begins anew at zero.
+pub(crate) fn add(sum: &mut Stats, counts: &[Stats]) {
+    for count in counts {
+        sum.connections = sum.connections.wrapping_add(count.connections);
+        sum.packets = sum.packets.wrapping_add(count.packets);
+        sum.bytes = sum.bytes.wrapping_add(count.bytes);
+        sum.drops = sum.drops.wrapping_add(count.drops);
     }
 }
 
