@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use aya::pin::PinError;
 use aya::programs::Program;
 use aya::{Ebpf, EbpfError};
-use dataplane_ebpf::{Hook, OBJECT, PROGRAMS};
+use dataplane_ebpf::{OBJECT, PROGRAMS};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use tracing::{debug, info};
 
@@ -26,7 +26,7 @@ use crate::devices::{Device, Devices};
 use crate::features::Features;
 use crate::pins::{self, MapSizes, Pins, file};
 use crate::sys::LinkTarget;
-use spot::{Attachment, Spot};
+use spot::{Attachment, Side, Spot};
 
 pub(crate) use filter::remove as remove_filter;
 
@@ -114,7 +114,7 @@ impl Dataplane {
     /// Attaches the programs for sockets to the cgroup, taking over the links there are.
     pub fn attach_sockets(&mut self) -> Result<(), Error> {
         for program in PROGRAMS {
-            if Spot::sides(program.hook).is_none() {
+            if Spot::side(program.hook).is_none() {
                 self.attach_cgroup(program.name)?;
             }
         }
@@ -173,20 +173,21 @@ impl Dataplane {
     /// Which program belongs where. The order is one in which they can be attached while traffic flows: what translates
     /// replies comes before what translates requests.
     fn wanted<'a>(&self, devices: &'a Devices) -> BTreeMap<Attachment, (&'static str, &'a Device)> {
+        let is_pod =
+            |device: &&Device| !(devices.uplinks.is_empty() && self.was_uplink(device.index));
+        let pods: Vec<&Device> = devices.pods.iter().filter(is_pod).collect();
+        let uplinks: Vec<&Device> = devices.uplinks.iter().collect();
         let mut wanted = BTreeMap::new();
         for program in PROGRAMS {
-            let Some(side) = Spot::sides(program.hook) else {
+            let Some(side) = Spot::side(program.hook) else {
                 continue;
             };
-            let chosen = match program.hook {
-                Hook::Pod => &devices.pods,
-                _ => &devices.uplinks,
+            let chosen = match side {
+                Side::Ingress => uplinks.clone(),
+                Side::PodIngress => pods.clone(),
+                Side::Egress => [&*uplinks, &*pods].concat(),
             };
             for device in chosen {
-                let was_uplink = devices.uplinks.is_empty() && self.was_uplink(device.index);
-                if program.hook == Hook::Pod && was_uplink {
-                    continue;
-                }
                 let spot = Spot {
                     side,
                     device: device.index,
@@ -201,12 +202,11 @@ impl Dataplane {
         wanted
     }
 
-    /// Only uplinks have a program for what leaves by them.
     fn was_uplink(&self, device: u32) -> bool {
-        let on_egress = |attachment: &Attachment| {
-            attachment.spot.device == device && attachment.spot.side == spot::Side::Egress
-        };
-        self.attached.iter().any(on_egress)
+        let side = Side::Ingress;
+        let spot = Spot { side, device };
+        let is_there = |is_link| self.attached.contains(&Attachment { spot, is_link });
+        is_there(true) || is_there(false)
     }
 
     fn attach_cgroup(&mut self, name: &'static str) -> Result<(), Error> {

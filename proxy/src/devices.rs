@@ -57,7 +57,7 @@ pub struct Devices {
     pub uplinks: BTreeSet<Device>,
     /// Those of them that are hardware with a driver of its own.
     pub physical: BTreeSet<Device>,
-    /// The devices towards pods, or the bridges that those hang on.
+    /// The devices towards pods: this node's ends of their links, also where those are ports of a bridge.
     pub pods: BTreeSet<Device>,
     /// The names of those that should be uplinks but cannot, because the programs expect Ethernet frames.
     pub left_out: BTreeSet<String>,

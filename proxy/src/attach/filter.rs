@@ -23,9 +23,14 @@ use crate::devices::Device;
 /// Before the filters of those who leave the priority to the kernel, which begins at 49152.
 const PRIORITY: u16 = 100;
 
-/// Two layouts work side by side for a while, so each has a handle of its own.
-fn handle(layout: u32) -> TcHandle {
-    TcHandle::from(0x706f_0000 | layout)
+/// Two layouts work side by side for a while, and so do two programs while a device turns from an uplink into one of a
+/// pod: each has a handle of its own.
+fn handle(layout: u32, side: Side) -> TcHandle {
+    let program = match side {
+        Side::Egress | Side::Ingress => 0,
+        Side::PodIngress => 1,
+    };
+    TcHandle::from(0x706f_0000 | layout << 4 | program)
 }
 
 /// Puts `program` at `spot`, in the place of the one that an earlier daemon put there. `pin` records it.
@@ -43,7 +48,7 @@ pub(super) fn attach(
     }
     // Without the discipline, replacing fails; whoever else has made it already keeps it.
     let has_discipline = tc::qdisc_add_clsact(&device.name);
-    let handle = handle(LAYOUT_VERSION);
+    let handle = handle(LAYOUT_VERSION, spot.side);
     let replaced = replace(program, spot, device, handle);
     let attached = match replaced {
         Ok(()) => Ok(()),
@@ -102,7 +107,8 @@ pub(crate) fn remove(pin: &Path, version: u32) -> io::Result<()> {
 
 fn delete(spot: Spot, device: &str, version: u32) -> io::Result<()> {
     let side = attach_type(spot.side);
-    let link = SchedClassifierLink::attached(device, side, PRIORITY, handle(version), None)?;
+    let link =
+        SchedClassifierLink::attached(device, side, PRIORITY, handle(version, spot.side), None)?;
     // It may be gone already: with the discipline, or because a daemon died before it made it.
     if let Err(error) = link.detach() {
         debug!(device, ?error, "no filter to delete");
@@ -113,6 +119,6 @@ fn delete(spot: Spot, device: &str, version: u32) -> io::Result<()> {
 fn attach_type(side: Side) -> TcAttachType {
     match side {
         Side::Egress => TcAttachType::Egress,
-        Side::Ingress => TcAttachType::Ingress,
+        Side::Ingress | Side::PodIngress => TcAttachType::Ingress,
     }
 }

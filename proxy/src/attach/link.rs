@@ -73,7 +73,7 @@ pub(super) fn to_device(
 ) -> Result<FdLink, BoxError> {
     let side = match spot.side {
         Side::Egress => TcAttachType::Egress,
-        Side::Ingress => TcAttachType::Ingress,
+        Side::Ingress | Side::PodIngress => TcAttachType::Ingress,
     };
     let Program::SchedClassifier(program) = program else {
         return Err(ProgramError::UnexpectedProgramType.into());

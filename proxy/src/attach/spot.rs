@@ -22,9 +22,11 @@ pub(crate) struct Spot {
 /// A side of a device. In the order in which programs are attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Side {
-    /// What leaves by the device, in traffic control.
+    /// What leaves by the device.
     Egress,
-    /// What arrives by it, in traffic control.
+    /// What arrives by a device towards pods.
+    PodIngress,
+    /// What arrives by an uplink.
     Ingress,
 }
 
@@ -38,9 +40,10 @@ pub(crate) struct Attachment {
 
 impl Spot {
     /// Where on a device the programs with `hook` run; nowhere if they are for sockets.
-    pub(crate) fn sides(hook: Hook) -> Option<Side> {
+    pub(crate) fn side(hook: Hook) -> Option<Side> {
         match hook {
-            Hook::Ingress | Hook::Pod => Some(Side::Ingress),
+            Hook::Ingress => Some(Side::Ingress),
+            Hook::Pod => Some(Side::PodIngress),
             Hook::Egress => Some(Side::Egress),
             Hook::Xdp | Hook::SocketAddress | Hook::Socket => None,
         }
@@ -69,6 +72,7 @@ impl fmt::Display for Spot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let side = match self.side {
             Side::Egress => "egress",
+            Side::PodIngress => "pod_ingress",
             Side::Ingress => "ingress",
         };
         write!(f, "{side}-{}", self.device)
@@ -82,6 +86,7 @@ impl FromStr for Spot {
         let (side, device) = name.split_once('-').ok_or(())?;
         let side = match side {
             "egress" => Side::Egress,
+            "pod_ingress" => Side::PodIngress,
             "ingress" => Side::Ingress,
             _ => return Err(()),
         };

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::{
-    InfoKind, InfoPortKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
 
 use super::Device;
@@ -22,11 +22,9 @@ struct Link {
     /// Its packets begin with an Ethernet header. Those of tunnels such as WireGuard begin with the IP header.
     is_ethernet: bool,
     is_up: bool,
-    /// It is a part of a bridge or bond, whose programs see its packets.
-    is_port: bool,
-    /// It leads to something on this node: pods, virtual machines, or a bridge of those. Others that are no hardware
-    /// either, such as VXLAN and VLAN devices, lead to other machines.
-    is_inward: bool,
+    /// Its other end is in a pod or a virtual machine. Others that are no hardware either, such as VXLAN and VLAN devices,
+    /// lead to other machines. A bridge is none: its ports are, since pods on it answer each other past it.
+    is_pod: bool,
     is_physical: bool,
 }
 
@@ -85,7 +83,7 @@ impl Links {
         let links = self
             .links
             .values()
-            .filter(|link| link.is_ethernet && link.is_up && link.is_inward && !link.is_port);
+            .filter(|link| link.is_ethernet && link.is_up && link.is_pod);
         let devices = links.map(|link| &link.device);
         devices
             .filter(|device| !uplinks.contains(device))
@@ -107,23 +105,19 @@ impl Link {
         let mut name = None;
         let mut infos = Vec::new();
         let mut has_parent = false;
+        let mut has_end_elsewhere = false;
         for attribute in attributes {
             match attribute {
                 LinkAttribute::IfName(text) => name = Some(text),
                 LinkAttribute::LinkInfo(found) => infos = found,
                 LinkAttribute::ParentDevName(_) => has_parent = true,
+                LinkAttribute::LinkNetNsId(_) => has_end_elsewhere = true,
                 _ => {}
             }
         }
         let kind = infos.iter().find_map(|info| match info {
             LinkInfo::Kind(kind) => Some(kind),
             _ => None,
-        });
-        let is_port = infos.iter().any(|info| {
-            matches!(
-                info,
-                LinkInfo::PortKind(InfoPortKind::Bridge | InfoPortKind::Bond | InfoPortKind::Team)
-            )
         });
         Some(Self {
             device: Device {
@@ -133,18 +127,14 @@ impl Link {
             is_ethernet: header.link_layer_type == LinkLayerType::Ether
                 && !header.flags.contains(LinkFlags::Loopback),
             is_up: header.flags.contains(LinkFlags::Up),
-            is_port,
-            is_inward: kind.is_some_and(is_inward),
+            is_pod: kind.is_some_and(|kind| match kind {
+                InfoKind::Veth | InfoKind::Netkit => has_end_elsewhere,
+                InfoKind::Tun => true,
+                _ => false,
+            }),
             is_physical: kind.is_none() && has_parent,
         })
     }
-}
-
-fn is_inward(kind: &InfoKind) -> bool {
-    matches!(
-        kind,
-        InfoKind::Veth | InfoKind::Netkit | InfoKind::Bridge | InfoKind::Tun
-    )
 }
 
 #[cfg(test)]
@@ -160,9 +150,16 @@ mod tests {
         message
     }
 
-    fn ethernet(index: u32, name: &str, infos: Vec<LinkInfo>) -> LinkMessage {
+    fn ethernet(index: u32, name: &str, kind: InfoKind) -> LinkMessage {
         let mut message = message(index, name, LinkLayerType::Ether, LinkFlags::Up);
-        message.attributes.push(LinkAttribute::LinkInfo(infos));
+        let kind = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]);
+        message.attributes.push(kind);
+        message
+    }
+
+    fn veth(index: u32, name: &str) -> LinkMessage {
+        let mut message = ethernet(index, name, InfoKind::Veth);
+        message.attributes.push(LinkAttribute::LinkNetNsId(0));
         message
     }
 
@@ -171,21 +168,19 @@ mod tests {
         let mut eth0 = message(2, "eth0", LinkLayerType::Ether, up);
         let parent = LinkAttribute::ParentDevName("0000:00:03.0".to_owned());
         eth0.attributes.push(parent);
-        let kind = |kind| vec![LinkInfo::Kind(kind)];
-        let port_of = |kind, port| vec![LinkInfo::Kind(kind), LinkInfo::PortKind(port)];
-        let mut down = ethernet(9, "down0", kind(InfoKind::Veth));
+        let mut down = veth(9, "down0");
         down.header.flags = LinkFlags::empty();
         let messages = [
             message(1, "lo", LinkLayerType::Loopback, LinkFlags::Loopback),
             eth0,
             message(3, "wg0", LinkLayerType::None, up),
             message(4, "ppp0", LinkLayerType::Ppp, up),
-            ethernet(5, "veth5", kind(InfoKind::Veth)),
-            ethernet(6, "veth6", port_of(InfoKind::Veth, InfoPortKind::Bridge)),
-            ethernet(7, "cni0", kind(InfoKind::Bridge)),
-            ethernet(8, "flannel.1", kind(InfoKind::Vxlan)),
+            veth(5, "veth5"),
+            ethernet(6, "both-ends-here", InfoKind::Veth),
+            ethernet(7, "cni0", InfoKind::Bridge),
+            ethernet(8, "flannel.1", InfoKind::Vxlan),
             down,
-            ethernet(10, "veth10", port_of(InfoKind::Veth, InfoPortKind::Vrf)),
+            ethernet(10, "tap0", InfoKind::Tun),
         ];
         let mut links = Links::default();
         messages
@@ -244,21 +239,19 @@ mod tests {
     }
 
     #[test]
-    fn pods_are_behind_virtual_devices_that_are_up_or_behind_the_bridge_of_those() {
-        check_pods(&links(), &["eth0"], &["veth5", "cni0", "veth10"]);
-        check_pods(&links(), &["veth5"], &["cni0", "veth10"]);
+    fn pods_are_behind_virtual_devices_that_are_up() {
+        check_pods(&links(), &["eth0"], &["veth5", "tap0"]);
+        check_pods(&links(), &["veth5"], &["tap0"]);
     }
 
     #[test]
     fn a_device_leaves_when_it_is_deleted_but_not_when_it_leaves_a_bridge() {
         let mut links = links();
-        let mut left = ethernet(5, "veth5", Vec::new());
+        let mut left = veth(5, "veth5");
         left.header.interface_family = AddressFamily::Bridge;
         links.remove(&left);
-        check_pods(&links, &["eth0"], &["veth5", "cni0", "veth10"]);
-        links.insert(ethernet(6, "veth6", vec![LinkInfo::Kind(InfoKind::Veth)]));
-        check_pods(&links, &["eth0"], &["veth5", "veth6", "cni0", "veth10"]);
-        links.remove(&ethernet(5, "veth5", Vec::new()));
-        check_pods(&links, &["eth0"], &["veth6", "cni0", "veth10"]);
+        check_pods(&links, &["eth0"], &["veth5", "tap0"]);
+        links.remove(&veth(5, "veth5"));
+        check_pods(&links, &["eth0"], &["tap0"]);
     }
 }

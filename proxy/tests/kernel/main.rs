@@ -30,7 +30,7 @@ use proxy::features::Features;
 use proxy::inspect::dump;
 use proxy::maps::{Conntrack, Swept};
 use proxy::pins;
-use rtnetlink::{LinkBridge, LinkUnspec, LinkVeth};
+use rtnetlink::{LinkBridge, LinkUnspec};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -265,43 +265,41 @@ fn scenario(features: Features) {
     eventually(|| ask(SERVICE).unwrap_err().kind() != ErrorKind::ConnectionRefused);
 }
 
-/// Pods' devices come, move to a bridge, and go; nothing else does, and nobody looks at everything for it.
+/// Pods' devices come and go, and are found also where they are ports of a bridge.
 fn pods_come_and_go() {
+    let (one, other) = (Namespace::new(), Namespace::new());
+    let ends = (OUTSIDE.parse().unwrap(), TOWARDS_OUTSIDE.parse().unwrap());
     netlink(async |handle| {
         set_up(&handle, "lo").await;
         let shutdown = CancellationToken::new();
         let (sender, mut seen) = watch::channel(Devices::default());
         let following = devices::follow(Vec::new(), sender, shutdown.clone());
         let following = tokio::spawn(following);
-        let pods = |seen: &Devices| -> Vec<String> {
-            seen.pods.iter().map(|device| device.name.clone()).collect()
-        };
         let mut expect = async |expected: &[&str]| {
-            let arrived = seen.wait_for(|seen| pods(seen) == expected);
+            let arrived = seen.wait_for(|seen| {
+                let names = seen.pods.iter().map(|device| &*device.name);
+                names.eq(expected.iter().copied())
+            });
             let arrived = tokio::time::timeout(Duration::from_secs(5), arrived).await;
             assert!(arrived.is_ok(), "expected {expected:?}");
         };
-        for name in ["pod0", "pod1"] {
-            let pair = LinkVeth::new(name, &format!("p-{name}")).build();
-            handle.link().add(pair).execute().await.unwrap();
-        }
-        set_up(&handle, "pod0").await;
+        one.link(&handle, "pod0", ends.0, ends.1).await;
         expect(&["pod0"]).await;
-        set_up(&handle, "pod1").await;
+        other.link(&handle, "pod1", ends.0, ends.1).await;
         expect(&["pod0", "pod1"]).await;
 
         let bridge = LinkBridge::new("br0").up().build();
         handle.link().add(bridge).execute().await.unwrap();
-        expect(&["pod0", "pod1", "br0"]).await;
         let port = LinkUnspec::new_with_index(index("pod1")).controller(index("br0"));
         handle.link().set(port.build()).execute().await.unwrap();
-        expect(&["pod0", "br0"]).await;
-        let free = LinkUnspec::new_with_index(index("pod1")).nocontroller();
-        handle.link().set(free.build()).execute().await.unwrap();
-        expect(&["pod0", "pod1", "br0"]).await;
         let gone = handle.link().del(index("pod0"));
         gone.execute().await.unwrap();
-        expect(&["pod1", "br0"]).await;
+        expect(&["pod1"]).await;
+        let free = LinkUnspec::new_with_index(index("pod1")).nocontroller();
+        handle.link().set(free.build()).execute().await.unwrap();
+        let down = LinkUnspec::new_with_index(index("pod1")).down();
+        handle.link().set(down.build()).execute().await.unwrap();
+        expect(&[]).await;
 
         shutdown.cancel();
         following.await.unwrap().unwrap();
@@ -324,7 +322,7 @@ fn pods_leave_nothing(features: Features) {
         assert_eq!(with.pods.len(), 1);
         let failed = daemon.dataplane.attach_devices(&with);
         assert!(failed.is_empty(), "{failed:?}");
-        assert_eq!(links(&place).len(), before.len() + 1, "in round {round}");
+        assert_eq!(links(&place).len(), before.len() + 2, "in round {round}");
         assert_eq!(filters("pod0"), usize::from(!features.tcx));
         netlink(async |handle| {
             let gone = handle.link().del(index("pod0"));

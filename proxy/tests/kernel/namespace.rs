@@ -41,16 +41,24 @@ impl Namespace {
     /// Links the caller's namespace, where the device is called `name`, with this one, where it is called `eth0` and has
     /// this `address`. All that it sends goes that way.
     pub(crate) fn connect(&self, name: &str, address: Ipv4Addr, gateway: Ipv4Addr) {
-        let fd = self.file.as_raw_fd();
+        netlink(async |handle| self.link(&handle, name, address, gateway).await);
+    }
+
+    /// The same with the netlink socket there is.
+    pub(crate) async fn link(
+        &self,
+        handle: &Handle,
+        name: &str,
+        address: Ipv4Addr,
+        gateway: Ipv4Addr,
+    ) {
         let peer = format!("p-{name}");
-        netlink(async |handle| {
-            let pair = LinkVeth::new(name, &peer).build();
-            handle.link().add(pair).execute().await.unwrap();
-            let moved = LinkUnspec::new_with_index(index(&peer)).name("eth0".to_owned());
-            let moved = moved.setns_by_fd(fd).build();
-            handle.link().set(moved).execute().await.unwrap();
-            set_up(&handle, name).await;
-        });
+        let pair = LinkVeth::new(name, &peer).build();
+        handle.link().add(pair).execute().await.unwrap();
+        let moved = LinkUnspec::new_with_index(index(&peer)).name("eth0".to_owned());
+        let moved = moved.setns_by_fd(self.file.as_raw_fd()).build();
+        handle.link().set(moved).execute().await.unwrap();
+        set_up(handle, name).await;
         self.run(move || {
             netlink(async |handle| {
                 set_up(&handle, "lo").await;
