@@ -42,7 +42,10 @@ test: setup
 test-kernels:
 	tests/kernels/run
 
-# Start time and memory of a whole cluster.
+# Start time and memory of a whole cluster, and the dataplane against kube-proxy's rules. `make bench BENCH="l4 clusterip"`
+# measures one part, and `make bench BENCH=--help` says which there are.
+BENCH ?= --json target/bench.json
 bench: build
+	./setup.sh bench
 	cargo build --release --locked --package tests --bin measure
-	$(SUDO) $(BIN)/measure
+	$(SUDO) $(BIN)/measure $(BENCH)

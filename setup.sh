@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what building (and, with `test`, testing) Portolan needs and this machine lacks; says what and why.
+# Installs what building (and, with `test` or `bench`, testing or measuring) Portolan needs and this machine lacks; says what and why.
 # Running it again finds everything in place and does nothing.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -89,6 +89,13 @@ need_test_tools() {
     need_current_kubectl
 }
 
+# What the dataplane is measured against.
+need_bench_tools() {
+    has ip || install "benchmarks make network namespaces" iproute2
+    has nft || install "benchmarks install kube-proxy's nftables rules" nftables
+    has iptables-restore || install "benchmarks install kube-proxy's iptables rules" iptables
+}
+
 # A kubectl of this year beside the machine's own: unpacked under target/tools, not installed.
 need_current_kubectl() {
     local tools=$PWD/target/tools
@@ -108,3 +115,4 @@ need_basics
 need_bpf_compiler
 need_bpf_linker
 if [ "${1:-}" = test ]; then need_test_tools; fi
+if [ "${1:-}" = bench ]; then need_bench_tools; fi

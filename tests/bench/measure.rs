@@ -1,92 +1,129 @@
-//! `make bench`: how long a cluster takes to be ready, and how much memory each daemon holds then.
+//! `make bench`: the figures that README.md and proxy/README.md promise.
 //!
-//! Prints a table for README.md. Times are those of `portolan up` as its user sees them, on a machine where all is built.
+//! Every section prints tables in Markdown and can also write them as JSON. Figures of the dataplane are ratios: the
+//! contestants take turns within one run, so that a machine whose speed drifts slows all of them alike.
 
-use std::fs;
+mod api;
+mod cluster;
+mod clusterip;
+mod daemon;
+mod kernel;
+mod namespace;
+mod objects;
+mod programming;
+mod report;
+mod rules;
+mod sandbox;
+mod traffic;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use harness::Cluster;
+use anyhow::Result;
+use clap::{Parser, Subcommand, ValueEnum};
 
-/// How many clusters are built; the median is the figure.
-const ROUNDS: usize = 5;
-const DAEMONS: [&str; 7] = [
-    "server",
-    "node-1",
-    "node-2",
-    "proxy-node-1",
-    "proxy-node-2",
-    "ingress",
-    "supervisor",
-];
+use crate::report::{Report, Table};
+use crate::sandbox::Sandbox;
+
+/// Measures Portolan and prints tables in Markdown.
+///
+/// Needs root. Everything happens in network namespaces, a cgroup and a BPF file system that vanish with the process,
+/// however it ends. The programs are taken from PORTOLAN_BIN, or from target/release.
+#[derive(Parser, Debug)]
+#[command(name = "measure", max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    what: Option<What>,
+
+    /// Also write the figures to this file, as JSON.
+    #[arg(long, value_name = "FILE", global = true)]
+    json: Option<PathBuf>,
+}
+
+/// What is measured; without any, all of it.
+#[derive(Subcommand, Debug)]
+enum What {
+    /// Start time and memory of a whole cluster.
+    Cluster,
+    /// The service dataplane against kube-proxy's rules, and the daemon that programs it. At most ten minutes.
+    L4 {
+        /// Which sections; without any, all of them.
+        sections: Vec<Section>,
+
+        /// Fewer and shorter rounds and smaller clusters: shows that everything runs, not how fast.
+        #[arg(long)]
+        quick: bool,
+    },
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum Section {
+    /// Connections of pods to cluster IPs: rates and throughput against no service at all, nftables and iptables.
+    Clusterip,
+    /// The daemon: from a list or an event of the API to the maps; its memory, and that of the maps.
+    Programming,
+}
+
+/// What the design allows for all sections of the dataplane.
+const LIMIT: Duration = Duration::from_secs(600);
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
+    match run(&Arguments::parse()) {
+        Ok(code) => code,
         Err(error) => {
-            eprintln!("{error:#}");
+            eprintln!("measure: {error:#}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn run() -> Result<()> {
-    let mut times = Vec::new();
-    let mut memory = Vec::new();
-    for round in 1..=ROUNDS {
-        let begun = Instant::now();
-        let cluster = Cluster::up("bench")?;
-        times.push(begun.elapsed());
-        if round == ROUNDS {
-            memory = DAEMONS
-                .iter()
-                .map(|name| resident(&cluster, name))
-                .collect::<Result<_>>()?;
+fn run(arguments: &Arguments) -> Result<ExitCode> {
+    match &arguments.what {
+        Some(What::L4 { sections, quick }) => {
+            if let Some(sandbox) = Sandbox::inside()? {
+                let report = measure_l4(&sandbox, sections, *quick)?;
+                report.write(arguments.json.as_deref())?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            sandbox::supervise(LIMIT)
+        }
+        Some(What::Cluster) => {
+            let report = Report::of(cluster::measure()?);
+            report.write(arguments.json.as_deref())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        None => {
+            // The dataplane's part runs in a sandbox of its own, by a command of its own.
+            let json = |name: &str| {
+                arguments
+                    .json
+                    .as_ref()
+                    .map(|path| path.with_extension(format!("{name}.json")))
+            };
+            Report::of(cluster::measure()?).write(json("cluster").as_deref())?;
+            sandbox::run_again("l4", json("l4").as_deref())
         }
     }
-    times.sort();
-    print(&times, &memory);
-    Ok(())
 }
 
-/// Resident memory in KiB: all of it, and the part that is not a file's page.
-fn resident(cluster: &Cluster, name: &str) -> Result<(u64, u64)> {
-    let pid = cluster.daemon(name)?.pid;
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))
-        .with_context(|| format!("reading {name}'s status"))?;
-    let field = |key: &str| {
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix(key))
-            .unwrap_or_default();
-        line.trim_matches([':', ' ', '\t', 'k', 'B'])
-            .trim()
-            .parse()
-            .unwrap_or(0)
-    };
-    Ok((field("VmRSS"), field("RssAnon")))
-}
-
-fn print(times: &[Duration], memory: &[(u64, u64)]) {
-    let seconds = |time: Option<&Duration>| time.map_or(0.0, Duration::as_secs_f64);
-    println!("| figure | median | min | max |\n|---|---|---|---|");
-    println!(
-        "| `portolan up`, 2 nodes, to the sample's first HTTPS answer | {:.2} s | {:.2} s | {:.2} s |",
-        seconds(times.get(times.len() / 2)),
-        seconds(times.first()),
-        seconds(times.last())
-    );
-    println!("\n| daemon | resident | of it anonymous |\n|---|---|---|");
-    for (name, (all, anonymous)) in DAEMONS.iter().zip(memory) {
-        println!(
-            "| {name} | {:.1} MiB | {:.1} MiB |",
-            mebibytes(*all),
-            mebibytes(*anonymous)
+fn measure_l4(sandbox: &Sandbox, sections: &[Section], quick: bool) -> Result<Report> {
+    let all = [Section::Clusterip, Section::Programming];
+    let sections = if sections.is_empty() { &all } else { sections };
+    let mut report = Report::new();
+    for section in sections {
+        let begun = Instant::now();
+        eprintln!("measure: {section:?}");
+        let tables = match section {
+            Section::Clusterip => clusterip::measure(sandbox, quick)?,
+            Section::Programming => programming::measure(sandbox, quick)?,
+        };
+        eprintln!(
+            "measure: {section:?} took {:.0} s",
+            begun.elapsed().as_secs_f64()
         );
+        tables.iter().for_each(Table::print);
+        report.extend(tables);
     }
-}
-
-fn mebibytes(kibibytes: u64) -> f64 {
-    f64::from(u32::try_from(kibibytes).unwrap_or(u32::MAX)) / 1024.0
+    Ok(report)
 }

@@ -1,0 +1,349 @@
+//! The daemon's part: from a list or an event of the API to the maps, and what it takes of memory and processor time.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::api::Kind;
+use crate::daemon::{Daemon, Setting};
+use crate::kernel::{self, Installed};
+use crate::namespace::Namespace;
+use crate::objects::Cluster;
+use crate::report::{Cell, Figure, Table};
+use crate::sandbox::Sandbox;
+
+const ADDRESS: std::net::Ipv4Addr = std::net::Ipv4Addr::new(192, 0, 2, 1);
+const ENDPOINTS: u32 = 5;
+/// Changes a second that must not make the daemon fall behind.
+const RATE: u32 = 1_000;
+
+struct Scale {
+    sizes: [u32; 2],
+    /// Cold starts at each size.
+    starts: usize,
+    /// Single changes.
+    changes: u32,
+    sustained: Duration,
+    idle: Duration,
+}
+
+const FULL: Scale = Scale {
+    sizes: [100, 50_000],
+    starts: 3,
+    changes: 300,
+    sustained: Duration::from_secs(10),
+    idle: Duration::from_secs(30),
+};
+
+const QUICK: Scale = Scale {
+    sizes: [100, 5_000],
+    starts: 1,
+    changes: 50,
+    sustained: Duration::from_secs(2),
+    idle: Duration::from_secs(3),
+};
+
+/// One daemon's figures.
+struct Figures {
+    /// Milliseconds from the first request to the maps being right.
+    start: Figure,
+    /// Milliseconds from the last byte of the last list.
+    after_list: Figure,
+    /// Microseconds from an event to the map.
+    change: Figure,
+    /// The same while changes come in fast.
+    sustained: Figure,
+    /// Share of a processor meanwhile.
+    busy: f64,
+    /// Share of a processor when nothing happens.
+    idle: f64,
+    resident: crate::daemon::Resident,
+    memory: Vec<kernel::Memory>,
+}
+
+pub(crate) fn measure(sandbox: &Sandbox, quick: bool) -> Result<Vec<Table>> {
+    let scale = if quick { &QUICK } else { &FULL };
+    let [small, large] = scale.sizes;
+    let figures = [
+        measure_size(sandbox, small, scale)?,
+        measure_size(sandbox, large, scale)?,
+    ];
+    Ok(vec![
+        table(scale, &figures),
+        memory_table(large, &figures[1]),
+    ])
+}
+
+fn measure_size(sandbox: &Sandbox, services: u32, scale: &Scale) -> Result<Figures> {
+    let cluster = Cluster {
+        services,
+        endpoints: ENDPOINTS,
+        real: Vec::new(),
+        protocol: "tcp",
+        node_ports: false,
+    };
+    let (mut starts, mut after_lists) = (Vec::new(), Vec::new());
+    let mut running = None;
+    for number in 0..scale.starts {
+        // The one before ends first.
+        drop(running.take());
+        let name = format!("programming-{services}-{number}");
+        let namespace = node()?;
+        let cgroup = sandbox.cgroup(&name)?;
+        let setting = Setting {
+            name: &name,
+            namespace: &namespace,
+            address: ADDRESS,
+            cgroup: &cgroup,
+            cluster: &cluster,
+        };
+        let mut daemon = Daemon::start(sandbox, &setting)?;
+        let (maps, done) = daemon.wait(&cluster)?;
+        let times = daemon.api.times();
+        let since = |begun: Option<Instant>| {
+            let begun = begun.context("the daemon has asked")?;
+            Ok::<_, anyhow::Error>(done.saturating_duration_since(begun).as_secs_f64() * 1e3)
+        };
+        starts.push(since(times.asked)?);
+        after_lists.push(since(times.listed)?);
+        running = Some((namespace, daemon, maps));
+    }
+    let (_namespace, daemon, maps) = running.context("at least one start")?;
+    while !daemon.api.is_watched(Kind::Slices) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let resident = daemon.resident()?;
+    let mut changes = Changes::new(&daemon, &maps, &cluster);
+    let change = changes.one_by_one(scale.changes)?;
+    let begun = (Instant::now(), daemon.processor_time()?);
+    let sustained = changes.sustained(scale.sustained)?;
+    let busy = share(&daemon, begun)?;
+    // What the changes left to do is done within the quarantine of ids, a second.
+    std::thread::sleep(Duration::from_secs(2));
+    let begun = (Instant::now(), daemon.processor_time()?);
+    std::thread::sleep(scale.idle);
+    Ok(Figures {
+        start: Figure::of(starts),
+        after_list: Figure::of(after_lists),
+        change,
+        sustained,
+        busy,
+        idle: share(&daemon, begun)?,
+        resident,
+        memory: kernel::memory(&daemon.pins)?,
+    })
+}
+
+/// A node with an uplink.
+fn node() -> Result<Namespace> {
+    let node = Namespace::create()?;
+    node.ip(&format!(
+        "link add uplink type veth peer name wire
+         link set wire up
+         link set uplink up
+         addr add {ADDRESS}/24 dev uplink
+         route add default via 192.0.2.254"
+    ))?;
+    Ok(node)
+}
+
+/// The share of one processor that the daemon has used since.
+fn share(daemon: &Daemon, (at, used): (Instant, Duration)) -> Result<f64> {
+    let more = daemon.processor_time()?.saturating_sub(used);
+    Ok(100.0 * more.as_secs_f64() / at.elapsed().as_secs_f64())
+}
+
+/// Makes one endpoint after another ready or not, and looks when the map shows it.
+struct Changes<'a> {
+    daemon: &'a Daemon,
+    maps: &'a Installed,
+    cluster: &'a Cluster,
+    count: u32,
+    /// How many endpoints of each Service are ready.
+    ready: Vec<u32>,
+}
+
+/// A change that the map does not show yet.
+struct Pending {
+    id: u32,
+    ready: u32,
+    since: Instant,
+}
+
+/// How long a change may take before the daemon counts as stuck.
+const STUCK: Duration = Duration::from_secs(20);
+
+impl<'a> Changes<'a> {
+    fn new(daemon: &'a Daemon, maps: &'a Installed, cluster: &'a Cluster) -> Self {
+        Self {
+            daemon,
+            maps,
+            cluster,
+            count: 0,
+            ready: vec![ENDPOINTS; cluster.services as usize],
+        }
+    }
+
+    /// Changes another Service than the last times.
+    fn send(&mut self) -> Result<Pending> {
+        // A prime, so that all have their turn in an order that no cache likes.
+        let service = (u64::from(self.count) * 7_919 % u64::from(self.cluster.services)) as u32;
+        self.count += 1;
+        let ready = &mut self.ready[service as usize];
+        *ready = if *ready == ENDPOINTS {
+            ENDPOINTS - 1
+        } else {
+            ENDPOINTS
+        };
+        let slice = self.cluster.slice(service, *ready);
+        let id = self
+            .maps
+            .id(self.cluster, service)
+            .context("an installed Service")?;
+        Ok(Pending {
+            id,
+            ready: *ready,
+            since: self.daemon.api.change(Kind::Slices, service, slice)?,
+        })
+    }
+
+    /// How long it has taken the map to show the change, in microseconds, if it does.
+    fn look(&self, pending: &Pending) -> Result<Option<f64>> {
+        let passed = pending.since.elapsed();
+        if self.maps.run(pending.id).count() == pending.ready {
+            return Ok(Some(passed.as_secs_f64() * 1e6));
+        }
+        ensure!(passed < STUCK, "a change has not arrived in the maps");
+        Ok(None)
+    }
+
+    fn one_by_one(&mut self, changes: u32) -> Result<Figure> {
+        let mut times = Vec::new();
+        for _ in 0..changes {
+            let pending = self.send()?;
+            let time = loop {
+                if let Some(time) = self.look(&pending)? {
+                    break time;
+                }
+                std::hint::spin_loop();
+            };
+            times.push(time);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(Figure::of(times))
+    }
+
+    fn sustained(&mut self, time: Duration) -> Result<Figure> {
+        let begun = Instant::now();
+        let total = RATE * u32::try_from(time.as_secs())?;
+        let mut times = Vec::new();
+        let mut pending = VecDeque::new();
+        let mut sent = 0;
+        while sent < total || !pending.is_empty() {
+            if sent < total && begun.elapsed() >= sent * Duration::from_secs(1) / RATE {
+                // A Service that is still on its way must not change again: the map would show the later state.
+                if pending.len() < self.cluster.services as usize {
+                    pending.push_back(self.send()?);
+                    sent += 1;
+                }
+            }
+            while let Some(first) = pending.front() {
+                let Some(time) = self.look(first)? else { break };
+                times.push(time);
+                pending.pop_front();
+            }
+        }
+        Ok(Figure::of(times))
+    }
+}
+
+fn table(scale: &Scale, figures: &[Figures; 2]) -> Table {
+    let [small, large] = scale.sizes;
+    let mut table = Table::new(
+        "From the API to the maps",
+        format!(
+            "`measure l4 programming`: the real daemon, a server of prepared answers, Services with {ENDPOINTS} endpoints \
+             each; medians of {} starts (minimum and maximum), {} single changes, then {RATE} changes a second for {} s, \
+             then {} s of nothing.",
+            scale.starts,
+            scale.changes,
+            scale.sustained.as_secs(),
+            scale.idle.as_secs()
+        ),
+        &[
+            "figure",
+            &format!("{small} Services"),
+            &format!("{large} Services"),
+            "goal at 50,000",
+        ],
+    );
+    let mut add = |name: &str, goal: &str, value: &dyn Fn(&Figures) -> Cell| {
+        let cells = figures.iter().map(value);
+        let row = [name.into()].into_iter().chain(cells).chain([goal.into()]);
+        table.add(row.collect());
+    };
+    let mebibytes = |kibibytes: f64| Cell::Number(kibibytes / 1024.0, 1);
+    add(
+        "cold start, first request to all maps right, ms",
+        "",
+        &|f| Cell::Figure(f.start.clone(), 0),
+    );
+    add(
+        "of it after the last byte of the last list, ms",
+        "1000",
+        &|f| Cell::Figure(f.after_list.clone(), 0),
+    );
+    add("an endpoint changes: event to map, p50, µs", "", &|f| {
+        Cell::Number(f.change.quantile(0.5), 0)
+    });
+    add("the same, p99, µs", "1000", &|f| {
+        Cell::Number(f.change.quantile(0.99), 0)
+    });
+    add("the same at 1,000 changes/s, p50, µs", "", &|f| {
+        Cell::Number(f.sustained.quantile(0.5), 0)
+    });
+    add("the same, p99, µs", "no lag", &|f| {
+        Cell::Number(f.sustained.quantile(0.99), 0)
+    });
+    add("the same, the longest, µs", "no lag", &|f| {
+        Cell::Number(f.sustained.quantile(1.0), 0)
+    });
+    add("processor meanwhile, % of one", "", &|f| {
+        Cell::Number(f.busy, 1)
+    });
+    add(
+        "processor of an idle daemon, % of one",
+        "nothing measurable",
+        &|f| Cell::Number(f.idle, 3),
+    );
+    add("resident memory, MiB", "150", &|f| {
+        mebibytes(f.resident.all)
+    });
+    add("of it anonymous, MiB", "", &|f| {
+        mebibytes(f.resident.anonymous)
+    });
+    add("the most it ever was, MiB", "", &|f| {
+        mebibytes(f.resident.peak)
+    });
+    add("memory of the maps in the kernel, MiB", "", &|f| {
+        mebibytes(f.memory.iter().map(|map| map.bytes).sum::<u64>() as f64 / 1024.0)
+    });
+    table
+}
+
+fn memory_table(services: u32, figures: &Figures) -> Table {
+    let mut table = Table::new(
+        "Memory of the maps in the kernel",
+        format!("By `fdinfo`, with {services} Services and {ENDPOINTS} endpoints each."),
+        &["map", "entries", "MiB"],
+    );
+    for map in &figures.memory {
+        table.add(vec![
+            Cell::Text(map.map.clone()),
+            Cell::Number(f64::from(map.entries), 0),
+            Cell::Number(map.bytes as f64 / f64::from(1 << 20), 2),
+        ]);
+    }
+    table
+}

@@ -1,0 +1,214 @@
+//! Where the dataplane is measured: a mount and a process namespace, so that file systems and processes vanish with
+//! the measuring process, and a cgroup, which a supervisor removes.
+//!
+//! The supervisor also keeps the time: what takes longer than it may is killed.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::alarm;
+
+/// Tells the process inside which cgroup is its own.
+const CGROUP: &str = "PORTOLAN_MEASURE_CGROUP";
+/// Cgroups are called this and the supervisor's process id.
+const PREFIX: &str = "portolan-measure-";
+/// A directory that exists everywhere and that nothing here reads: a file system of our own hides it.
+const FILES: &str = "/mnt";
+
+/// The inside, which ends with the process.
+#[derive(Debug)]
+pub(crate) struct Sandbox {
+    cgroup: PathBuf,
+}
+
+/// Runs this program again inside, for at most `limit`, and cleans up after it.
+pub(crate) fn supervise(limit: Duration) -> Result<ExitCode> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "this needs root, for network namespaces, cgroups and eBPF"
+    );
+    let parent = cgroup2()?;
+    remove_left_over(&parent)?;
+    let cgroup = parent.join(format!("{PREFIX}{}", std::process::id()));
+    fs::create_dir(&cgroup).with_context(|| format!("creating {}", cgroup.display()))?;
+    let result = run_inside(&cgroup, limit);
+    remove_cgroup(&cgroup)?;
+    result
+}
+
+/// Runs this program with another command and returns how it ended.
+pub(crate) fn run_again(command: &str, json: Option<&Path>) -> Result<ExitCode> {
+    let mut again = Command::new(std::env::current_exe()?);
+    again.arg(command);
+    if let Some(path) = json {
+        again.arg("--json").arg(path);
+    }
+    let status = again.status().context("running this program again")?;
+    Ok(if status.success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn run_inside(cgroup: &Path, limit: Duration) -> Result<ExitCode> {
+    let mut signals = SigSet::empty();
+    for signal in [
+        Signal::SIGINT,
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+        Signal::SIGALRM,
+        Signal::SIGCHLD,
+    ] {
+        signals.add(signal);
+    }
+    signals.thread_block()?;
+    // The next child is the first process of its namespace: when it ends, the kernel kills the others there.
+    unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS)
+        .context("making namespaces (CAP_SYS_ADMIN)")?;
+    let mut child = Command::new("/proc/self/exe")
+        .args(std::env::args_os().skip(1))
+        .env(CGROUP, cgroup)
+        .spawn()
+        .context("running this program again")?;
+    alarm::set(u32::try_from(limit.as_secs())?);
+    loop {
+        match signals.wait()? {
+            Signal::SIGCHLD => {
+                if let Some(status) = child.try_wait()? {
+                    return Ok(if status.success() {
+                        ExitCode::SUCCESS
+                    } else {
+                        ExitCode::FAILURE
+                    });
+                }
+            }
+            Signal::SIGALRM => {
+                end(&mut child)?;
+                bail!("not finished after {} s", limit.as_secs());
+            }
+            signal => {
+                end(&mut child)?;
+                bail!("ended by {signal}");
+            }
+        }
+    }
+}
+
+fn end(child: &mut Child) -> Result<()> {
+    child.kill()?;
+    child.wait()?;
+    Ok(())
+}
+
+impl Sandbox {
+    /// The sandbox that this process is in, if it is the one inside.
+    pub(crate) fn inside() -> Result<Option<Self>> {
+        let Some(cgroup) = std::env::var_os(CGROUP) else {
+            return Ok(None);
+        };
+        set_pdeathsig(Signal::SIGKILL)?;
+        let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
+        for (kind, place) in [("proc", "/proc"), ("tmpfs", FILES)] {
+            let none = MsFlags::empty();
+            mount(Some(kind), place, Some(kind), none, None::<&str>)
+                .with_context(|| format!("mounting {kind} on {place}"))?;
+        }
+        Ok(Some(Self {
+            cgroup: PathBuf::from(cgroup),
+        }))
+    }
+
+    /// A directory for files of one part of the run.
+    pub(crate) fn directory(&self, name: &str) -> Result<PathBuf> {
+        let path = Path::new(FILES).join(name);
+        fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// A BPF file system to pin something in.
+    pub(crate) fn bpffs(&self, name: &str) -> Result<PathBuf> {
+        let path = self.directory(name)?;
+        mount(
+            Some("bpf"),
+            &path,
+            Some("bpf"),
+            MsFlags::empty(),
+            None::<&str>,
+        )
+        .with_context(|| format!("mounting a BPF file system on {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// A cgroup for one contestant's pods.
+    pub(crate) fn cgroup(&self, name: &str) -> Result<PathBuf> {
+        let path = self.cgroup.join(name);
+        fs::create_dir(&path).with_context(|| format!("creating {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// Moves this process, all its threads, into a cgroup: a socket belongs to the one it was made in.
+    pub(crate) fn enter(&self, cgroup: &Path) -> Result<()> {
+        let path = cgroup.join("cgroup.procs");
+        fs::write(&path, "0").with_context(|| format!("writing {}", path.display()))
+    }
+}
+
+/// The cgroup2 directory that this process is in.
+fn cgroup2() -> Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let mount = mounts
+        .lines()
+        .filter_map(|line| {
+            line.split(' ')
+                .collect::<Vec<_>>()
+                .first_chunk::<3>()
+                .copied()
+        })
+        .find(|[_, _, kind]| *kind == "cgroup2")
+        .context("no cgroup2 file system is mounted")?;
+    let own = fs::read_to_string("/proc/self/cgroup")?;
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/"));
+    Ok(Path::new(mount[1]).join(own.unwrap_or_default()))
+}
+
+/// Removes the cgroups of supervisors that were killed: what was in them died with them.
+fn remove_left_over(parent: &Path) -> Result<()> {
+    for entry in fs::read_dir(parent)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
+        if owner.is_some_and(|owner| !Path::new("/proc").join(owner).exists()) {
+            remove_cgroup(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a cgroup with those below it, once the last process in them has ended.
+fn remove_cgroup(path: &Path) -> Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_cgroup(&entry.path())?;
+        }
+    }
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match fs::remove_dir(path) {
+            Err(error) if error.kind() == ErrorKind::ResourceBusy && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            result => return result.with_context(|| format!("removing {}", path.display())),
+        }
+    }
+}
