@@ -442,6 +442,9 @@ impl Connection {
     pub const FOREIGN: u32 = 16;
     /// The backend answers the client itself, see [`Service::DSR`].
     pub const DSR: u32 = 32;
+    /// The backend has gone from its service. From then on, [`Self::seen`] of this direction is when TCP at the client
+    /// last asked for an answer after it had got one.
+    pub const ORPHANED: u32 = 128;
     /// The client is a pod of this node and keeps its address: packets go the way that all of the pod's packets go,
     /// through the node's stack, and the backend's are translated where they reach the pod's device.
     pub const FROM_POD: u32 = 64;
@@ -699,6 +702,9 @@ impl Name {
 pub const fn moment(nanoseconds: u64) -> u32 {
     (nanoseconds >> 30) as u32
 }
+
+/// After so many units of [`moment`] without an answer, a TCP connection whose backend has gone is reset.
+pub const ORPHAN_PATIENCE: u32 = 2;
 
 /// After so many units of [`moment`] without a packet, a UDP flow is a new one (kube-proxy's conntrack: 120 s).
 pub const UDP_IDLE: u32 = 112;

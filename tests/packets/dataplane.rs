@@ -341,11 +341,11 @@ impl Dataplane {
         }
     }
 
-    /// Makes one direction of a connection look unused for one moment.
-    pub(crate) fn age(&mut self, flow: &Flow) -> Result<()> {
+    /// Makes one direction of a connection look unused for so many moments.
+    pub(crate) fn age(&mut self, flow: &Flow, moments: u32) -> Result<()> {
         let mut connections = self.hash::<Flow, Connection>(maps::CONNTRACK)?;
         let mut connection = connections.get(flow, 0)?;
-        connection.seen -= 1;
+        connection.seen -= moments;
         Ok(connections.insert(flow, connection, 0)?)
     }
 

@@ -11,7 +11,7 @@ use super::work::Work;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use core::ptr::copy_nonoverlapping;
-use dataplane_ebpf::abi::{Connection, Origin, UDP_IDLE, moment};
+use dataplane_ebpf::abi::{Connection, Node, ORPHAN_PATIENCE, Origin, UDP_IDLE, moment};
 use dataplane_ebpf::drop::Drop;
 use dataplane_ebpf::flow::Flow;
 
@@ -47,8 +47,10 @@ pub(crate) fn resume(
     known: &mut Connection,
     origin: Origin,
 ) -> Result<Course, Drop> {
-    let course = if known.flags & Connection::REPLY == 0 {
+    let course = if known.flags & (Connection::REPLY | Connection::FOREIGN) == 0 {
         course(&work.packet, known)?
+    } else if known.flags & Connection::FOREIGN != 0 {
+        foreign_course(&work.packet, known)
     } else if is_translated_later(known.flags, origin) {
         Course::Ignore
     } else {
@@ -68,6 +70,38 @@ pub(crate) fn resume(
 fn is_translated_later(flags: u32, origin: Origin) -> bool {
     flags & Connection::FROM_POD != 0
         || (flags & Connection::REMOTE == 0 && origin == Origin::Outside)
+}
+
+/// Another proxy's connection stays its own until it is opened anew.
+#[inline(always)]
+fn foreign_course(packet: &Packet, connection: &mut Connection) -> Course {
+    if packet.is_syn() {
+        return Course::Begin;
+    }
+    touch(packet, connection);
+    Course::Ignore
+}
+
+/// Whether a packet without an entry is of a connection that the proxy which was here before has translated; remembered
+/// if so. Nobody knows which backend that has, and the old proxy's rules still translate it.
+#[inline(always)]
+pub(crate) fn is_foreign(work: &mut Work, node: &Node) -> bool {
+    let packet = &work.packet;
+    if now() >= node.migration_end || !packet.is_tcp() || packet.tcp_flags & tcp::SYN != 0 {
+        return false;
+    }
+    work.connection = Connection {
+        to: packet.flow,
+        service: 0,
+        service_generation: 0,
+        backend: 0,
+        backend_generation: 0,
+        seen: now(),
+        flags: Connection::FOREIGN,
+    };
+    // If the table has no room, the next packet is a stranger again: just as well.
+    insert(&work.packet.flow, &work.connection, BPF_NOEXIST);
+    true
 }
 
 #[inline(always)]
@@ -102,7 +136,7 @@ fn restore_partner(work: &mut Work) {
 
 /// Decides what becomes of a client's `packet` that belongs to `connection`.
 #[inline(always)]
-fn course(packet: &Packet, connection: &Connection) -> Result<Course, Drop> {
+fn course(packet: &Packet, connection: &mut Connection) -> Result<Course, Drop> {
     let standing = service::standing(connection.backend, connection.backend_generation);
     if packet.is_tcp() {
         tcp_course(packet, connection, standing)
@@ -112,23 +146,45 @@ fn course(packet: &Packet, connection: &Connection) -> Result<Course, Drop> {
 }
 
 /// TCP stays where it is as long as the backend exists, even when it no longer serves: it may be finishing its work.
-/// When the backend is gone, half a connection cannot move.
 #[inline(always)]
 fn tcp_course(
     packet: &Packet,
-    connection: &Connection,
+    connection: &mut Connection,
     standing: Standing,
 ) -> Result<Course, Drop> {
     match (packet.is_syn(), standing) {
-        (false, Standing::Gone) => {
-            stats::count_drop(connection.service);
-            Err(Drop::BackendGone)
-        }
+        (false, Standing::Gone) => orphan_course(packet, connection),
         (true, Standing::Gone) => Ok(Course::Begin),
         // A SYN on a connection that is not over is sent again, or meets a peer that sorts it out (RFC 9293, 3.10.7.4).
         (true, _) if is_over(connection) => Ok(Course::Begin),
         _ => Ok(Course::Continue),
     }
+}
+
+/// Half a connection cannot move, and the pod may still be there: it may have left its service only, by a changed label.
+/// So the connection is reset only when what asks for an answer has had none for a while.
+///
+/// A bare acknowledgment asks for nothing, and an answer to an earlier packet may well be older than it.
+#[inline(always)]
+fn orphan_course(packet: &Packet, connection: &mut Connection) -> Result<Course, Drop> {
+    if !packet.asks() {
+        return Ok(Course::Continue);
+    }
+    let is_first = connection.flags & Connection::ORPHANED == 0;
+    if is_first || is_answered(connection) {
+        connection.flags |= Connection::ORPHANED;
+        connection.seen = now();
+    } else if now().wrapping_sub(connection.seen) >= ORPHAN_PATIENCE {
+        stats::count_drop(connection.service);
+        return Err(Drop::BackendGone);
+    }
+    Ok(Course::Continue)
+}
+
+/// Whether the other direction was used since this one was.
+#[inline(always)]
+fn is_answered(connection: &Connection) -> bool {
+    find(&connection.partner()).is_some_and(|partner| partner.seen >= connection.seen)
 }
 
 #[inline(always)]
@@ -163,7 +219,7 @@ fn is_over(connection: &Connection) -> bool {
 #[inline(always)]
 pub(crate) fn touch(packet: &Packet, connection: &mut Connection) {
     let now = now();
-    if connection.seen != now {
+    if connection.seen != now && connection.flags & Connection::ORPHANED == 0 {
         connection.seen = now;
     }
     let mut flags = connection.flags;

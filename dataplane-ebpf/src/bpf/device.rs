@@ -234,6 +234,10 @@ fn open(work: &mut Work, origin: Origin) -> Result<bool, Drop> {
         return Ok(false);
     };
     let node = NODE.get(0).ok_or(Drop::Inconsistent)?;
+    if conntrack::is_foreign(work, node) {
+        return Ok(false);
+    }
+    let flow = &work.packet.flow;
     let sender = Sender {
         flow,
         origin,

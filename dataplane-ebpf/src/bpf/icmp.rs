@@ -44,6 +44,9 @@ pub(crate) fn translate(ctx: &TcContext, side: Side) -> Result<Outcome, Drop> {
     let Some(connection) = conntrack::find(&direction) else {
         return Ok(Outcome::Foreign);
     };
+    if connection.flags & Connection::FOREIGN != 0 {
+        return Ok(Outcome::Foreign);
+    }
     let local_reply =
         connection.flags & (Connection::REPLY | Connection::REMOTE) == Connection::REPLY;
     if (local_reply && side == Side::Wire) || (!local_reply && side == Side::Egress) {

@@ -66,6 +66,12 @@ impl Packet {
         self.flow.protocol == Protocol::TCP
     }
 
+    /// Whether TCP at the other end has to answer: it carries data, a SYN or a FIN.
+    #[inline(always)]
+    pub(crate) fn asks(&self) -> bool {
+        self.payload > self.l4_length || self.tcp_flags & (tcp::SYN | tcp::FIN) != 0
+    }
+
     /// Whether this opens a TCP connection.
     #[inline(always)]
     pub(crate) fn is_syn(&self) -> bool {

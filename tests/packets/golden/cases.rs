@@ -11,7 +11,7 @@ use super::Expected::{Dropped, Passed, Refused, Sent, Untouched};
 use super::Step::{Change, Egress, Ingress};
 use super::world::{self, Addresses, TARGET, backend, cluster_port, node_port, service};
 use super::writer::{Writer, answer, forwarded};
-use super::{Case, Expected};
+use super::{Case, Expected, orphans};
 use crate::dataplane::Dataplane;
 use crate::frame::{ARRIVING, Body, Frame, tcp};
 
@@ -324,7 +324,7 @@ pub(super) fn tcp_only(w: Writer) -> Vec<Case> {
             steps: vec![Ingress(reset.bytes(), Dropped(Drop::NoBackend))],
         },
         Case {
-            name: "a connection stays with a backend that no longer serves, and is reset when it is gone",
+            name: "a connection stays with a backend that no longer serves, and is reset when it is gone and silent",
             steps: vec![
                 Ingress(
                     w.open(client(42002), to).bytes(),
@@ -338,6 +338,8 @@ pub(super) fn tcp_only(w: Writer) -> Vec<Case> {
                     Passed(w.open(client(42003), second)),
                 ),
                 Change(|d| d.change_backend(backend::FIRST, |b| b.generation += 1)),
+                Ingress(late.bytes(), Passed(w.data(client(42002), here))),
+                Change(orphans::leave_unanswered::<42002>),
                 Ingress(
                     late.bytes(),
                     Refused(Drop::BackendGone, answer(&late, late_answer)),

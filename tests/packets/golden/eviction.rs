@@ -104,7 +104,10 @@ fn lose(world: &mut World, lost: &Flow, kept: &Flow) {
         .dataplane
         .evict(lost)
         .expect("the entry can be removed");
-    world.dataplane.age(kept).expect("the entry can be changed");
+    world
+        .dataplane
+        .age(kept, 1)
+        .expect("the entry can be changed");
 }
 
 fn without_time(entry: Option<Connection>) -> Option<Connection> {

@@ -8,6 +8,8 @@ mod cost;
 mod eviction;
 mod limits;
 mod maglev;
+mod migration;
+mod orphans;
 mod pods;
 mod ranges;
 mod unallocated;
