@@ -326,20 +326,30 @@ fn exchange(
     for address in addresses {
         let client = client.run(|| socket(own, 0));
         client.connect(address).expect("the service has a route");
-        for text in [b"one", b"two"] {
-            client.send(text).expect("connected");
-            let mut buffer = [0; 64];
-            let (length, peer) = server.recv_from(&mut buffer).expect("the datagram arrives");
-            assert_eq!(
-                (peer.ip(), &buffer[..length]),
-                (seen, &text[..]),
-                "{address}"
+        // The last is cut to pieces on its way, there and back.
+        for text in [vec![1; 1], vec![2; 1000], vec![3; 8000]] {
+            client.send(&text).expect("connected");
+            let mut buffer = [0; 9000];
+            let (length, peer) = server
+                .recv_from(&mut buffer)
+                .unwrap_or_else(|error| panic!("{} bytes to {address}: {error}", text.len()));
+            assert_eq!(peer.ip(), seen, "{address}");
+            assert!(
+                buffer[..length] == text,
+                "{} bytes to {address}",
+                text.len()
             );
             server
-                .send_to(b"answer", peer)
+                .send_to(&text, peer)
                 .expect("the client can be answered");
-            let length = client.recv(&mut buffer).expect("the answer arrives");
-            assert_eq!(&buffer[..length], b"answer");
+            let length = client
+                .recv(&mut buffer)
+                .unwrap_or_else(|error| panic!("{} bytes from {address}: {error}", text.len()));
+            assert!(
+                buffer[..length] == text,
+                "{} bytes from {address}",
+                text.len()
+            );
         }
     }
 }

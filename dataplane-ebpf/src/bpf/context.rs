@@ -42,6 +42,10 @@ pub(crate) trait Context {
         protocol: Protocol,
         change: Sum,
     ) -> Result<(), Drop>;
+
+    /// Tells of a change that no checksum in the packet absorbs: a device's own sum of the packet changes by it
+    /// (CHECKSUM_COMPLETE). Nothing to do where there is no such sum.
+    fn change_device_sum(&self, _change: Sum) {}
 }
 
 /// By helpers, which work for packets of any shape, paged or not, and know which checksums a device is still to complete.
@@ -89,10 +93,9 @@ impl Context for TcContext {
         self.l4_csum_replace(offset, 0, u64::from(pseudo.folded()), flags)
             .map_err(|_| Drop::Rewrite)?;
         if !is_v4 {
-            // If the device summed the packet (CHECKSUM_COMPLETE), the helper has changed that sum as if an IPv4 header's
-            // checksum had absorbed the addresses. IPv6 has none, so the sum must stay as it was. Fails without such a sum.
-            // SAFETY: the helper changes only the packet's metadata.
-            unsafe { bpf_csum_update(self.skb.skb, pseudo.folded()) };
+            // If the device summed the packet, the helper has changed that sum as if an IPv4 header's checksum had
+            // absorbed the addresses. IPv6 has none, so the sum must stay as it was.
+            self.change_device_sum(pseudo);
         }
         self.change_covered_checksum(offset, protocol, covered)
     }
@@ -107,6 +110,13 @@ impl Context for TcContext {
         let change = u64::from(change.folded());
         self.l4_csum_replace(offset, 0, change, zero_flag(protocol))
             .map_err(|_| Drop::Rewrite)
+    }
+
+    #[inline(always)]
+    fn change_device_sum(&self, change: Sum) {
+        // Fails without such a sum.
+        // SAFETY: the helper changes only the packet's metadata.
+        unsafe { bpf_csum_update(self.skb.skb, change.folded()) };
     }
 }
 

@@ -5,9 +5,9 @@ use super::conntrack::{self, Course};
 use super::forward::{self, Hop, Route};
 use super::icmp::{self, Outcome, Side};
 use super::maps::NODE;
-use super::parse::{self, Fragment, Packet};
+use super::parse::{self, Packet};
 use super::work::Work;
-use super::{nat, reject, rewrite, service, stats};
+use super::{fragment, nat, reject, rewrite, service, stats};
 use aya_ebpf::bindings::TC_ACT_SHOT;
 use aya_ebpf::programs::TcContext;
 use dataplane_ebpf::abi::{Connection, Origin};
@@ -21,6 +21,9 @@ const PACKET_HOST: u32 = 0;
 
 /// Not a verdict of the kernel's: the packet's sender is to be told why it goes no further.
 const ANSWER: i32 = 100;
+
+/// Not a verdict of the kernel's: the packet belongs to the work's connection.
+const OURS: i32 = 103;
 
 /// Not a verdict of the kernel's: the packet is neither TCP nor UDP, so it may be an ICMP error about one that is.
 const OTHER: i32 = 101;
@@ -48,6 +51,7 @@ pub(crate) fn pod_ingress(ctx: &TcContext) -> i32 {
 #[inline(always)]
 fn arrive(ctx: &TcContext, origin: Origin, side: Side) -> i32 {
     let verdict = match from_device(ctx, origin) {
+        OURS => go_on(ctx),
         OTHER => error(ctx, side),
         verdict => verdict,
     };
@@ -93,11 +97,18 @@ fn settle(result: Result<i32, Drop>) -> i32 {
     }
 }
 
-/// A function of its own for the kernel as well, so that its stack is free again when an answer is built: there are 512
-/// bytes for both ("combined stack size of 2 calls is too large").
+/// A function of its own for the kernel as well, like the other steps of this size: its stack is free again when the next
+/// one runs, of which there are 512 bytes for all that call each other ("combined stack size of 2 calls is too large"),
+/// and the verifier, which then knows nothing any more of how it came there, walks through the next one once.
 #[inline(never)]
 fn from_device(ctx: &TcContext, origin: Origin) -> i32 {
     settle(try_from_device(ctx, origin))
+}
+
+/// Sends a packet, whose connection is found, on its way.
+#[inline(never)]
+fn go_on(ctx: &TcContext) -> i32 {
+    settle(try_go_on(ctx))
 }
 
 #[inline(never)]
@@ -136,20 +147,26 @@ fn try_from_device(ctx: &TcContext, origin: Origin) -> Result<i32, Drop> {
     let Some(packet) = parse::packet(ctx)? else {
         return Ok(OTHER);
     };
-    if packet.fragment == Fragment::Later {
-        return later_fragment(&packet);
-    }
     let work = Work::begin(packet)?;
-    if !find_connection(work, origin)? {
-        return Ok(PASS);
+    if !fragment::recall(&mut work.packet) {
+        return lone_piece(&work.packet);
     }
+    if find_connection(work, origin)? {
+        Ok(OURS)
+    } else {
+        Ok(PASS)
+    }
+}
+
+#[inline(always)]
+fn try_go_on(ctx: &TcContext) -> Result<i32, Drop> {
     let Work {
         packet,
         connection,
         route,
         ..
-    } = work;
-    refuse_fragment(packet)?;
+    } = Work::get()?;
+    fragment::remember(packet);
     let hop = Hop::of(ctx, packet);
     forward::way(ctx, &hop, connection, &connection.to, route)?;
     if !route.is_by_stack() {
@@ -173,24 +190,28 @@ fn is_for_us(ctx: &TcContext) -> bool {
 /// What the node's stack sends: replies of backends on this node, and of any backend to a pod.
 #[inline(always)]
 fn try_to_device(ctx: &TcContext) -> Result<i32, Drop> {
-    let Some(packet) = parse::packet(ctx)? else {
+    let Some(mut packet) = parse::packet(ctx)? else {
         return Ok(OTHER);
     };
+    if !fragment::recall(&mut packet) {
+        return Ok(PASS);
+    }
     match conntrack::find(&packet.flow) {
         Some(reply)
             if reply.flags & (Connection::REPLY | Connection::REMOTE) == Connection::REPLY =>
         {
             conntrack::touch(&packet, reply);
-            refuse_fragment(&packet)?;
+            fragment::remember(&packet);
             hand_over(ctx, &packet, reply)
         }
         _ => Ok(PASS),
     }
 }
 
-/// A piece without ports. Its packet's first piece is refused passage, so this one must not reach anybody either.
+/// A piece of a packet whose first piece was not seen, or was none of ours. Nobody but services has their addresses; at
+/// the node's own it may be for the node.
 #[inline(always)]
-fn later_fragment(packet: &Packet) -> Result<i32, Drop> {
+fn lone_piece(packet: &Packet) -> Result<i32, Drop> {
     if service::is_service_address(packet.flow.destination) {
         Err(Drop::Fragment)
     } else {
@@ -269,13 +290,4 @@ fn send_on(
     rewrite::decrement_ttl(ctx, packet.is_v4(), packet.ttl)?;
     stats::count_packet(connection.service, ctx.len());
     Ok(forward::send(route))
-}
-
-#[inline(always)]
-fn refuse_fragment(packet: &Packet) -> Result<(), Drop> {
-    if packet.fragment == Fragment::Whole {
-        Ok(())
-    } else {
-        Err(Drop::Fragment)
-    }
 }

@@ -7,6 +7,7 @@ mod client;
 mod conntrack;
 mod context;
 mod forward;
+mod fragment;
 mod icmp;
 mod maps;
 mod nat;

@@ -40,6 +40,8 @@ pub(crate) struct Packet {
     pub(crate) tcp_flags: u8,
     /// Which piece it is.
     pub(crate) fragment: Fragment,
+    /// What the pieces have in common.
+    pub(crate) fragment_id: u32,
     /// Whether a router may cut it to pieces: IPv4 without "don't fragment".
     pub(crate) may_fragment: bool,
 }
@@ -84,7 +86,7 @@ struct Ipv4Header {
     version_ihl: u8,
     _tos: u8,
     total_length: u16,
-    _id: u16,
+    id: u16,
     fragment: u16,
     ttl: u8,
     protocol: u8,
@@ -103,6 +105,15 @@ struct Ipv6Header {
     destination: [u32; 4],
 }
 
+/// Extension header of an IPv6 packet that was cut to pieces (RFC 8200, section 4.5).
+#[repr(C)]
+struct FragmentHeader {
+    following: u8,
+    _reserved: u8,
+    offset: u16,
+    id: u32,
+}
+
 /// What an IP header says about the packet it heads.
 struct Network {
     source: Addr,
@@ -113,6 +124,7 @@ struct Network {
     end: u32,
     ttl: u8,
     fragment: Fragment,
+    fragment_id: u32,
     may_fragment: bool,
 }
 
@@ -175,6 +187,7 @@ fn ipv4(ctx: &impl Context, at: usize) -> Result<Network, Drop> {
         end: end(ctx, at, total_length),
         ttl: header.ttl,
         fragment: piece(fragment & 0x1fff, fragment & 0x2000 != 0),
+        fragment_id: u32::from(header.id),
         may_fragment: fragment & 0x4000 == 0,
     })
 }
@@ -185,7 +198,7 @@ fn ipv6(ctx: &impl Context, at: usize) -> Result<Network, Drop> {
     let payload_length = u32::from(u16::from_be(header.payload_length));
     let mut next = header.next_header;
     let mut l4 = at + 40;
-    let mut fragment = Fragment::Whole;
+    let (mut fragment, mut fragment_id) = (Fragment::Whole, 0);
     for _ in 0..MAX_EXTENSIONS {
         match next {
             // Hop-by-hop options, routing, destination options (RFC 8200, sections 4.3, 4.4 and 4.6).
@@ -196,8 +209,14 @@ fn ipv6(ctx: &impl Context, at: usize) -> Result<Network, Drop> {
             }
             // Fragment (section 4.5). What follows in a later piece is no header.
             44 => {
-                let [following, _, high, low]: [u8; 4] = ctx.load(l4)?;
-                let offset = u16::from_be_bytes([high, low]);
+                let FragmentHeader {
+                    following,
+                    offset,
+                    id,
+                    ..
+                } = ctx.load(l4)?;
+                let offset = u16::from_be(offset);
+                fragment_id = id;
                 fragment = piece(offset & 0xfff8, offset & 1 != 0);
                 next = following;
                 l4 += 8;
@@ -224,6 +243,7 @@ fn ipv6(ctx: &impl Context, at: usize) -> Result<Network, Drop> {
         ),
         ttl: header.hop_limit,
         fragment,
+        fragment_id,
         may_fragment: false,
     })
 }
@@ -282,6 +302,7 @@ fn transport(ctx: &impl Context, network: &Network) -> Result<Option<Packet>, Dr
         ttl: network.ttl,
         tcp_flags,
         fragment: network.fragment,
+        fragment_id: network.fragment_id,
         may_fragment: network.may_fragment,
     }))
 }

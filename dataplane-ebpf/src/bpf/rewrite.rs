@@ -1,7 +1,7 @@
 //! Changing packets: addresses and ports with their checksums, and the time to live.
 
 use super::context::Context;
-use super::parse::{L3, Packet};
+use super::parse::{Fragment, L3, Packet};
 use dataplane_ebpf::addr::Protocol;
 use dataplane_ebpf::checksum::Sum;
 use dataplane_ebpf::drop::Drop;
@@ -11,6 +11,13 @@ use dataplane_ebpf::flow::Flow;
 #[inline(always)]
 pub(crate) fn flow(ctx: &impl Context, packet: &Packet, to: &Flow) -> Result<(), Drop> {
     let addresses = addresses(ctx, L3, &packet.flow, to)?;
+    if packet.fragment == Fragment::Later {
+        // It has neither ports nor a checksum that covers the addresses.
+        if !packet.is_v4() {
+            ctx.change_device_sum(addresses);
+        }
+        return Ok(());
+    }
     let ports = ports(ctx, packet.l4, &packet.flow, to)?;
     transport_checksum(ctx, packet, addresses, ports)
 }
@@ -86,7 +93,10 @@ pub(crate) fn icmp_checksum(
 pub(crate) fn decrement_ttl(ctx: &impl Context, is_v4: bool, ttl: u8) -> Result<(), Drop> {
     let less = ttl.wrapping_sub(1);
     if !is_v4 {
-        return ctx.store(L3 + 7, &less);
+        ctx.store(L3 + 7, &less)?;
+        let [before, after] = [ttl, less].map(|ttl| u32::from(u16::from_ne_bytes([0, ttl])));
+        ctx.change_device_sum(Sum::ZERO.remove(before).add(after));
+        return Ok(());
     }
     ctx.store(L3 + 8, &less)?;
     let change = Sum::ZERO.remove(u32::from(ttl)).add(u32::from(less));

@@ -9,7 +9,7 @@ use dataplane_ebpf::drop::Drop;
 
 use super::Expected::{Dropped, Passed, Refused, Sent, Untouched};
 use super::Step::{Change, Egress, Ingress};
-use super::world::{self, Addresses, TARGET, backend, cluster_port, node_port, service};
+use super::world::{self, TARGET, backend, cluster_port, node_port, service};
 use super::writer::{Writer, answer, forwarded};
 use super::{Case, Expected, orphans};
 use crate::dataplane::Dataplane;
@@ -179,36 +179,6 @@ pub(super) fn common(w: Writer) -> Vec<Case> {
             ),
         },
         Case {
-            name: "first fragment",
-            steps: one(
-                Frame {
-                    fragment: Some(more_fragments(a)),
-                    ..w.open(client(40014), node(service::LOCAL))
-                },
-                Dropped(Drop::Fragment),
-            ),
-        },
-        Case {
-            name: "later fragment to a cluster IP",
-            steps: one(
-                Frame {
-                    fragment: Some(offset(a)),
-                    ..w.open(client(40015), cluster(service::LOCAL))
-                },
-                Dropped(Drop::Fragment),
-            ),
-        },
-        Case {
-            name: "later fragment to the node",
-            steps: one(
-                Frame {
-                    fragment: Some(offset(a)),
-                    ..w.open(client(40016), node(service::LOCAL))
-                },
-                Untouched,
-            ),
-        },
-        Case {
             name: "a packet of ours that leaves without a connection",
             steps: vec![Egress(w.data(here, client(40017)).bytes(), Untouched)],
         },
@@ -236,14 +206,6 @@ pub(super) fn common(w: Writer) -> Vec<Case> {
             ],
         },
     ]
-}
-
-fn more_fragments(a: Addresses) -> u16 {
-    if a.node.is_ipv4() { 0x2000 } else { 1 }
-}
-
-fn offset(a: Addresses) -> u16 {
-    if a.node.is_ipv4() { 100 } else { 800 }
 }
 
 /// Packets that lie about themselves: nobody knows whose they are at the node and at a cluster IP, but elsewhere they are

@@ -6,6 +6,7 @@ mod affinity;
 mod cases;
 mod cost;
 mod eviction;
+mod fragments;
 mod limits;
 mod maglev;
 mod migration;
