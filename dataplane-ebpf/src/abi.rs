@@ -60,6 +60,9 @@ pub mod maps {
     /// Mappable array of `u32` by backend id: not zero once a connected UDP socket got that backend. The kernel sets it,
     /// the daemon clears it before the id is given out.
     pub const UDP_CONNECTED: &str = "UDP_CONNECTED";
+    /// Hash device index → [`Mac`](super::Mac): the devices on which the program for drivers runs, with their addresses.
+    /// The daemon writes: after it has attached the program to a device, and before it detaches it.
+    pub const XDP_DEVICES: &str = "XDP_DEVICES";
     /// Hash service id → [`Name`](super::Name); the daemon writes, tools read. The kernel does not.
     pub const NAMES: &str = "NAMES";
 
@@ -81,6 +84,8 @@ pub mod maps {
     pub const SOCKETS_SIZE: u32 = 1 << 15;
     /// Entries of `RECENT_DROPS`, on each CPU.
     pub const RECENT_DROPS_SIZE: u32 = 64;
+    /// Entries of `XDP_DEVICES`.
+    pub const XDP_DEVICES_SIZE: u32 = 1 << 6;
     /// Entries of `SOURCE_RANGES`.
     pub const SOURCE_RANGES_SIZE: u32 = 1 << 14;
     /// Entries of `AFFINITY`: one for each client and service with affinity.
@@ -668,6 +673,32 @@ pub struct DropRecord {
     pub device: u32,
 }
 
+/// Value of `XDP_DEVICES`: a device's Ethernet address. Three words in network order, so that comparing takes no call.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mac {
+    words: [u16; 3],
+    padding: u16,
+}
+
+impl Mac {
+    /// The address from its bytes.
+    pub const fn new(bytes: [u8; 6]) -> Self {
+        let [a, b, c, d, e, f] = bytes;
+        Self::from_words([
+            u16::from_ne_bytes([a, b]),
+            u16::from_ne_bytes([c, d]),
+            u16::from_ne_bytes([e, f]),
+        ])
+    }
+
+    /// The address from its words in network order.
+    #[inline(always)]
+    pub const fn from_words(words: [u16; 3]) -> Self {
+        Self { words, padding: 0 }
+    }
+}
+
 /// Value of `NAMES`: the Service port that a service id stands for, in UTF-8, filled up with zeros:
 /// `namespace/name:port` as [`ServicePortName`](https://pkg.go.dev/k8s.io/kubernetes/pkg/proxy#ServicePortName) prints.
 #[repr(C)]
@@ -728,6 +759,7 @@ const _: () = {
     assert!(size_of::<FragmentKey>() == 40);
     assert!(size_of::<FragmentPorts>() == 4);
     assert!(size_of::<DropRecord>() == 56);
+    assert!(size_of::<Mac>() == 8);
     assert!(size_of::<Name>() == 192);
 };
 
@@ -736,7 +768,7 @@ const _: () = {
 mod pod {
     use super::{
         Affinity, AffinityKey, Backend, Connection, DropRecord, FragmentKey, FragmentPorts,
-        Frontend, FrontendKey, Name, Node, NodeAddress, NodePortKey, Peer, Prefix, Service,
+        Frontend, FrontendKey, Mac, Name, Node, NodeAddress, NodePortKey, Peer, Prefix, Service,
         SocketKey, SourceRange, Stats,
     };
     use crate::{addr::Addr, flow::Flow};
@@ -772,6 +804,7 @@ mod pod {
         FragmentKey,
         FragmentPorts,
         DropRecord,
+        Mac,
         Name
     );
 }

@@ -64,6 +64,13 @@ impl Sum {
         ((sum >> 16) + (sum & 0xffff)) as u16
     }
 
+    /// What a checksum `field` becomes when this is the change of what it covers (RFC 1624, equation 3).
+    #[inline(always)]
+    #[must_use]
+    pub const fn applied_to(self, field: u16) -> u16 {
+        self.add(!field as u32).checksum()
+    }
+
     /// The checksum: the complement of the folded sum.
     #[inline(always)]
     pub const fn checksum(self) -> u16 {
@@ -112,12 +119,8 @@ mod tests {
             let mut changed = HEADER;
             changed[12..16].copy_from_slice(&address);
             changed[10..12].fill(0);
-            let field = u32::from(u16::from_ne_bytes([HEADER[10], HEADER[11]]));
-            let incremental = Sum::ZERO
-                .add(!field & 0xffff)
-                .remove(old)
-                .add(new)
-                .checksum();
+            let field = u16::from_ne_bytes([HEADER[10], HEADER[11]]);
+            let incremental = Sum::ZERO.remove(old).add(new).applied_to(field);
             assert_eq!(incremental, sum(&changed).checksum(), "{address:?}");
         }
     }

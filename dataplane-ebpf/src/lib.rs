@@ -16,6 +16,7 @@
 //! | `ingress` | uplinks, tcx or clsact | translates requests of clients outside, and replies of backends on other nodes |
 //! | `pod_ingress` | devices towards pods, ingress | translates what the socket hooks did not: requests of guests with a kernel of their own, raw packets; and replies of the node's pods to clients outside |
 //! | `egress` | uplinks and devices towards pods, egress | translates replies that come from the node's stack |
+//! | `driver` | uplinks, native XDP where there is | does for plain packets from and to other nodes what `ingress` does |
 //!
 //! All three also translate ICMP errors about the packets they translate, and the first two answer what is to be refused
 //! with a TCP reset or a port unreachable.

@@ -7,10 +7,11 @@
 
 mod bpf;
 
-use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, classifier};
-use aya_ebpf::programs::{SockAddrContext, SockContext, TcContext};
+use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, classifier, xdp};
+use aya_ebpf::programs::{SockAddrContext, SockContext, TcContext, XdpContext};
+use bpf::frame::Frame;
 use bpf::socket::Call;
-use bpf::{device, socket};
+use bpf::{device, socket, xdp};
 use dataplane_ebpf::addr::Family;
 
 #[cgroup_sock_addr(connect4)]
@@ -76,6 +77,11 @@ fn egress(ctx: TcContext) -> i32 {
 #[classifier]
 fn pod_ingress(ctx: TcContext) -> i32 {
     device::pod_ingress(&ctx)
+}
+
+#[xdp]
+fn driver(ctx: XdpContext) -> u32 {
+    xdp::driver(&Frame::new(ctx))
 }
 
 #[cfg(not(target_arch = "bpf"))]

@@ -88,4 +88,8 @@ pub const PROGRAMS: &[Program] = &[
         name: "ingress",
         hook: Hook::Ingress,
     },
+    Program {
+        name: "driver",
+        hook: Hook::Xdp,
+    },
 ];

@@ -7,13 +7,13 @@ use anyhow::{Context as _, Result};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
 use aya::programs::{
-    CgroupSock, CgroupSockAddr, ProgramError, ProgramInfo, SchedClassifier, TestRun as _,
-    TestRunOptions, Xdp,
+    CgroupSock, CgroupSockAddr, Program, ProgramError, ProgramInfo, SchedClassifier, TestRun as _,
+    TestRunOptions, Xdp, XdpMode,
 };
 use aya::{Ebpf, EbpfLoader, Pod};
 use dataplane_ebpf::abi::{
-    Affinity, AffinityKey, Backend, Connection, Frontend, FrontendKey, Kind, Node, NodeAddress,
-    NodePortKey, Peer, Run, Service, SocketKey, SourceRange, Stats, maps,
+    Affinity, AffinityKey, Backend, Connection, Frontend, FrontendKey, Kind, Mac, Node,
+    NodeAddress, NodePortKey, Peer, Run, Service, SocketKey, SourceRange, Stats, maps,
 };
 use dataplane_ebpf::addr::{Addr, Family, Port, Protocol};
 use dataplane_ebpf::drop::Drop;
@@ -25,6 +25,12 @@ fn context(device: u32) -> [u8; 192] {
     let mut context = [0u8; 192];
     context[40..44].copy_from_slice(&device.to_ne_bytes());
     context
+}
+
+/// A driver program's context: `struct xdp_md` with where the packet begins and ends, and the device's index in its fourth
+/// word.
+fn driver_context(device: u32, end: u32) -> Vec<u8> {
+    [0, end, 0, device, 0, 0].map(u32::to_ne_bytes).concat()
 }
 
 /// Every program loaded, nothing attached.
@@ -125,7 +131,7 @@ impl Dataplane {
     }
 
     /// Runs a packet program `repeat` times on `packet` as if it came through the device with index `device`; returns
-    /// the verdict, the packet afterwards and the mean time of one run.
+    /// the verdict, the packet afterwards and the mean time of one run. A driver's program must be attached to the device.
     pub(crate) fn run(
         &self,
         program: &str,
@@ -133,7 +139,12 @@ impl Dataplane {
         packet: &[u8],
         repeat: u32,
     ) -> Result<(i32, Vec<u8>, std::time::Duration)> {
-        self.run_in(program, &context(device), packet, repeat)
+        let end = u32::try_from(packet.len())?;
+        let context = match self.ebpf.program(program) {
+            Some(Program::Xdp(_)) => driver_context(device, end),
+            _ => context(device).to_vec(),
+        };
+        self.run_in(program, &context, packet, repeat)
     }
 
     /// The same for a packet that stands for several with as many bytes of data as `segment` says.
@@ -159,21 +170,32 @@ impl Dataplane {
         packet: &[u8],
         repeat: u32,
     ) -> Result<(i32, Vec<u8>, std::time::Duration)> {
-        let program: &SchedClassifier = self
-            .ebpf
-            .program(program)
-            .context("no such program")?
-            .try_into()?;
+        let program = self.ebpf.program(program).context("no such program")?;
         let mut out = vec![0; packet.len() + 256];
-        let result = program.test_run(TestRunOptions {
+        let options = TestRunOptions {
             data_in: Some(packet),
             data_out: Some(&mut out),
             ctx_in: Some(context),
             repeat,
             ..TestRunOptions::new()
-        })?;
+        };
+        let result = match program {
+            Program::Xdp(program) => program.test_run(options)?,
+            Program::SchedClassifier(program) => program.test_run(options)?,
+            _ => anyhow::bail!("no program for packets"),
+        };
         out.truncate(result.data_size_out as usize);
         Ok((result.return_value as i32, out, result.duration))
+    }
+
+    /// Attaches the driver's program to a device of the calling thread's namespace, which has the given address.
+    pub(crate) fn attach_driver(&mut self, device: &str, mac: [u8; 6]) -> Result<()> {
+        let program = self.ebpf.program_mut("driver").context("no such program")?;
+        <&mut Xdp>::try_from(program)?.attach(device, XdpMode::Driver)?;
+        let index = nix::net::if_::if_nametoindex(device)?;
+        self.hash(maps::XDP_DEVICES)?
+            .insert(index, Mac::new(mac), 0)?;
+        Ok(())
     }
 
     /// The settings of the node.

@@ -104,8 +104,27 @@ pub(crate) fn is_foreign(work: &mut Work, node: &Node) -> bool {
     true
 }
 
+/// Whether `packet` plainly goes on between a client outside and a backend elsewhere, so that nothing has to be decided:
+/// [`resume`] would continue.
 #[inline(always)]
-fn take_up(work: &mut Work, known: &mut Connection) {
+pub(crate) fn is_settled(packet: &Packet, known: &Connection) -> bool {
+    match known.flags & (Connection::REPLY | Connection::REMOTE) {
+        Connection::REMOTE => {}
+        sides => return sides == Connection::REPLY | Connection::REMOTE,
+    }
+    if service::standing(known.backend, known.backend_generation) != Standing::Serving {
+        return false;
+    }
+    if packet.is_tcp() {
+        !packet.is_syn()
+    } else {
+        service::is_same(known.service, known.service_generation) && !is_idle(known)
+    }
+}
+
+/// Copies the connection of a packet into the work and notes that it was used.
+#[inline(always)]
+pub(crate) fn take_up(work: &mut Work, known: &mut Connection) {
     let is_first = known.seen != now();
     touch(&work.packet, known);
     // SAFETY: both are valid, and in different maps. An assignment would become a call that copies byte by byte, since

@@ -10,8 +10,9 @@ use super::work::Work;
 use super::{fragment, nat, reject, rewrite, service, stats};
 use aya_ebpf::bindings::TC_ACT_SHOT;
 use aya_ebpf::programs::TcContext;
-use dataplane_ebpf::abi::{Connection, Origin};
+use dataplane_ebpf::abi::{Connection, Frontend, Origin};
 use dataplane_ebpf::drop::{Answer, Drop};
+use dataplane_ebpf::flow::Flow;
 
 /// The next program on the device decides, and in the end the stack: `TCX_NEXT`, and `TC_ACT_UNSPEC` for clsact.
 const PASS: i32 = -1;
@@ -243,24 +244,15 @@ fn find_connection(work: &mut Work, origin: Origin) -> Result<bool, Drop> {
 /// same backend again as long as the service's backends are the same.
 #[inline(always)]
 fn open(work: &mut Work, origin: Origin) -> Result<bool, Drop> {
-    let flow = &work.packet.flow;
-    // A packet for a loopback address never comes by a device.
-    let found = service::find(
-        flow.destination,
-        flow.destination_port,
-        flow.protocol,
-        || false,
-    )?;
-    let Some(frontend) = found else {
+    let Some(frontend) = frontend(&work.packet.flow)? else {
         return Ok(false);
     };
     let node = NODE.get(0).ok_or(Drop::Inconsistent)?;
     if conntrack::is_foreign(work, node) {
         return Ok(false);
     }
-    let flow = &work.packet.flow;
     let sender = Sender {
-        flow,
+        flow: &work.packet.flow,
         origin,
         seed: node.seed,
     };
@@ -268,6 +260,14 @@ fn open(work: &mut Work, origin: Origin) -> Result<bool, Drop> {
     nat::open(work, &choice, node, origin)?;
     stats::count_connection(choice.service);
     Ok(true)
+}
+
+/// The service that a packet of `flow` is for, if it is for one.
+#[inline(always)]
+pub(crate) fn frontend(flow: &Flow) -> Result<Option<Frontend>, Drop> {
+    let (address, port) = (flow.destination, flow.destination_port);
+    // A packet for a loopback address never comes by a device.
+    service::find(address, port, flow.protocol, || false)
 }
 
 /// Translates a packet and leaves it to the node's stack.

@@ -13,6 +13,7 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect_neigh};
 use aya_ebpf::programs::TcContext;
+use core::ffi::c_void;
 use core::mem::zeroed;
 use dataplane_ebpf::abi::{Connection, Node};
 use dataplane_ebpf::drop::Drop;
@@ -117,34 +118,10 @@ fn is_all_by_stack() -> bool {
 /// Looks up where a packet of flow `to` goes next.
 #[inline(always)]
 fn look_up(ctx: &TcContext, hop: &Hop, to: &Flow, route: &mut Route) -> Result<(), Drop> {
-    let lookup = &mut route.lookup;
-    // SAFETY: integers only; zero is a legal value of each.
-    *lookup = unsafe { zeroed() };
-    lookup.l4_protocol = to.protocol.number();
-    lookup.sport = to.source_port.word();
-    lookup.dport = to.destination_port.word();
-    lookup.__bindgen_anon_1.tot_len = hop.length;
     // SAFETY: the kernel's context.
-    lookup.ifindex = unsafe { (*ctx.skb.skb).ifindex };
-    if to.destination.is_v4() {
-        lookup.family = AF_INET;
-        lookup.__bindgen_anon_3.ipv4_src = to.source.v4_word();
-        lookup.__bindgen_anon_4.ipv4_dst = to.destination.v4_word();
-    } else {
-        lookup.family = AF_INET6;
-        lookup.__bindgen_anon_3.ipv6_src = to.source.words();
-        lookup.__bindgen_anon_4.ipv6_dst = to.destination.words();
-    }
-    // SAFETY: the helper reads and writes `lookup`, whose size is given.
-    let result = unsafe {
-        bpf_fib_lookup(
-            ctx.as_ptr(),
-            &raw mut *lookup,
-            size_of::<FibLookup>() as i32,
-            0,
-        )
-    };
-    match result as u32 {
+    let device = unsafe { (*ctx.skb.skb).ifindex };
+    let lookup = &mut route.lookup;
+    match ask(ctx.as_ptr(), device, to, hop.length, lookup) {
         // Without a known neighbour, sending resolves it.
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {
             next_hop(route);
@@ -157,6 +134,37 @@ fn look_up(ctx: &TcContext, hop: &Hop, to: &Flow, route: &mut Route) -> Result<(
         }
         _ => Err(Drop::NoRoute),
     }
+}
+
+/// Asks the kernel's routes where a packet of flow `to` and `length` bytes goes that came by `device`; a length of zero
+/// leaves it to the kernel, which may know the packet's, whether it fits. What the kernel answers is in `lookup`.
+#[inline(always)]
+pub(crate) fn ask(
+    ctx: *mut c_void,
+    device: u32,
+    to: &Flow,
+    length: u16,
+    lookup: &mut FibLookup,
+) -> u32 {
+    // SAFETY: integers only; zero is a legal value of each.
+    *lookup = unsafe { zeroed() };
+    lookup.l4_protocol = to.protocol.number();
+    lookup.sport = to.source_port.word();
+    lookup.dport = to.destination_port.word();
+    lookup.__bindgen_anon_1.tot_len = length;
+    lookup.ifindex = device;
+    if to.destination.is_v4() {
+        lookup.family = AF_INET;
+        lookup.__bindgen_anon_3.ipv4_src = to.source.v4_word();
+        lookup.__bindgen_anon_4.ipv4_dst = to.destination.v4_word();
+    } else {
+        lookup.family = AF_INET6;
+        lookup.__bindgen_anon_3.ipv6_src = to.source.words();
+        lookup.__bindgen_anon_4.ipv6_dst = to.destination.words();
+    }
+    // SAFETY: the helper reads and writes `lookup`, whose size is given.
+    let result = unsafe { bpf_fib_lookup(ctx, &raw mut *lookup, size_of::<FibLookup>() as i32, 0) };
+    result as u32
 }
 
 /// The look-up replaced the destination by the next hop's address; its family may differ from the packet's.

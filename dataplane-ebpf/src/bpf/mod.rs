@@ -1,11 +1,12 @@
 //! The programs' steps, one topic a file.
 //!
-//! `device` and `socket` order the steps of their hooks; the rest are the steps.
+//! `device`, `xdp` and `socket` order the steps of their hooks; the rest are the steps.
 
 mod affinity;
 mod client;
 mod conntrack;
 mod context;
+mod exit;
 mod forward;
 mod fragment;
 mod icmp;
@@ -19,4 +20,6 @@ mod stats;
 mod work;
 
 pub(crate) mod device;
+pub(crate) mod frame;
 pub(crate) mod socket;
+pub(crate) mod xdp;

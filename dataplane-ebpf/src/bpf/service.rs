@@ -105,7 +105,7 @@ pub(crate) fn select(frontend: Frontend, client: &impl Client) -> Result<Choice,
     chosen
 }
 
-/// Chooses a backend for a client.
+/// Chooses a backend for a client without counting a failure: for a hook that leaves those to another.
 #[inline(always)]
 pub(crate) fn choose(frontend: Frontend, client: &impl Client) -> Result<Choice, Drop> {
     let service = Settings::read(frontend.service)?;

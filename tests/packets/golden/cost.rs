@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use dataplane_ebpf::addr::Protocol;
 
-use super::world::{TARGET, World, node_port, service, v4, v6};
+use super::world::{TARGET, Way, World, node_port, service, v4, v6};
 use super::writer::Writer;
 use crate::frame::ARRIVING;
 
@@ -20,7 +20,10 @@ const LIMIT: Duration = Duration::from_micros(10);
 #[test]
 fn a_packet_costs_little() {
     for addresses in [v4(), v6()] {
-        let world = World::create(addresses, Protocol::TCP).expect("a node can be made");
+        let mut world = World::create(addresses, Protocol::TCP).expect("a node can be made");
+        world
+            .take_way(Way::Driver)
+            .expect("a veth device takes the program");
         let (a, w) = (
             addresses,
             Writer {
@@ -88,10 +91,31 @@ fn a_packet_costs_little() {
                 "egress",
                 w.data((a.elsewhere, TARGET), (a.second, 40000)).bytes(),
             ),
+            ("not IP", "driver", not_ip()),
+            (
+                "none of ours",
+                "driver",
+                w.data(client, (a.node, 22)).bytes(),
+            ),
+            (
+                "request, backend here",
+                "driver",
+                w.data(client, local).bytes(),
+            ),
+            (
+                "request, backend elsewhere",
+                "driver",
+                w.data(client, remote).bytes(),
+            ),
+            (
+                "reply, backend elsewhere",
+                "driver",
+                w.data((a.elsewhere, TARGET), (a.node, 40000)).bytes(),
+            ),
         ] {
             let time = median(&world, hook, &packet).expect("the program runs");
             println!(
-                "{} {name:27} {:5} ns",
+                "{} {hook:7} {name:27} {:5} ns",
                 if a.node.is_ipv4() { "IPv4" } else { "IPv6" },
                 time.as_nanos()
             );

@@ -16,12 +16,13 @@ mod ranges;
 mod unallocated;
 mod world;
 mod writer;
+mod xdp;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use dataplane_ebpf::addr::Protocol;
 use dataplane_ebpf::drop::Drop;
 
-use self::world::{World, v4, v6};
+use self::world::{OWN_MAC, Way, World, v4, v6};
 use self::writer::Writer;
 use crate::dataplane::Dataplane;
 use crate::frame::Frame;
@@ -31,6 +32,9 @@ use crate::pcap;
 const PASS: i32 = -1;
 const SHOT: i32 = 2;
 const REDIRECT: i32 = 7;
+
+const XDP_PASS: i32 = 2;
+const XDP_TX: i32 = 3;
 
 /// What a case consists of.
 enum Step {
@@ -78,10 +82,48 @@ fn check(world: &mut World, case: &Case) -> Result<()> {
             Step::Pod(packet, expected) => ("pod_ingress", packet, expected),
             Step::Egress(packet, expected) => ("egress", packet, expected),
         };
-        check_packet(world, case.name, (hook, packet), expected)
-            .with_context(|| format!("{}, step {number}: {hook} of {}", case.name, show(packet)))?;
+        let driver = hook == "ingress" && world.way().meets_driver(number);
+        let outcome = if driver && drive(world, packet, expected)? {
+            Ok(())
+        } else {
+            check_packet(world, case.name, (hook, packet), expected)
+        };
+        outcome.with_context(|| {
+            let (name, way) = (case.name, world.way());
+            format!(
+                "{name} by {way:?}, step {number}: {hook} of {}",
+                show(packet)
+            )
+        })?;
     }
     Ok(())
+}
+
+/// Runs the driver's program on a packet that is to become what is `expected`. Whether it sent the packet on; otherwise
+/// it must have left it as it was.
+fn drive(world: &World, packet: &[u8], expected: &Expected) -> Result<bool> {
+    let (verdict, out, _) = world.run("driver", packet, 1)?;
+    match (verdict, expected) {
+        (XDP_PASS, _) => {
+            ensure!(out == packet, "the driver passed {}", show(&out));
+            Ok(false)
+        }
+        (XDP_TX, Expected::Sent(frame)) => {
+            let wanted = Frame {
+                ethernet: [world.next_hop(frame.destination), OWN_MAC],
+                ..frame.clone()
+            };
+            let wanted = wanted.bytes();
+            ensure!(
+                out == wanted,
+                "the driver sent {}\n  wanted {}",
+                show(&out),
+                show(&wanted)
+            );
+            Ok(true)
+        }
+        _ => bail!("the driver's verdict {verdict}, wanted {expected:?}"),
+    }
 }
 
 fn check_packet(
@@ -133,12 +175,17 @@ fn check_all(cases: fn(Writer) -> Vec<Case>, protocols: &[Protocol]) {
         .into_iter()
         .flat_map(|a| protocols.iter().map(move |p| (a, *p)))
     {
-        let mut world = World::create(addresses, protocol).expect("a node can be made");
-        for case in cases(Writer {
-            a: addresses,
-            protocol,
-        }) {
-            check(&mut world, &case).unwrap_or_else(|error| panic!("{error:?}"));
+        for way in Way::ALL {
+            let mut world = World::create(addresses, protocol).expect("a node can be made");
+            world
+                .take_way(way)
+                .expect("a veth device takes the program");
+            for case in cases(Writer {
+                a: addresses,
+                protocol,
+            }) {
+                check(&mut world, &case).unwrap_or_else(|error| panic!("{error:?}"));
+            }
         }
     }
 }

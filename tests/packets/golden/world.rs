@@ -90,6 +90,13 @@ pub(super) fn v6() -> Addresses {
     }
 }
 
+/// The uplink's address.
+pub(super) const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// The address of the router on the way to anywhere.
+pub(super) const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+/// The address of the node that backends elsewhere run on.
+pub(super) const OTHER_NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 3];
+
 /// The node's settings.
 pub(super) fn node() -> Node {
     Node {
@@ -105,6 +112,30 @@ pub(super) fn node() -> Node {
     }
 }
 
+/// The way that packets from the wire come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Straight to the ingress hook.
+    Ingress,
+    /// Through the driver's hook first.
+    Driver,
+    /// One this way and one that way, as when the program is attached while traffic flows.
+    Both,
+}
+
+impl Way {
+    pub(super) const ALL: [Self; 3] = [Self::Ingress, Self::Driver, Self::Both];
+
+    /// Whether the packet of step `number` meets the driver's hook.
+    pub(super) fn meets_driver(self, number: usize) -> bool {
+        match self {
+            Self::Ingress => false,
+            Self::Driver => true,
+            Self::Both => number % 2 == 1,
+        }
+    }
+}
+
 /// A node with an uplink, and the dataplane on it.
 pub(super) struct World {
     pub(super) dataplane: Dataplane,
@@ -112,6 +143,7 @@ pub(super) struct World {
     pub(super) uplink: u32,
     pub(super) addresses: Addresses,
     pub(super) protocol: Protocol,
+    way: Way,
 }
 
 impl World {
@@ -126,7 +158,11 @@ impl World {
              route add default via 192.0.2.254
              route add 10.244.2.0/24 via 192.0.2.2
              -6 route add default via 2001:db8::fe
-             -6 route add fd00:10:244:2::/64 via 2001:db8::2")?;
+             -6 route add fd00:10:244:2::/64 via 2001:db8::2
+             neigh add 192.0.2.254 lladdr 02:00:00:00:00:02 dev uplink
+             neigh add 192.0.2.2 lladdr 02:00:00:00:00:03 dev uplink
+             neigh add 2001:db8::fe lladdr 02:00:00:00:00:02 dev uplink
+             neigh add 2001:db8::2 lladdr 02:00:00:00:00:03 dev uplink")?;
         namespace.set("ipv4/ip_forward", "1")?;
         namespace.set("ipv6/conf/all/forwarding", "1")?;
         let uplink = namespace.index("uplink")?;
@@ -136,9 +172,29 @@ impl World {
             uplink,
             addresses,
             protocol,
+            way: Way::Ingress,
         };
         world.fill()?;
         Ok(world)
+    }
+
+    /// Lets packets from the wire come by `way`.
+    pub(super) fn take_way(&mut self, way: Way) -> Result<()> {
+        self.way = way;
+        match way {
+            Way::Ingress => Ok(()),
+            Way::Driver | Way::Both => self.attach_driver("uplink", OWN_MAC),
+        }
+    }
+
+    /// Attaches the driver's program to a device. Without that it cannot be run.
+    pub(super) fn attach_driver(&mut self, device: &str, mac: [u8; 6]) -> Result<()> {
+        let Self {
+            namespace,
+            dataplane,
+            ..
+        } = self;
+        namespace.run(|| dataplane.attach_driver(device, mac))
     }
 
     fn fill(&mut self) -> Result<()> {
@@ -176,6 +232,20 @@ impl World {
             dataplane.add_cluster_ip(id, a.other_ip, cluster_port(id), protocol)?;
         }
         Ok(())
+    }
+
+    /// By which way packets from the wire come.
+    pub(super) fn way(&self) -> Way {
+        self.way
+    }
+
+    /// The address that a frame to `destination` leaves with.
+    pub(super) fn next_hop(&self, destination: IpAddr) -> [u8; 6] {
+        if destination == self.addresses.elsewhere {
+            OTHER_NODE_MAC
+        } else {
+            ROUTER_MAC
+        }
     }
 
     pub(super) fn run(

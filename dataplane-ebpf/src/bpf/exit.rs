@@ -1,0 +1,63 @@
+//! Where a frame that leaves by a driver goes next.
+
+use super::context::Context as _;
+use super::forward;
+use super::frame::Frame;
+use super::maps::XDP_DEVICES;
+use super::parse::L3;
+use aya_ebpf::bindings::xdp_action::XDP_TX;
+use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup};
+use aya_ebpf::helpers::generated::bpf_redirect;
+use core::mem::zeroed;
+use dataplane_ebpf::drop::Drop;
+use dataplane_ebpf::flow::Flow;
+
+/// A device, and the Ethernet header that a frame has there.
+pub(crate) struct Exit {
+    device: u32,
+    /// Destination and source.
+    ethernet: [[u8; 6]; 2],
+}
+
+/// Looks up where a frame of flow `to` with this time to live goes next. `None` unless all is known and plain: it lives
+/// long enough and fits, its neighbour's address is known, and it leaves by a device that takes frames from drivers.
+#[inline(always)]
+pub(crate) fn find(frame: &Frame, ttl: u8, to: &Flow) -> Option<Exit> {
+    if ttl <= 1 {
+        return None;
+    }
+    let length = frame.length().wrapping_sub(L3 as u32);
+    // SAFETY: integers only; zero is a legal value of each.
+    let mut lookup: FibLookup = unsafe { zeroed() };
+    let result = forward::ask(
+        frame.as_ptr(),
+        frame.device(),
+        to,
+        length as u16,
+        &mut lookup,
+    );
+    // SAFETY: the map is not preallocated, so the entry outlives this program's run.
+    let takes_frames = unsafe { XDP_DEVICES.get(lookup.ifindex) }.is_some();
+    (result == BPF_FIB_LKUP_RET_SUCCESS && takes_frames).then_some(Exit {
+        device: lookup.ifindex,
+        ethernet: [lookup.dmac, lookup.smac],
+    })
+}
+
+impl Exit {
+    /// Addresses the frame to the next hop.
+    #[inline(always)]
+    pub(crate) fn address(&self, frame: &Frame) -> Result<(), Drop> {
+        frame.store(0, &self.ethernet)
+    }
+
+    /// The verdict that sends a frame of `device` there.
+    #[inline(always)]
+    pub(crate) fn verdict(&self, device: u32) -> u32 {
+        if self.device == device {
+            return XDP_TX;
+        }
+        // SAFETY: the helper takes numbers.
+        unsafe { bpf_redirect(self.device, 0) as u32 }
+    }
+}

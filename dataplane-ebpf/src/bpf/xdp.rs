@@ -1,0 +1,117 @@
+//! A frame's way through an uplink's driver: what is sent on to another machine leaves again before the kernel has made
+//! a packet of it.
+//!
+//! Only the plain case is handled: a whole TCP or UDP packet between a client outside and a backend on another node,
+//! with a known way to go. Everything else goes on unchanged to the hooks behind, which do the same work with the same
+//! connections, and do all of it: a connection may be served here or there at any packet.
+
+use super::client::Sender;
+use super::context::Context as _;
+use super::exit::{self, Exit};
+use super::frame::Frame;
+use super::maps::{NODE, XDP_DEVICES};
+use super::parse::{self, Fragment, Packet};
+use super::work::Work;
+use super::{conntrack, device, nat, rewrite, service, stats};
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use dataplane_ebpf::abi::{Connection, Origin};
+use dataplane_ebpf::drop::Drop;
+
+/// The verdict on a frame.
+#[inline(always)]
+pub(crate) fn driver(frame: &Frame) -> u32 {
+    // What is to be dropped or refused is counted and answered by the hooks behind.
+    let Ok(Some((work, exit))) = find_way(frame) else {
+        return XDP_PASS;
+    };
+    match send_on(frame, &work.packet, &work.connection, &exit) {
+        Ok(()) => exit.verdict(frame.device()),
+        // Half changed, it is nobody's any more.
+        Err(reason) => {
+            stats::count_reason(reason);
+            XDP_DROP
+        }
+    }
+}
+
+/// The connection the frame's packet belongs to and where it goes next, if it is to be sent on from here. Leaves the
+/// frame as it is.
+#[inline(always)]
+fn find_way(frame: &Frame) -> Result<Option<(&'static mut Work, Exit)>, Drop> {
+    if !is_for_us(frame)? {
+        return Ok(None);
+    }
+    let Some(packet) = parse::packet(frame)? else {
+        return Ok(None);
+    };
+    if packet.fragment != Fragment::Whole {
+        return Ok(None);
+    }
+    let work = Work::begin(packet)?;
+    if !find_connection(work)? || work.connection.flags & Connection::REMOTE == 0 {
+        return Ok(None);
+    }
+    let exit = exit::find(frame, work.packet.ttl, &work.connection.to);
+    Ok(exit.map(|exit| (work, exit)))
+}
+
+/// Whether the frame is addressed to the device it came by: a switch may flood a frame for another machine.
+#[inline(always)]
+fn is_for_us(frame: &Frame) -> Result<bool, Drop> {
+    // SAFETY: the map is not preallocated, so the entry outlives this program's run.
+    let own = unsafe { XDP_DEVICES.get(frame.device()) };
+    match own {
+        Some(own) => Ok(frame.destination()? == *own),
+        None => Ok(false),
+    }
+}
+
+/// Finds or opens the connection of a packet between a client outside and a backend elsewhere; `false` if it is none, or
+/// if something about it has to be decided first.
+#[inline(always)]
+fn find_connection(work: &mut Work) -> Result<bool, Drop> {
+    let Some(known) = conntrack::find(&work.packet.flow) else {
+        return open(work);
+    };
+    if !conntrack::is_settled(&work.packet, known) {
+        return Ok(false);
+    }
+    conntrack::take_up(work, known);
+    Ok(true)
+}
+
+/// Opens a connection as the ingress hook does, but without counting what fails: it will fail there again.
+#[inline(always)]
+fn open(work: &mut Work) -> Result<bool, Drop> {
+    let Some(frontend) = device::frontend(&work.packet.flow)? else {
+        return Ok(false);
+    };
+    let node = NODE.get(0).ok_or(Drop::Inconsistent)?;
+    if conntrack::is_foreign(work, node) {
+        return Ok(false);
+    }
+    let sender = Sender {
+        flow: &work.packet.flow,
+        origin: Origin::Outside,
+        seed: node.seed,
+    };
+    let choice = service::choose(frontend, &sender)?;
+    nat::open(work, &choice, node, Origin::Outside)?;
+    stats::count_connection(choice.service);
+    Ok(true)
+}
+
+/// Translates the packet and addresses the frame to its next hop.
+#[inline(always)]
+fn send_on(
+    frame: &Frame,
+    packet: &Packet,
+    connection: &Connection,
+    exit: &Exit,
+) -> Result<(), Drop> {
+    rewrite::flow(frame, packet, &connection.to)?;
+    rewrite::decrement_ttl(frame, packet.is_v4(), packet.ttl)?;
+    exit.address(frame)?;
+    stats::count_packet(connection.service, frame.length());
+    Ok(())
+}
