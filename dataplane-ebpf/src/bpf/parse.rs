@@ -97,7 +97,7 @@ struct Ipv4Header {
 
 #[repr(C)]
 struct Ipv6Header {
-    _version_class_label: u32,
+    version_class_label: u32,
     payload_length: u16,
     next_header: u8,
     hop_limit: u8,
@@ -195,6 +195,13 @@ fn ipv4(ctx: &impl Context, at: usize) -> Result<Network, Drop> {
 #[inline(always)]
 fn ipv6(ctx: &impl Context, at: usize) -> Result<Network, Drop> {
     let header: Ipv6Header = ctx.load(at)?;
+    let source = Addr::from_words(header.source);
+    let destination = Addr::from_words(header.destination);
+    // An IPv4-mapped address means a socket's, never a packet's; further on, it would be taken for an IPv4 packet's.
+    let is_disguised = source.is_v4() || destination.is_v4();
+    if u32::from_be(header.version_class_label) >> 28 != 6 || is_disguised {
+        return Err(Drop::Malformed);
+    }
     let payload_length = u32::from(u16::from_be(header.payload_length));
     let mut next = header.next_header;
     let mut l4 = at + 40;
@@ -228,8 +235,8 @@ fn ipv6(ctx: &impl Context, at: usize) -> Result<Network, Drop> {
         }
     }
     Ok(Network {
-        source: Addr::from_words(header.source),
-        destination: Addr::from_words(header.destination),
+        source,
+        destination,
         protocol: Protocol::new(next),
         l4,
         end: end(
@@ -349,6 +356,10 @@ fn quotation(ctx: &impl Context, network: &Network) -> Option<IcmpError> {
     };
     let translatable = quoted.protocol == Protocol::TCP || quoted.protocol == Protocol::UDP;
     if quoted.fragment == Fragment::Later || !translatable {
+        return None;
+    }
+    if quoted.l4 as u32 + 4 > network.end {
+        // The quote ends before its ports; what lies there is padding, which no checksum covers.
         return None;
     }
     let (source_port, destination_port) = ports(ctx, quoted.l4).ok()?;
