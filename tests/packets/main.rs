@@ -5,6 +5,7 @@ mod budget;
 mod cgroup;
 mod dataplane;
 mod frame;
+mod fuzz;
 mod golden;
 mod net;
 mod pcap;
