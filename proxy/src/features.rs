@@ -2,7 +2,9 @@
 
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use aya::util::KernelVersion;
-use tracing::warn;
+use tracing::{debug, warn};
+
+use crate::sock_diag::SockDiag;
 
 /// The oldest kernel that the dataplane was tried on.
 const OLDEST: (u8, u8) = (6, 1);
@@ -29,7 +31,23 @@ impl Features {
                  order with those of others is fixed and which are not removed with the pin directory, only by --cleanup"
             );
         }
+        if !can_destroy_sockets() {
+            warn!(
+                "the kernel cannot destroy sockets (CONFIG_INET_DIAG_DESTROY, since Linux 4.5): programs with connected \
+                 UDP sockets go on sending to a backend that is gone"
+            );
+        }
         Self { tcx }
+    }
+}
+
+fn can_destroy_sockets() -> bool {
+    match SockDiag::open().and_then(|mut diag| diag.can_destroy()) {
+        Ok(can) => can,
+        Err(error) => {
+            debug!(?error, "cannot tell whether sockets can be destroyed");
+            true
+        }
     }
 }
 

@@ -32,6 +32,8 @@ pub mod pinned;
 pub mod pins;
 pub mod reconcile;
 pub mod service_metrics;
+mod sock_diag;
+pub mod stale_sockets;
 mod sys;
 pub mod tables;
 pub mod watch;

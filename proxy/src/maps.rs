@@ -5,6 +5,7 @@
 
 mod fake;
 mod kernel;
+mod sockets;
 
 use std::io;
 use std::net::IpAddr;
@@ -17,6 +18,7 @@ use crate::desired::Entry;
 
 pub use fake::Fake;
 pub use kernel::{Conntrack, KernelMaps, Swept};
+pub use sockets::Sockets;
 
 /// A write or read that the kernel refused.
 #[derive(Debug, thiserror::Error)]

@@ -21,7 +21,7 @@ use crate::maps::Maps;
 use crate::metrics::Metrics;
 use crate::node::{self, Settings};
 use crate::sys;
-use crate::tables::{Error, Tables};
+use crate::tables::{Error, Retired, Tables};
 
 /// How many events are taken in before a round: one round for a burst instead of one each.
 const BURST: usize = 1024;
@@ -281,11 +281,18 @@ impl<M: Maps> Reconciler<M> {
     }
 }
 
+/// Where the reconciler sends what others have to do.
+pub struct Orders {
+    /// Backends that are gone, to which UDP sockets may be connected.
+    pub retired: std::sync::mpsc::Sender<Vec<Retired>>,
+}
+
 /// Runs the reconciler until `shutdown` or until a source ends. Everything stays installed.
 pub async fn run<M: Maps>(
     mut reconciler: Reconciler<M>,
     mut events: mpsc::Receiver<Event>,
     mut devices: watch::Receiver<Devices>,
+    orders: Orders,
     health: watch::Sender<Health>,
     metrics: Metrics,
     shutdown: CancellationToken,
@@ -322,6 +329,10 @@ pub async fn run<M: Maps>(
         let took = start.elapsed();
         if round != Round::default() {
             debug!(?round, ?took, "round");
+        }
+        let retired = reconciler.tables_mut().take_retired();
+        if !retired.is_empty() && orders.retired.send(retired).is_err() {
+            warn!("nobody closes UDP sockets connected to backends that are gone");
         }
         metrics.round(&round, took, &reconciler.tables().usage());
         health.send_modify(|health| health.update(&reconciler));

@@ -6,9 +6,12 @@
 //! | [`devices`](proxy::devices) | the netlink socket | the reconciler and the attacher, by the latest state |
 //! | attacher | programs and links | nobody |
 //! | [`reconcile`](proxy::reconcile) | the world, the tables and the maps | health, by the latest state |
+//! | [`stale_sockets`](proxy::stale_sockets), a thread | its network namespace | nobody |
 //! | [`conntrack`](proxy::conntrack) | the sweep | nobody |
 //! | [`health`](proxy::health) | two listeners | whoever asks |
 
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -24,12 +27,12 @@ use proxy::config::Config;
 use proxy::devices::{self, Devices};
 use proxy::features::Features;
 use proxy::health::{self, Health};
-use proxy::maps::{Conntrack, KernelMaps};
+use proxy::maps::{Conntrack, KernelMaps, Sockets};
 use proxy::metrics::Metrics;
 use proxy::node::{self, Settings};
-use proxy::reconcile::{self, Reconciler};
+use proxy::reconcile::{self, Orders, Reconciler};
 use proxy::service_metrics::KernelCounters;
-use proxy::{conntrack, pins, watch as api};
+use proxy::{conntrack, pins, stale_sockets, watch as api};
 
 /// How many events may wait for the reconciler.
 const EVENTS: usize = 1024;
@@ -66,6 +69,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     )?;
     let maps = KernelMaps::take(dataplane.programs())?;
     let connections = Conntrack::take(dataplane.programs())?;
+    let sockets = Sockets::take(dataplane.programs())?;
     dataplane.attach_sockets()?;
     if known.uplinks.is_empty() {
         warn!(
@@ -79,6 +83,12 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     let (health, health_seen) = watch::channel(Health::new());
     let (devices, devices_seen) = watch::channel(known);
     let (events, events_seen) = mpsc::channel(EVENTS);
+    let (retired, retired_seen) = channel();
+    // It ends when the reconciler does.
+    thread::Builder::new()
+        .name("stale-sockets".to_owned())
+        .spawn(move || stale_sockets::run(&sockets, &retired_seen))
+        .context("cannot start a thread")?;
     let stop = || shutdown.child_token();
     let mut parts = JoinSet::new();
     parts.spawn(api::run(client, node_name, events, stop()));
@@ -105,6 +115,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
         reconciler,
         events_seen,
         devices_seen,
+        Orders { retired },
         health,
         metrics,
         stop(),

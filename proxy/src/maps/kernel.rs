@@ -397,7 +397,7 @@ fn array<T: Pod>(programs: &mut Ebpf, name: &'static str) -> Result<Array<T>, Er
     Array::map(data.fd().as_fd(), info.max_entries()).map_err(io_failed("map", name))
 }
 
-fn hash<K: Pod, V: Pod>(
+pub(super) fn hash<K: Pod, V: Pod>(
     programs: &mut Ebpf,
     name: &'static str,
 ) -> Result<HashMap<MapData, K, V>, Error> {
@@ -428,7 +428,7 @@ fn absent_is_fine(result: Result<(), MapError>, map: &'static str) -> Result<(),
     }
 }
 
-fn failed(action: &'static str, map: &'static str) -> impl FnOnce(MapError) -> Error {
+pub(super) fn failed(action: &'static str, map: &'static str) -> impl FnOnce(MapError) -> Error {
     move |error| {
         let source = match error {
             MapError::SyscallError(error) => error.io_error,

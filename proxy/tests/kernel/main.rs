@@ -6,6 +6,7 @@ mod namespace;
 #[path = "../node/mod.rs"]
 mod node;
 mod talk;
+mod udp;
 mod world;
 
 use std::cell::Cell;
@@ -370,6 +371,11 @@ fn devices_of_pods_are_followed() {
 fn programs_of_pods_go_with_their_devices() {
     alone(|| pods_leave_nothing(Features { tcx: false }));
     alone(|| pods_leave_nothing(Features::probe()));
+}
+
+#[test]
+fn udp_sockets_connected_to_a_backend_that_is_gone_are_closed() {
+    alone(|| udp::scenario(Features::probe()));
 }
 
 #[test]
