@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use aya::pin::PinError;
 use aya::programs::Program;
 use aya::{Ebpf, EbpfError};
-use dataplane_ebpf::{OBJECT, PROGRAMS};
+use dataplane_ebpf::{Hook, OBJECT, PROGRAMS};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use tracing::{debug, info};
 
@@ -114,7 +114,7 @@ impl Dataplane {
     /// Attaches the programs for sockets to the cgroup, taking over the links there are.
     pub fn attach_sockets(&mut self) -> Result<(), Error> {
         for program in PROGRAMS {
-            if Spot::side(program.hook).is_none() {
+            if matches!(program.hook, Hook::SocketAddress | Hook::Socket) {
                 self.attach_cgroup(program.name)?;
             }
         }

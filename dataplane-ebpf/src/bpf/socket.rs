@@ -4,7 +4,7 @@
 //! talk to many services, so its peers are kept in `SOCKETS` by the socket's cookie, one entry for each direction.
 
 use super::client::Client;
-use super::maps::{CONNECTED, NODE, NODEPORTS, SOCKETS};
+use super::maps::{CONNECTED, NODE, NODEPORTS, SOCKETS, UDP_CONNECTED};
 use super::service::{self, Choice, Standing};
 use super::stats;
 use aya_ebpf::EbpfContext as _;
@@ -62,6 +62,7 @@ fn try_connect(call: &Call<'_>) -> Result<(), Drop> {
     if protocol == Protocol::UDP {
         // For the daemon: `send` on this socket fires no hook, so it must be found when the backend goes.
         remember(call.cookie(), SocketKey::BACKEND, &peer)?;
+        mark_connected(peer.backend_id);
     }
     call.set_address(peer.backend, peer.backend_port);
     stats::count_connection(choice.service);
@@ -73,6 +74,15 @@ fn try_connect(call: &Call<'_>) -> Result<(), Drop> {
 #[inline(always)]
 fn knows_source(call: &Call<'_>, frontend: Frontend) -> bool {
     !service::is_restricted(frontend) || call.is_node()
+}
+
+/// Tells the daemon that it has to look for sockets when this backend goes.
+#[inline(always)]
+fn mark_connected(backend: u32) {
+    if let Some(mark) = UDP_CONNECTED.get_ptr_mut(backend) {
+        // SAFETY: a non-null pointer to a value of the map. Volatile, because the daemon reads it through its own mapping.
+        unsafe { write_volatile(mark, 1) };
+    }
 }
 
 /// `sendmsg` and `sendto` of UDP with an address.

@@ -24,6 +24,7 @@ fn load(name: &'static str, program: &mut Program) -> Result<(), Error> {
         Program::CgroupSockAddr(program) => &mut || program.load(),
         Program::CgroupSock(program) => &mut || program.load(),
         Program::SchedClassifier(program) => &mut || program.load(),
+        Program::Xdp(program) => &mut || program.load(),
         other => {
             return Err(failed(format!(
                 "it is of the unexpected type {:?}",
