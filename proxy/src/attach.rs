@@ -24,8 +24,10 @@ use tracing::{debug, info};
 
 use crate::devices::{Device, Devices};
 use crate::features::Features;
+use crate::maps::{self, XdpDevices};
 use crate::pins::{self, MapSizes, Pins, file};
 use crate::sys::LinkTarget;
+use crate::xdp::Xdp;
 use spot::{Attachment, Side, Spot};
 
 pub(crate) use filter::remove as remove_filter;
@@ -39,6 +41,9 @@ pub enum Error {
     /// The pin directory is of no use.
     #[error(transparent)]
     Pins(#[from] pins::Error),
+    /// A map could not be written.
+    #[error(transparent)]
+    Maps(#[from] maps::Error),
     /// The cgroup is none that programs can be attached to.
     #[error("{} is not a directory of a cgroup v2 hierarchy", .0.display())]
     NotCgroup2(PathBuf),
@@ -83,26 +88,39 @@ pub struct Dataplane {
     attached: BTreeSet<Attachment>,
     /// The programs of this daemon among them.
     running: BTreeMap<Attachment, &'static str>,
+    xdp: Xdp,
+    xdp_devices: XdpDevices,
+    /// The devices whose drivers take no program.
+    without_driver: BTreeSet<u32>,
+}
+
+/// How the dataplane is to be.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The sizes of maps that are made anew.
+    pub sizes: MapSizes,
+    /// What the kernel can do.
+    pub features: Features,
+    /// The devices whose drivers get a program.
+    pub xdp: Xdp,
 }
 
 impl Dataplane {
     /// Loads the programs with the maps pinned under `root`, which are adopted or made. Nothing is attached yet.
-    pub fn open(
-        root: &Path,
-        cgroup: &Path,
-        sizes: MapSizes,
-        features: Features,
-    ) -> Result<Self, Error> {
+    pub fn open(root: &Path, cgroup: &Path, options: Options) -> Result<Self, Error> {
         check_cgroup(cgroup)?;
-        let pins = Pins::open(root, sizes)?;
-        let programs = load::object(pins.loader(sizes), OBJECT)?;
+        let pins = Pins::open(root, options.sizes)?;
+        let mut programs = load::object(pins.loader(options.sizes), OBJECT)?;
         Ok(Self {
+            xdp_devices: XdpDevices::take(&mut programs)?,
             programs,
             attached: spot::list(&pins)?,
             pins,
             cgroup: cgroup.to_owned(),
-            features,
+            features: options.features,
             running: BTreeMap::new(),
+            xdp: options.xdp,
+            without_driver: BTreeSet::new(),
         })
     }
 
@@ -149,11 +167,19 @@ impl Dataplane {
                     self.attached.insert(*attachment);
                     self.running.insert(*attachment, program);
                 }
+                Err(error) if attachment.spot.side == Side::Driver => {
+                    info!(
+                        error = &error as &dyn std::error::Error,
+                        "the driver takes no program; traffic control does all of it"
+                    );
+                    self.without_driver.insert(device.index);
+                }
                 // Pods come and go, and their devices are often gone before they are seen.
                 Err(error) if !device.exists() => debug!(?error, device = device.name, "gone"),
                 Err(error) => failed.push(error),
             }
         }
+        failed.extend(self.keep_drivers(devices).err());
         let others = self.attached.iter().filter(|attachment| {
             let is_kept = devices.uplinks.is_empty() && self.was_uplink(attachment.spot.device);
             !wanted.contains_key(attachment) && !is_kept
@@ -186,20 +212,43 @@ impl Dataplane {
                 Side::Ingress => uplinks.clone(),
                 Side::PodIngress => pods.clone(),
                 Side::Egress => [&*uplinks, &*pods].concat(),
+                Side::Driver => self.drivers(devices),
             };
             for device in chosen {
                 let spot = Spot {
                     side,
                     device: device.index,
                 };
-                let attachment = Attachment {
-                    spot,
-                    is_link: self.features.tcx,
-                };
+                let is_link = self.features.tcx || side == Side::Driver;
+                let attachment = Attachment { spot, is_link };
                 wanted.insert(attachment, (program.name, device));
             }
         }
         wanted
+    }
+
+    /// The devices whose drivers are to have the program.
+    fn drivers<'a>(&self, devices: &'a Devices) -> Vec<&'a Device> {
+        let chosen = self.xdp.chosen(devices).into_keys();
+        let fit = chosen.filter(|device| !self.without_driver.contains(&device.index));
+        fit.collect()
+    }
+
+    /// Lets the program act on the devices that have it, before it leaves those that shall not have it any more.
+    fn keep_drivers(&mut self, devices: &Devices) -> Result<(), Error> {
+        if devices.uplinks.is_empty() {
+            return Ok(());
+        }
+        let side = Side::Driver;
+        let chosen = self.xdp.chosen(devices).into_iter();
+        let running = chosen.filter(|(device, _)| {
+            let device = device.index;
+            let spot = Spot { side, device };
+            let is_link = true;
+            self.running.contains_key(&Attachment { spot, is_link })
+        });
+        let wanted = running.map(|(device, mac)| (device.index, mac)).collect();
+        Ok(self.xdp_devices.keep(&wanted)?)
     }
 
     fn was_uplink(&self, device: u32) -> bool {

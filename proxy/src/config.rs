@@ -8,6 +8,7 @@ use model::Algorithm;
 
 use crate::addresses::NodePortAddresses;
 use crate::pins::MapSizes;
+use crate::xdp::Xdp;
 
 /// The settings of the daemon.
 #[derive(Args, Debug, Clone)]
@@ -34,6 +35,11 @@ pub struct Config {
     /// devices of the default routes.
     #[arg(long, value_name = "DEVICE,..", value_delimiter = ',')]
     pub devices: Vec<String>,
+
+    /// The uplinks whose drivers forward connections to other nodes by themselves (native XDP): "auto" for those that are
+    /// hardware, "off", or names. Where a driver cannot, it is done later on the packet's way, as it is for all else.
+    #[arg(long, value_name = "auto|off|DEVICE,..", default_value = "auto")]
+    pub xdp: Xdp,
 
     /// Where NodePorts answer: "primary" for the node's primary address of each family, and localhost on the node itself;
     /// or ranges, for every address of the node that lies in one of them.

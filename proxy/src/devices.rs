@@ -8,7 +8,7 @@
 mod link;
 mod look;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
 
@@ -57,6 +57,8 @@ pub struct Devices {
     pub uplinks: BTreeSet<Device>,
     /// Those of them that are hardware with a driver of its own.
     pub physical: BTreeSet<Device>,
+    /// The Ethernet addresses of the uplinks, by index.
+    pub macs: BTreeMap<u32, [u8; 6]>,
     /// The devices towards pods: this node's ends of their links, also where those are ports of a bridge.
     pub pods: BTreeSet<Device>,
     /// The names of those that should be uplinks but cannot, because the programs expect Ethernet frames.
@@ -234,6 +236,7 @@ impl View {
         };
         Devices {
             physical: self.links.physical(&uplinks),
+            macs: self.links.macs(&uplinks),
             pods: self.links.pods(&uplinks),
             uplinks,
             left_out,

@@ -37,3 +37,4 @@ pub mod stale_sockets;
 mod sys;
 pub mod tables;
 pub mod watch;
+pub mod xdp;

@@ -6,6 +6,7 @@
 mod fake;
 mod kernel;
 mod sockets;
+mod xdp_devices;
 
 use std::io;
 use std::net::IpAddr;
@@ -19,6 +20,7 @@ use crate::desired::Entry;
 pub use fake::Fake;
 pub use kernel::{Conntrack, KernelMaps, Swept};
 pub use sockets::Sockets;
+pub(crate) use xdp_devices::XdpDevices;
 
 /// A write or read that the kernel refused.
 #[derive(Debug, thiserror::Error)]

@@ -93,7 +93,7 @@ const fn declare<K, V>(name: &'static str, kind: MapType, flags: u32) -> Declara
     }
 }
 
-const DECLARATIONS: [Declaration; 18] = [
+const DECLARATIONS: [Declaration; 19] = [
     declare::<abi::FrontendKey, abi::Frontend>(maps::FRONTENDS, MapType::Hash, NO_PREALLOC),
     declare::<abi::NodePortKey, abi::Frontend>(maps::NODEPORTS, MapType::Hash, NO_PREALLOC),
     declare::<Addr, abi::NodeAddress>(maps::NODE_ADDRESSES, MapType::Hash, NO_PREALLOC),
@@ -115,6 +115,7 @@ const DECLARATIONS: [Declaration; 18] = [
         PREALLOCATED,
     ),
     declare::<u32, u32>(maps::UDP_CONNECTED, MapType::Array, MMAPABLE),
+    declare::<u32, abi::Mac>(maps::XDP_DEVICES, MapType::Hash, NO_PREALLOC),
     declare::<u32, abi::Name>(maps::NAMES, MapType::Hash, NO_PREALLOC),
 ];
 

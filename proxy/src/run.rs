@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use proxy::attach::Dataplane;
+use proxy::attach::{Dataplane, Options};
 use proxy::config::Config;
 use proxy::devices::{self, Devices};
 use proxy::features::Features;
@@ -64,8 +64,11 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     let mut dataplane = Dataplane::open(
         &config.bpf_root,
         &config.cgroup_root,
-        config.map_sizes(),
-        Features::probe(),
+        Options {
+            sizes: config.map_sizes(),
+            features: Features::probe(),
+            xdp: config.xdp.clone(),
+        },
     )?;
     let maps = KernelMaps::take(dataplane.programs())?;
     let connections = Conntrack::take(dataplane.programs())?;

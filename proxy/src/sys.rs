@@ -20,8 +20,9 @@ use aya::Pod;
 const OBJ_GET: libc::c_long = 7;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const LINK_UPDATE: libc::c_long = 29;
-/// `BPF_LINK_TYPE_CGROUP` and `BPF_LINK_TYPE_TCX` of `enum bpf_link_type`.
+/// `BPF_LINK_TYPE_CGROUP`, `BPF_LINK_TYPE_XDP` and `BPF_LINK_TYPE_TCX` of `enum bpf_link_type`.
 const LINK_TYPE_CGROUP: u32 = 3;
+const LINK_TYPE_XDP: u32 = 6;
 const LINK_TYPE_TCX: u32 = 11;
 
 /// An array map whose values are mapped into memory: a store is seen by the kernel at once, without a system call.
@@ -322,7 +323,7 @@ pub(crate) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     let [low, high] = info.target;
     let target = match info.kind {
         LINK_TYPE_CGROUP => LinkTarget::Cgroup(u64::from(high) << 32 | u64::from(low)),
-        LINK_TYPE_TCX => LinkTarget::Device(low),
+        LINK_TYPE_TCX | LINK_TYPE_XDP => LinkTarget::Device(low),
         _ => LinkTarget::Other,
     };
     let program = info.prog_id;

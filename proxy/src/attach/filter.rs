@@ -27,7 +27,7 @@ const PRIORITY: u16 = 100;
 /// pod: each has a handle of its own.
 fn handle(layout: u32, side: Side) -> TcHandle {
     let program = match side {
-        Side::Egress | Side::Ingress => 0,
+        Side::Egress | Side::Ingress | Side::Driver => 0,
         Side::PodIngress => 1,
     };
     TcHandle::from(0x706f_0000 | layout << 4 | program)
@@ -119,6 +119,6 @@ fn delete(spot: Spot, device: &str, version: u32) -> io::Result<()> {
 fn attach_type(side: Side) -> TcAttachType {
     match side {
         Side::Egress => TcAttachType::Egress,
-        Side::Ingress | Side::PodIngress => TcAttachType::Ingress,
+        Side::Ingress | Side::PodIngress | Side::Driver => TcAttachType::Ingress,
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::TcAttachOptions;
-use aya::programs::{CgroupAttachMode, LinkOrder, Program, ProgramError, TcAttachType};
+use aya::programs::{CgroupAttachMode, LinkOrder, Program, ProgramError, TcAttachType, XdpMode};
 use tracing::{debug, warn};
 
 use super::spot::{Side, Spot};
@@ -65,22 +65,29 @@ pub(super) fn to_cgroup(program: &mut Program, cgroup: &File) -> Result<FdLink, 
     }
 }
 
-/// Attaches behind the programs of others.
+/// Attaches to traffic control, behind the programs of others; or to the driver itself, never to the kernel's imitation
+/// of one, which would see packets that no driver gives.
 pub(super) fn to_device(
     program: &mut Program,
     spot: Spot,
     device: &Device,
 ) -> Result<FdLink, BoxError> {
-    let side = match spot.side {
-        Side::Egress => TcAttachType::Egress,
-        Side::Ingress | Side::PodIngress => TcAttachType::Ingress,
-    };
-    let Program::SchedClassifier(program) = program else {
-        return Err(ProgramError::UnexpectedProgramType.into());
-    };
-    let order = TcAttachOptions::TcxOrder(LinkOrder::default());
-    let link = program.attach_with_options(&device.name, side, order)?;
-    Ok(program.take_link(link)?.try_into()?)
+    match program {
+        Program::SchedClassifier(program) => {
+            let side = match spot.side {
+                Side::Egress => TcAttachType::Egress,
+                _ => TcAttachType::Ingress,
+            };
+            let order = TcAttachOptions::TcxOrder(LinkOrder::default());
+            let link = program.attach_with_options(&device.name, side, order)?;
+            Ok(program.take_link(link)?.try_into()?)
+        }
+        Program::Xdp(program) => {
+            let link = program.attach_to_if_index(device.index, XdpMode::Driver)?;
+            Ok(program.take_link(link)?.try_into()?)
+        }
+        _ => Err(ProgramError::UnexpectedProgramType.into()),
+    }
 }
 
 pub(super) fn pin(name: &'static str, link: FdLink, path: &Path) -> Result<(), Error> {

@@ -2,18 +2,27 @@
 
 use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
-use dataplane_ebpf::PROGRAMS;
+use dataplane_ebpf::{Hook, PROGRAMS};
+use tracing::warn;
 
 use super::{Error, program};
 
 /// How often a program is given to the verifier before an interruption counts as a failure.
 const TRIES: usize = 5;
 
-/// Loads every program of `object`.
+/// Loads every program of `object`. The kernel may refuse the one for drivers.
 pub(super) fn object(mut loader: EbpfLoader<'_>, object: &[u8]) -> Result<Ebpf, Error> {
     let mut programs = loader.load(object).map_err(Error::Load)?;
     for entry in PROGRAMS {
-        load(entry.name, program(&mut programs, entry.name)?)?;
+        let loaded = load(entry.name, program(&mut programs, entry.name)?);
+        match loaded {
+            // Nothing depends on it.
+            Err(error) if entry.hook == Hook::Xdp => warn!(
+                error = &error as &dyn std::error::Error,
+                "no driver can have its program"
+            ),
+            other => other?,
+        }
     }
     Ok(programs)
 }

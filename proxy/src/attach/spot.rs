@@ -28,6 +28,8 @@ pub(crate) enum Side {
     PodIngress,
     /// What arrives by an uplink.
     Ingress,
+    /// The same in the device's driver. After the others, which do what it does not.
+    Driver,
 }
 
 /// A place that is taken, and how.
@@ -45,7 +47,8 @@ impl Spot {
             Hook::Ingress => Some(Side::Ingress),
             Hook::Pod => Some(Side::PodIngress),
             Hook::Egress => Some(Side::Egress),
-            Hook::Xdp | Hook::SocketAddress | Hook::Socket => None,
+            Hook::Xdp => Some(Side::Driver),
+            Hook::SocketAddress | Hook::Socket => None,
         }
     }
 }
@@ -74,6 +77,7 @@ impl fmt::Display for Spot {
             Side::Egress => "egress",
             Side::PodIngress => "pod_ingress",
             Side::Ingress => "ingress",
+            Side::Driver => "driver",
         };
         write!(f, "{side}-{}", self.device)
     }
@@ -88,6 +92,7 @@ impl FromStr for Spot {
             "egress" => Side::Egress,
             "pod_ingress" => Side::PodIngress,
             "ingress" => Side::Ingress,
+            "driver" => Side::Driver,
             _ => return Err(()),
         };
         let device = device.parse().map_err(|_| ())?;

@@ -26,6 +26,7 @@ struct Link {
     /// lead to other machines. A bridge is none: its ports are, since pods on it answer each other past it.
     is_pod: bool,
     is_physical: bool,
+    mac: Option<[u8; 6]>,
 }
 
 impl Links {
@@ -78,6 +79,15 @@ impl Links {
         uplinks.iter().filter(is_physical).cloned().collect()
     }
 
+    /// The Ethernet addresses of the `uplinks`, by index.
+    pub(super) fn macs(&self, uplinks: &BTreeSet<Device>) -> BTreeMap<u32, [u8; 6]> {
+        let macs = uplinks.iter().filter_map(|device| {
+            let link = self.links.get(&device.index)?;
+            Some((device.index, link.mac?))
+        });
+        macs.collect()
+    }
+
     /// The devices by which packets of pods arrive.
     pub(super) fn pods(&self, uplinks: &BTreeSet<Device>) -> BTreeSet<Device> {
         let links = self
@@ -106,11 +116,13 @@ impl Link {
         let mut infos = Vec::new();
         let mut has_parent = false;
         let mut has_end_elsewhere = false;
+        let mut mac = None;
         for attribute in attributes {
             match attribute {
                 LinkAttribute::IfName(text) => name = Some(text),
                 LinkAttribute::LinkInfo(found) => infos = found,
                 LinkAttribute::ParentDevName(_) => has_parent = true,
+                LinkAttribute::Address(bytes) => mac = bytes.try_into().ok(),
                 LinkAttribute::LinkNetNsId(_) => has_end_elsewhere = true,
                 _ => {}
             }
@@ -133,6 +145,7 @@ impl Link {
                 _ => false,
             }),
             is_physical: kind.is_none() && has_parent,
+            mac,
         })
     }
 }

@@ -416,7 +416,7 @@ fn unexpected(name: &'static str) -> Error {
     })
 }
 
-fn absent_is_fine(result: Result<(), MapError>, map: &'static str) -> Result<(), Error> {
+pub(super) fn absent_is_fine(result: Result<(), MapError>, map: &'static str) -> Result<(), Error> {
     match result {
         Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error))

@@ -19,18 +19,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap, Map, MapData};
-use dataplane_ebpf::abi::{Connection, LAYOUT_VERSION};
+use dataplane_ebpf::abi::{Connection, LAYOUT_VERSION, Mac};
 use dataplane_ebpf::addr::{Addr, Port, Protocol as WireProtocol};
 use dataplane_ebpf::flow::Flow;
 use futures::TryStreamExt;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Uid;
-use proxy::attach::Dataplane;
+use proxy::attach::{Dataplane, Options};
 use proxy::devices::{self, Device, Devices};
 use proxy::features::Features;
 use proxy::inspect::dump;
 use proxy::maps::{Conntrack, Swept};
-use proxy::pins;
+use proxy::pins::{self, MapSizes};
 use rtnetlink::{LinkBridge, LinkUnspec};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -338,6 +338,49 @@ fn pods_leave_nothing(features: Features) {
     }
 }
 
+/// A driver that takes the program has it, by a link that the next daemon takes over, as long as it is wanted; one that
+/// takes none does not keep the daemon from anything.
+fn drivers() {
+    let place = Place::new(Features::probe());
+    let _outside = build_network();
+    netlink(async |handle| {
+        let bridge = LinkBridge::new("br0").up().build();
+        handle.link().add(bridge).execute().await.unwrap();
+    });
+    let uplinks = ["up0".to_owned(), "br0".to_owned()];
+    let devices = netlink(async |_| devices::look(&uplinks).await.unwrap());
+    let start = |xdp: &str| {
+        let options = Options {
+            sizes: MapSizes::default(),
+            features: place.features,
+            xdp: xdp.parse().unwrap(),
+        };
+        Daemon::with(&place, &devices, options)
+    };
+    let found = || {
+        let layout = place.bpf.join(format!("v{LAYOUT_VERSION}"));
+        let map = Map::HashMap(MapData::from_pin(layout.join("maps/XDP_DEVICES")).unwrap());
+        let map: HashMap<_, u32, Mac> = map.try_into().unwrap();
+        let acting: Vec<u32> = map.keys().map(Result::unwrap).collect();
+        let pins = fs::read_dir(layout.join("links")).unwrap();
+        let pins = pins.map(|pin| pin.unwrap().file_name().into_string().unwrap());
+        let pins: Vec<String> = pins.filter(|name| name.starts_with("driver")).collect();
+        (pins, acting)
+    };
+    let up0 = index("up0");
+    let with = (vec![format!("driver-{up0}")], vec![up0]);
+    let without = (Vec::new(), Vec::new());
+    for (xdp, expected) in [
+        ("auto", &without),
+        ("up0,br0", &with),
+        ("up0", &with),
+        ("off", &without),
+    ] {
+        drop(start(xdp));
+        assert_eq!(found(), *expected, "{xdp}");
+    }
+}
+
 /// Runs `scenario` in a network namespace of its own, if that is possible.
 fn alone(scenario: impl FnOnce() + Send + 'static) {
     if !Uid::effective().is_root() {
@@ -376,6 +419,11 @@ fn programs_of_pods_go_with_their_devices() {
 #[test]
 fn udp_sockets_connected_to_a_backend_that_is_gone_are_closed() {
     alone(|| udp::scenario(Features::probe()));
+}
+
+#[test]
+fn drivers_have_their_program_where_they_can() {
+    alone(drivers);
 }
 
 #[test]

@@ -7,13 +7,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use model::Event;
-use proxy::attach::Dataplane;
+use proxy::attach::{Dataplane, Options};
 use proxy::devices::Devices;
 use proxy::features::Features;
 use proxy::maps::KernelMaps;
 use proxy::node::{Settings, netns_cookie};
 use proxy::pins::{self, MapSizes};
 use proxy::reconcile::Reconciler;
+use proxy::xdp::Xdp;
 
 /// A cgroup and a pin directory of our own, gone again at the end.
 pub(crate) struct Place {
@@ -116,9 +117,16 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     pub(crate) fn start(place: &Place, devices: &Devices) -> Self {
-        let sizes = MapSizes::default();
-        let mut dataplane =
-            Dataplane::open(&place.bpf, &place.cgroup, sizes, place.features).unwrap();
+        let options = Options {
+            sizes: MapSizes::default(),
+            features: place.features,
+            xdp: Xdp::Off,
+        };
+        Self::with(place, devices, options)
+    }
+
+    pub(crate) fn with(place: &Place, devices: &Devices, options: Options) -> Self {
+        let mut dataplane = Dataplane::open(&place.bpf, &place.cgroup, options).unwrap();
         let maps = KernelMaps::take(dataplane.programs()).unwrap();
         dataplane.attach_sockets().unwrap();
         let failed = dataplane.attach_devices(devices);
