@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::node::Place;
 use crate::service::{Family, Protocol, ServiceName, ServicePort, SliceName};
@@ -20,6 +21,8 @@ pub struct Slice {
     pub ports: Vec<SlicePort>,
     /// The endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// When that happened for which it was last changed, if the API says so.
+    pub triggered: Option<SystemTime>,
 }
 
 /// A port of an EndpointSlice. It serves the Service port of the same name and protocol.

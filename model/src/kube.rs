@@ -6,24 +6,29 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::api::networking::v1 as networking;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
 
 use crate::backend::{Endpoint, Hints, Slice, SlicePort};
 use crate::node::Node;
 use crate::parse;
 use crate::service::{
-    Algorithm, Family, Forwarding, Kind, ObjectName, Protocol, Service, ServicePort, TrafficPolicy,
+    Algorithm, Family, Forwarding, Kind, ObjectName, Protocol, Service, ServiceCidr, ServicePort,
+    TrafficPolicy,
 };
 
 /// The label that ties an EndpointSlice to its Service.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 /// The label that names a node's zone.
 pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// The annotation of an EndpointSlice that tells when that happened for which it was changed.
+pub const TRIGGER_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// The annotation of a Service that says by which algorithm backends are chosen: `random` or `maglev`.
 pub const ALGORITHM_ANNOTATION: &str = "portolan.dev/load-balancing-algorithm";
 /// The annotation of a Service that says how backends on other nodes are reached: `snat` or `dsr`.
@@ -75,6 +80,15 @@ pub fn node(object: &core::Node) -> Parsed<Node> {
     let mut report = Report::new("Node", &object.metadata);
     let value = report.read_node(object);
     report.finish(value)
+}
+
+/// The ranges of a ServiceCIDR.
+pub fn service_cidr(object: &networking::ServiceCIDR) -> Parsed<ServiceCidr> {
+    let mut report = Report::new("ServiceCIDR", &object.metadata);
+    let name = report.name(&object.metadata);
+    let texts = object.spec.as_ref().and_then(|spec| spec.cidrs.as_deref());
+    let ranges = report.ranges("spec.cidrs", texts);
+    report.finish(name.map(|name| ServiceCidr { name, ranges }))
 }
 
 /// The name that `metadata` carries, if it has one.
@@ -195,18 +209,10 @@ impl Report {
     }
 
     fn source_ranges(&mut self, spec: &core::ServiceSpec) -> Vec<IpNetwork> {
-        let ranges = spec.load_balancer_source_ranges.as_deref();
-        let ranges = ranges.unwrap_or_default().iter().enumerate();
-        ranges
-            .filter_map(|(i, text)| {
-                let range = parse::range(text);
-                if range.is_none() {
-                    let field = format!("spec.loadBalancerSourceRanges[{i}]");
-                    self.add(field, format!("{text:?} is not an address range"));
-                }
-                range
-            })
-            .collect()
+        self.ranges(
+            "spec.loadBalancerSourceRanges",
+            spec.load_balancer_source_ranges.as_deref(),
+        )
     }
 
     fn policy(&mut self, field: &str, text: Option<&str>) -> TrafficPolicy {
@@ -323,6 +329,7 @@ impl Report {
             family,
             ports: self.slice_ports(object),
             endpoints: self.endpoints(family, object),
+            triggered: triggered(object),
         })
     }
 
@@ -395,6 +402,15 @@ impl Report {
     }
 }
 
+/// Only measured by: one that cannot be read is nobody's problem.
+fn triggered(object: &discovery::EndpointSlice) -> Option<SystemTime> {
+    let annotations = object.metadata.annotations.as_ref()?;
+    let text = annotations.get(TRIGGER_ANNOTATION)?;
+    let since_1970 = text.parse::<Timestamp>().ok()?.as_nanosecond();
+    let since_1970 = Duration::from_nanos(u64::try_from(since_1970).ok()?);
+    UNIX_EPOCH.checked_add(since_1970)
+}
+
 fn hints(hints: Option<&discovery::EndpointHints>) -> Hints {
     let nodes = hints.and_then(|hints| hints.for_nodes.as_deref());
     let zones = hints.and_then(|hints| hints.for_zones.as_deref());
@@ -446,6 +462,22 @@ impl Report {
         let texts = texts.unwrap_or_default().iter().enumerate();
         texts
             .filter_map(|(i, text)| self.address(format!("{field}[{i}]"), text))
+            .collect()
+    }
+
+    fn ranges(&mut self, field: &str, texts: Option<&[String]>) -> Vec<IpNetwork> {
+        let texts = texts.unwrap_or_default().iter().enumerate();
+        texts
+            .filter_map(|(i, text)| {
+                let range = parse::range(text);
+                if range.is_none() {
+                    self.add(
+                        format!("{field}[{i}]"),
+                        format!("{text:?} is not an address range"),
+                    );
+                }
+                range
+            })
             .collect()
     }
 

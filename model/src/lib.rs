@@ -18,7 +18,7 @@ pub use backend::{Backend, Endpoint, Hints, Slice, SlicePort};
 pub use node::{Node, Place};
 pub use select::{Outcome, Selection, select};
 pub use service::{
-    Algorithm, Family, Forwarding, Kind, ObjectName, Protocol, Service, ServiceName, ServicePort,
-    ServicePortName, SliceName, TrafficPolicy,
+    Algorithm, Family, Forwarding, Kind, ObjectName, Protocol, Service, ServiceCidr, ServiceName,
+    ServicePort, ServicePortName, SliceName, TrafficPolicy,
 };
 pub use world::{Event, World};

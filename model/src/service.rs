@@ -129,6 +129,15 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
 }
 
+/// A ServiceCIDR: ranges that cluster addresses are from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceCidr {
+    /// Its name, in no namespace.
+    pub name: ObjectName,
+    /// The ranges, at most one a family.
+    pub ranges: Vec<IpNetwork>,
+}
+
 /// One port of a Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServicePort {

@@ -5,9 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipnetwork::IpNetwork;
+
 use crate::backend::{Backend, Slice};
 use crate::node::{Node, Place};
-use crate::service::{Family, Service, ServiceName, ServicePort, SliceName};
+use crate::service::{
+    Family, ObjectName, Service, ServiceCidr, ServiceName, ServicePort, SliceName,
+};
 
 /// Something that was seen in the API.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +28,12 @@ pub enum Event {
     Slice(Slice),
     /// An EndpointSlice is gone, or no longer ours.
     SliceGone(SliceName),
+    /// All ServiceCIDRs there are. None if the API does not have that kind.
+    ServiceCidrs(Vec<ServiceCidr>),
+    /// A ServiceCIDR that is new or changed.
+    ServiceCidr(ServiceCidr),
+    /// A ServiceCIDR is gone.
+    ServiceCidrGone(ObjectName),
     /// This node as it is, or nothing when it has no object. Also what a list of it says.
     Node(Option<Node>),
 }
@@ -33,6 +43,8 @@ pub enum Event {
 pub struct World {
     node_name: Box<str>,
     node: Option<Node>,
+    /// Nothing as long as nobody can tell.
+    service_cidrs: Option<BTreeMap<ObjectName, Vec<IpNetwork>>>,
     services: BTreeMap<ServiceName, Service>,
     /// By Service, in order of names. Nearly every Service has one or two.
     slices: BTreeMap<ServiceName, Vec<Slice>>,
@@ -54,6 +66,7 @@ impl World {
         Self {
             node_name: node_name.into(),
             node: None,
+            service_cidrs: None,
             services: BTreeMap::new(),
             slices: BTreeMap::new(),
             owners: BTreeMap::new(),
@@ -70,6 +83,22 @@ impl World {
             Event::Slices(all) => self.replace_slices(all),
             Event::Slice(slice) => self.put_slice(slice),
             Event::SliceGone(name) => self.remove_slice(&name),
+            Event::ServiceCidrs(all) => {
+                let all = all.into_iter().map(|cidr| (cidr.name, cidr.ranges));
+                self.service_cidrs = Some(all.collect());
+                BTreeSet::new()
+            }
+            Event::ServiceCidr(cidr) => {
+                let known = self.service_cidrs.get_or_insert_default();
+                known.insert(cidr.name, cidr.ranges);
+                BTreeSet::new()
+            }
+            Event::ServiceCidrGone(name) => {
+                if let Some(known) = &mut self.service_cidrs {
+                    known.remove(&name);
+                }
+                BTreeSet::new()
+            }
             Event::Node(node) => self.set_node(node),
         }
     }
@@ -90,6 +119,12 @@ impl World {
     /// This node, if it has an object.
     pub fn node(&self) -> Option<&Node> {
         self.node.as_ref()
+    }
+
+    /// The ranges that cluster addresses are from, each once, if that is known.
+    pub fn service_cidrs(&self) -> Option<BTreeSet<IpNetwork>> {
+        let all = self.service_cidrs.as_ref()?;
+        Some(all.values().flatten().copied().collect())
     }
 
     /// The Service called `name`.

@@ -37,6 +37,7 @@ fn service_port(number: u16) -> ServicePort {
 
 fn slice(number: u8, owner: u8, endpoint: u8) -> Slice {
     Slice {
+        triggered: None,
         name: ObjectName::new("default", format!("slice-{number}")),
         service: name(owner),
         family: Family::V4,

@@ -10,6 +10,8 @@ use crate::tables::Error;
 
 /// The wait after the first failure; doubled with each further one.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
+/// The wait for others that something depends on.
+const NEXT_TRY: Duration = Duration::from_secs(10);
 /// The longest wait.
 pub(crate) const LAST_RETRY: Duration = Duration::from_secs(60);
 
@@ -41,11 +43,11 @@ impl Due {
         failures: 0,
     };
 
-    /// To be tried for the first time.
-    pub(crate) fn at_once(now: Instant) -> Self {
+    /// To be tried once more, when others have got further.
+    pub(crate) fn later(now: Instant) -> Self {
         Self {
-            since: Some(now),
-            at: Some(now),
+            since: None,
+            at: Some(now + NEXT_TRY),
             failures: 0,
         }
     }
@@ -121,6 +123,11 @@ impl Queue {
     /// Since when the oldest one that counts against the proxy is due.
     pub(crate) fn oldest(&self) -> Option<Instant> {
         self.by_age.first().map(|(since, _)| *since)
+    }
+
+    /// How many are due.
+    pub(crate) fn len(&self) -> usize {
+        self.due.len()
     }
 
     fn take(&mut self, name: &ServiceName) -> Option<Due> {

@@ -17,18 +17,29 @@ use crate::tables::Error;
 #[derive(Debug, Default)]
 pub(crate) struct Entries {
     /// In order of names. Nearly every entry has one claimant.
-    claims: HashMap<Entry, Vec<(PortKey, Frontend)>>,
+    claims: HashMap<Entry, Vec<Claim>>,
     installed: HashMap<Entry, Frontend>,
+    /// How many entries in the maps lead to each service.
+    leading: HashMap<u32, usize>,
+}
+
+/// That a Service port wants an entry.
+#[derive(Debug)]
+struct Claim {
+    port: PortKey,
+    frontend: Frontend,
+    /// Whether everything that the frontend leads to is there.
+    is_ready: bool,
 }
 
 impl Entries {
     /// The entries in `maps`, claimed by nobody.
     pub(crate) fn recover(maps: &impl Maps) -> Result<Self, Error> {
-        let installed = maps.entries()?.into_iter().collect();
-        Ok(Self {
-            claims: HashMap::new(),
-            installed,
-        })
+        let mut entries = Self::default();
+        for (entry, frontend) in maps.entries()? {
+            entries.note(entry, Some(frontend));
+        }
+        Ok(entries)
     }
 
     /// How many entries are in the maps.
@@ -38,11 +49,12 @@ impl Entries {
 
     /// The service ids that entries in the maps name.
     pub(crate) fn services(&self) -> BTreeSet<u32> {
-        let frontends = self
-            .installed
-            .values()
-            .filter(|frontend| frontend.kind != Kind::ADDRESS);
-        frontends.map(|frontend| frontend.service).collect()
+        self.leading.keys().copied().collect()
+    }
+
+    /// Whether an entry in the maps leads to the service `id`.
+    pub(crate) fn lead_to(&self, id: u32) -> bool {
+        self.leading.contains_key(&id)
     }
 
     /// The service that `entry` in the maps names, if it is there as a cluster address.
@@ -51,23 +63,36 @@ impl Entries {
         (frontend.kind == Kind::CLUSTER_IP).then_some(frontend.service)
     }
 
-    /// Notes that `port` wants `entry` to be `frontend`.
-    pub(crate) fn claim(&mut self, entry: Entry, port: &PortKey, frontend: Frontend) {
+    /// Notes that `port` will want `entry` to be `frontend`. If it already is, it stays.
+    pub(crate) fn reserve(&mut self, entry: Entry, port: &PortKey, frontend: Frontend) {
         let claims = self.claims.entry(entry).or_default();
-        match claims.binary_search_by(|(claimant, _)| claimant.cmp(port)) {
-            Ok(place) => claims[place].1 = frontend,
+        match claims.binary_search_by(|claim| claim.port.cmp(port)) {
+            Ok(place) => claims[place].frontend = frontend,
             Err(place) => {
                 claims.reserve_exact(1);
-                claims.insert(place, (port.clone(), frontend));
+                let claim = Claim {
+                    port: port.clone(),
+                    frontend,
+                    is_ready: false,
+                };
+                claims.insert(place, claim);
                 warn_of_conflict(entry, claims);
             }
+        }
+    }
+
+    /// Notes that `port`, which has reserved `entry`, wants it now.
+    pub(crate) fn claim(&mut self, entry: Entry, port: &PortKey) {
+        let claims = self.claims.get_mut(&entry).into_iter().flatten();
+        for claim in claims.filter(|claim| claim.port == *port) {
+            claim.is_ready = true;
         }
     }
 
     /// Notes that `port` no longer wants `entry`.
     pub(crate) fn unclaim(&mut self, entry: Entry, port: &PortKey) {
         if let Some(claims) = self.claims.get_mut(&entry) {
-            claims.retain(|(claimant, _)| claimant != port);
+            claims.retain(|claim| claim.port != *port);
             if claims.is_empty() {
                 self.claims.remove(&entry);
             }
@@ -76,22 +101,46 @@ impl Entries {
 
     /// Brings `entry` in the maps to what is claimed.
     pub(crate) fn sync(&mut self, entry: Entry, maps: &mut impl Maps) -> Result<(), Error> {
-        let first = self.claims.get(&entry).and_then(|claims| claims.first());
-        let wanted = first.map(|(_, frontend)| frontend);
-        if self.installed.get(&entry) == wanted {
+        let claims = self.claims.get(&entry).map_or(&[][..], Vec::as_slice);
+        let wanted = claims.iter().find(|claim| claim.is_ready);
+        let wanted = wanted.map(|claim| claim.frontend);
+        let installed = self.installed.get(&entry);
+        let is_own = |claim: &Claim| installed.is_some_and(|i| i.service == claim.frontend.service);
+        let is_reserved = wanted.is_none() && claims.iter().any(is_own);
+        if is_reserved || installed == wanted.as_ref() {
             return Ok(());
         }
         match wanted {
             Some(frontend) => {
-                maps.insert_entry(entry, *frontend)?;
-                self.installed.insert(entry, *frontend);
+                maps.insert_entry(entry, frontend)?;
+                self.note(entry, Some(frontend));
             }
             None => {
                 maps.remove_entry(entry)?;
-                self.installed.remove(&entry);
+                self.note(entry, None);
             }
         }
         Ok(())
+    }
+
+    /// Notes what `entry` in the maps is now.
+    fn note(&mut self, entry: Entry, frontend: Option<Frontend>) {
+        let old = match frontend {
+            Some(frontend) => self.installed.insert(entry, frontend),
+            None => self.installed.remove(&entry),
+        };
+        let leads = |frontend: &Frontend| frontend.kind != Kind::ADDRESS;
+        if let Some(old) = old.filter(leads)
+            && let Some(count) = self.leading.get_mut(&old.service)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.leading.remove(&old.service);
+            }
+        }
+        if let Some(new) = frontend.filter(leads) {
+            *self.leading.entry(new.service).or_default() += 1;
+        }
     }
 
     /// Removes every entry from the maps that nobody claims.
@@ -110,16 +159,11 @@ impl Entries {
 }
 
 /// The ports of one Service share its whole addresses; anything else should have a single claimant.
-fn warn_of_conflict(entry: Entry, claims: &[(PortKey, Frontend)]) {
-    if claims.len() > 1
-        && claims
-            .iter()
-            .all(|(_, frontend)| frontend.kind != Kind::ADDRESS)
-    {
-        let claimants: Vec<String> = claims
-            .iter()
-            .map(|(port, _)| port.name.to_string())
-            .collect();
+fn warn_of_conflict(entry: Entry, claims: &[Claim]) {
+    let is_shared = |claim: &Claim| claim.frontend.kind == Kind::ADDRESS;
+    if claims.len() > 1 && !claims.iter().any(is_shared) {
+        let claimants = claims.iter().map(|claim| claim.port.name.to_string());
+        let claimants: Vec<String> = claimants.collect();
         warn!(
             ?entry,
             ?claimants,

@@ -73,7 +73,7 @@ impl Health {
     }
 
     /// Whether all changes reach the kernel in time.
-    fn is_live(&self, now: Instant) -> bool {
+    pub(crate) fn is_live(&self, now: Instant) -> bool {
         self.behind_since
             .is_none_or(|since| now.duration_since(since) < PATIENCE)
     }
@@ -167,7 +167,7 @@ fn answer_health(path: &str, health: &Health, metrics: &Metrics) -> Response<Ful
     text(status, "application/json", health.body(eligible))
 }
 
-fn text(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
+pub(crate) fn text(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
     response
@@ -180,7 +180,8 @@ fn text(status: StatusCode, kind: &'static str, body: String) -> Response<Full<B
     response
 }
 
-async fn serve<F>(listener: TcpListener, shutdown: CancellationToken, answer: F)
+/// Answers whoever asks at `listener` until `shutdown`.
+pub(crate) async fn serve<F>(listener: TcpListener, shutdown: CancellationToken, answer: F)
 where
     F: Fn(&str) -> Response<Full<Bytes>> + Clone + Send + Sync + 'static,
 {

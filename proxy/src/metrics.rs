@@ -14,6 +14,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::maps::Swept;
+use crate::news::WithoutLocal;
 use crate::reconcile::Round;
 use crate::service_metrics::KernelCounters;
 use crate::tables::Usage;
@@ -26,6 +27,13 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 pub struct Metrics {
     registry: Arc<Registry>,
     sync_duration: Histogram,
+    full_sync_duration: Histogram,
+    partial_sync_duration: Histogram,
+    programming_duration: Histogram,
+    without_local: Family<Policy, Gauge>,
+    service_changes_pending: Gauge,
+    endpoint_changes_pending: Gauge,
+    waiting: Gauge,
     last_sync: Gauge<f64, AtomicU64>,
     last_queued: Gauge<f64, AtomicU64>,
     service_changes: Counter,
@@ -44,8 +52,37 @@ struct Code {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Policy {
+    traffic_policy: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Table {
     table: &'static str,
+}
+
+/// How things stand after a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct State {
+    /// How full the tables are.
+    pub usage: Usage,
+    /// How many Services are not installed as they should be.
+    pub waiting: usize,
+    /// Where a policy allows no endpoint.
+    pub without_local: WithoutLocal,
+}
+
+/// kube-proxy's buckets, from 1 ms to 16 s.
+fn sync_duration() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 2.0, 15))
+}
+
+/// kube-proxy's buckets: 0.25 and 0.5 s, then every second, every five from a minute on, and every thirty from two.
+fn programming_buckets() -> impl Iterator<Item = f64> {
+    let seconds = (1..60)
+        .chain((60..120).step_by(5))
+        .chain((120..=300).step_by(30));
+    [0.25, 0.5].into_iter().chain(seconds.map(f64::from))
 }
 
 impl Metrics {
@@ -64,8 +101,14 @@ impl Metrics {
     fn in_registry(registry: Registry) -> Self {
         let mut metrics = Self {
             registry: Arc::default(),
-            // From 50 us: most rounds change one Service.
-            sync_duration: Histogram::new(exponential_buckets(0.000_05, 2.0, 18)),
+            sync_duration: sync_duration(),
+            full_sync_duration: sync_duration(),
+            partial_sync_duration: sync_duration(),
+            programming_duration: Histogram::new(programming_buckets()),
+            without_local: Family::default(),
+            service_changes_pending: Gauge::default(),
+            endpoint_changes_pending: Gauge::default(),
+            waiting: Gauge::default(),
             last_sync: Gauge::default(),
             last_queued: Gauge::default(),
             service_changes: Counter::default(),
@@ -88,6 +131,39 @@ impl Metrics {
             "Time a round of writes took",
             Unit::Seconds,
             self.sync_duration.clone(),
+        );
+        proxy.register_with_unit(
+            "sync_full_proxy_rules_duration",
+            "Time a round of writes took in which every Service was due",
+            Unit::Seconds,
+            self.full_sync_duration.clone(),
+        );
+        proxy.register_with_unit(
+            "sync_partial_proxy_rules_duration",
+            "Time a round of writes took in which only those Services were due that had changed",
+            Unit::Seconds,
+            self.partial_sync_duration.clone(),
+        );
+        proxy.register_with_unit(
+            "network_programming_duration",
+            "Time from a change of a Service's pods until it was in the kernel",
+            Unit::Seconds,
+            self.programming_duration.clone(),
+        );
+        proxy.register(
+            "sync_proxy_rules_no_local_endpoints_total",
+            "Service ports whose policy allows only endpoints on this node, where there is none",
+            self.without_local.clone(),
+        );
+        proxy.register(
+            "sync_proxy_rules_service_changes_pending",
+            "Changes of Services seen since the last round of writes",
+            self.service_changes_pending.clone(),
+        );
+        proxy.register(
+            "sync_proxy_rules_endpoint_changes_pending",
+            "Changes of EndpointSlices seen since the last round of writes",
+            self.endpoint_changes_pending.clone(),
         );
         proxy.register_with_unit(
             "sync_proxy_rules_last_timestamp",
@@ -128,6 +204,11 @@ impl Metrics {
             self.failures.clone(),
         );
         own.register(
+            "services_waiting",
+            "Services that are not installed as they should be",
+            self.waiting.clone(),
+        );
+        own.register(
             "table_entries",
             "Entries in use by table",
             self.usage.clone(),
@@ -160,32 +241,77 @@ impl Metrics {
 
     /// Counts what was seen in the API.
     pub fn count_event(&self, event: &Event) {
-        self.last_queued.set(now());
-        match event {
-            Event::Services(all) => self.service_changes.inc_by(all.len() as u64),
-            Event::Service(_) | Event::ServiceGone(_) => self.service_changes.inc(),
-            Event::Slices(all) => self.endpoint_changes.inc_by(all.len() as u64),
-            Event::Slice(_) | Event::SliceGone(_) => self.endpoint_changes.inc(),
-            Event::Node(_) => 0,
+        let (changes, pending, count) = match event {
+            Event::Services(all) => self.service(all.len()),
+            Event::Service(_) | Event::ServiceGone(_) => self.service(1),
+            Event::Slices(all) => self.endpoint(all.len()),
+            Event::Slice(_) | Event::SliceGone(_) => self.endpoint(1),
+            Event::ServiceCidrs(_)
+            | Event::ServiceCidr(_)
+            | Event::ServiceCidrGone(_)
+            | Event::Node(_) => return,
         };
+        self.last_queued.set(now());
+        changes.inc_by(count as u64);
+        pending.inc_by(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// Notes what a round did and how full the tables are.
-    pub fn round(&self, round: &Round, took: Duration, usage: &Usage) {
-        if *round != Round::default() {
-            self.sync_duration.observe(took.as_secs_f64());
+    fn service(&self, count: usize) -> (&Counter, &Gauge, usize) {
+        (&self.service_changes, &self.service_changes_pending, count)
+    }
+
+    fn endpoint(&self, count: usize) -> (&Counter, &Gauge, usize) {
+        (
+            &self.endpoint_changes,
+            &self.endpoint_changes_pending,
+            count,
+        )
+    }
+
+    /// Notes what a round did that took so long, and when that happened which it put into the kernel.
+    pub fn round(&self, round: &Round, took: Duration, programmed: &[SystemTime]) {
+        if round.may_write {
+            self.service_changes_pending.set(0);
+            self.endpoint_changes_pending.set(0);
+        }
+        if round.applied + round.failed > 0 {
+            let took = took.as_secs_f64();
+            self.sync_duration.observe(took);
+            match round.full {
+                true => self.full_sync_duration.observe(took),
+                false => self.partial_sync_duration.observe(took),
+            }
             self.last_sync.set(now());
             self.failures.inc_by(round.failed as u64);
         }
-        let tables = [
-            ("services", usage.services),
-            ("backends", usage.backends),
-            ("slots", usage.slots),
-            ("frontends", usage.entries),
-        ];
-        for (table, used) in tables {
-            let gauge = self.usage.get_or_create(&Table { table });
-            gauge.set(i64::try_from(used).unwrap_or(i64::MAX));
+        for at in programmed {
+            // A clock that was set back says nothing.
+            if let Ok(took) = at.elapsed() {
+                self.programming_duration.observe(took.as_secs_f64());
+            }
+        }
+    }
+
+    /// Notes how things stand.
+    pub fn state(&self, state: &State) {
+        let set = |gauge: &Gauge, value: u64| {
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
+        set(&self.waiting, state.waiting as u64);
+        for (traffic_policy, count) in [
+            ("internal", state.without_local.internal),
+            ("external", state.without_local.external),
+        ] {
+            let policy = Policy { traffic_policy };
+            set(&self.without_local.get_or_create(&policy), count.into());
+        }
+        for (table, used) in [
+            ("services", state.usage.services),
+            ("backends", state.usage.backends),
+            ("slots", state.usage.slots),
+            ("frontends", state.usage.entries),
+        ] {
+            set(&self.usage.get_or_create(&Table { table }), used);
         }
     }
 

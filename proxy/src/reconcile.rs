@@ -5,7 +5,7 @@
 //! more slowly, while all others go on. Until every source has been listed in full nothing is written at all: what an
 //! earlier daemon left is newer than half a list.
 
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use model::{Event, Protocol, ServiceName, World};
 use tokio::sync::{mpsc, watch};
@@ -16,10 +16,13 @@ use crate::addresses::{NodeAddresses, node_addresses};
 use crate::desired::{View, desired};
 use crate::devices::Devices;
 use crate::due::{Due, LAST_RETRY, Queue};
+use crate::events::Events;
 use crate::health::Health;
+use crate::health_check::Change;
 use crate::maps::Maps;
-use crate::metrics::Metrics;
-use crate::node::{self, Settings};
+use crate::metrics::{Metrics, State};
+use crate::news::{Gathered, News, WithoutLocal};
+use crate::node::{self, ServiceCidrs, Settings};
 use crate::sys;
 use crate::tables::{Error, Retired, Tables};
 
@@ -36,7 +39,25 @@ pub struct Reconciler<M> {
     tables: Tables<M>,
     due: Queue,
     node: Due,
+    /// What an earlier daemon left.
+    leftovers: Due,
     phase: Phase,
+    /// Everything has become due since the last round.
+    all: bool,
+    gathered: Gathered,
+}
+
+/// Those who have to know how the reconciler stands.
+#[derive(Debug)]
+pub struct Listeners {
+    /// Who answers about the proxy.
+    pub health: watch::Sender<Health>,
+    /// Who answers load balancers.
+    pub checks: mpsc::UnboundedSender<Change>,
+    /// Who tells the owners of Services.
+    pub events: Events,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 /// How far the daemon has got since its start.
@@ -45,7 +66,7 @@ enum Phase {
     /// Not everything is known yet; nothing may be written.
     Listing,
     /// Everything is known; what an earlier daemon left over is still there.
-    Pruning(Due),
+    Filling,
     /// Only changes matter.
     Steady,
 }
@@ -57,6 +78,10 @@ pub struct Round {
     pub applied: usize,
     /// Services that could not be.
     pub failed: usize,
+    /// Every Service was due, not only those that changed.
+    pub full: bool,
+    /// Everything is known that has to be before anything may be written.
+    pub may_write: bool,
 }
 
 impl<M: Maps> Reconciler<M> {
@@ -67,17 +92,30 @@ impl<M: Maps> Reconciler<M> {
             settings,
             devices: Devices::default(),
             addresses: None,
-            tables: Tables::recover(maps)?,
+            tables: Tables::recover(maps, Instant::now())?,
             due: Queue::default(),
             node: Due::NEVER,
+            leftovers: Due::NEVER,
             phase: Phase::Listing,
+            all: false,
+            gathered: Gathered::new(SystemTime::now()),
         })
     }
 
     /// Takes in something that was seen in the API.
     pub fn see(&mut self, event: Event, now: Instant) {
         let is_node = matches!(event, Event::Node(_));
-        for service in self.world.apply(event) {
+        if let Event::ServiceCidrs(_) | Event::ServiceCidr(_) | Event::ServiceCidrGone(_) = event {
+            self.node.now(now);
+        }
+        let triggers = self.gathered.triggers(&event);
+        let changed = self.world.apply(event);
+        for (service, at) in triggers {
+            if changed.contains(&service) {
+                self.gathered.trigger(service, at);
+            }
+        }
+        for service in changed {
             self.due.now(service, now);
         }
         if is_node && self.addresses.is_some() {
@@ -93,8 +131,11 @@ impl<M: Maps> Reconciler<M> {
 
     /// Brings everything that is due to what it should be.
     pub fn round(&mut self, now: Instant) -> Round {
-        let mut round = Round::default();
-        if !self.may_write() {
+        let mut round = Round {
+            may_write: self.may_write(),
+            ..Round::default()
+        };
+        if !round.may_write {
             return round;
         }
         if self.phase == Phase::Listing {
@@ -103,7 +144,8 @@ impl<M: Maps> Reconciler<M> {
                 "everything is listed; the first round begins"
             );
             self.all_due(now);
-            self.phase = Phase::Pruning(Due::at_once(now));
+            self.phase = Phase::Filling;
+            self.leftovers.now(now);
         }
         if let Err(error) = self.tables.release(now) {
             warn!(
@@ -114,13 +156,19 @@ impl<M: Maps> Reconciler<M> {
         if self.node.is_due(now)
             && let Some(addresses) = &self.addresses
         {
-            let result = node::write(&self.settings, addresses, self.tables.maps_mut());
+            // Before everything is in, addresses that nobody seems to have may be those of Services.
+            let cidrs = self.world.service_cidrs();
+            let cidrs = cidrs.filter(|_| self.phase == Phase::Steady);
+            let cidrs = cidrs.map(|ranges| ServiceCidrs::new(&ranges));
+            let maps = self.tables.maps_mut();
+            let result = node::write(&self.settings, addresses, cidrs.as_ref(), maps);
             self.node.settle(
                 &result.map_err(Error::from),
                 "what the programs know about the node",
                 now,
             );
         }
+        round.full = std::mem::take(&mut self.all);
         for name in self.due.names(now) {
             match self.reconcile(&name, now) {
                 true => round.applied += 1,
@@ -136,15 +184,13 @@ impl<M: Maps> Reconciler<M> {
         if !self.may_write() {
             return None;
         }
-        let prune = match self.phase {
-            Phase::Listing => return Some(Instant::now()),
-            Phase::Pruning(due) => due.at,
-            Phase::Steady => None,
-        };
+        if self.phase == Phase::Listing {
+            return Some(Instant::now());
+        }
         [
             self.due.next(),
             self.node.at,
-            prune,
+            self.leftovers.at,
             self.tables.next_release(),
         ]
         .into_iter()
@@ -177,6 +223,21 @@ impl<M: Maps> Reconciler<M> {
         &self.tables
     }
 
+    /// What others have to know, since this was asked last.
+    pub fn take_news(&mut self) -> News {
+        self.gathered.take()
+    }
+
+    /// How many Service ports are without an endpoint that their policy allows.
+    pub fn without_local(&self) -> WithoutLocal {
+        self.gathered.without_local()
+    }
+
+    /// How many Services are not installed as they should be.
+    pub fn waiting(&self) -> usize {
+        self.due.len()
+    }
+
     /// The installed state, to ask what has come up.
     pub fn tables_mut(&mut self) -> &mut Tables<M> {
         &mut self.tables
@@ -203,6 +264,7 @@ impl<M: Maps> Reconciler<M> {
     }
 
     fn all_due(&mut self, now: Instant) {
+        self.all = true;
         let names = self.world.services().map(|service| service.name.clone());
         let names: Vec<ServiceName> = names.chain(self.tables.services()).collect();
         for name in names {
@@ -222,6 +284,8 @@ impl<M: Maps> Reconciler<M> {
         let desired = desired(view, name);
         let result = self.tables.apply(name, &desired, now);
         self.report_sctp(name);
+        self.gathered
+            .reconciled(&self.world, name, &desired, &result);
         self.due.settle(name, &result, now);
         result.is_ok()
     }
@@ -237,22 +301,25 @@ impl<M: Maps> Reconciler<M> {
     }
 
     fn prune(&mut self, now: Instant) {
-        let Phase::Pruning(mut due) = self.phase else {
-            return;
-        };
-        if !due.is_due(now) {
+        if self.leftovers.at.is_none() && self.tables.has_orphans() {
+            self.leftovers = Due::later(now);
+        }
+        if !self.leftovers.is_due(now) {
             return;
         }
         let result = self.tables.prune(now);
-        self.phase = if result.is_ok() {
+        self.leftovers
+            .settle(&result, "what an earlier daemon left", now);
+        if result.is_ok() && self.phase == Phase::Filling {
             let usage = self.tables.usage();
             info!(?usage, "the tables hold what they should");
             sys::trim_memory();
-            Phase::Steady
-        } else {
-            due.settle(&result, "what an earlier daemon left", now);
-            Phase::Pruning(due)
-        };
+            self.node.now(now);
+            self.phase = Phase::Steady;
+        }
+        if result.is_ok() && self.tables.has_orphans() {
+            self.leftovers = Due::later(now);
+        }
     }
 
     fn sort_addresses(&mut self, now: Instant) {
@@ -274,6 +341,9 @@ impl<M: Maps> Reconciler<M> {
         let decisive = |addresses: &NodeAddresses| (addresses.own.clone(), addresses.primary);
         let is_decisive = old.map(decisive) != new.map(decisive);
         info!(addresses = ?new, "the node's addresses");
+        if let Some(addresses) = new {
+            self.gathered.addresses(addresses.node_port.clone());
+        }
         self.node.now(now);
         if is_decisive {
             self.all_due(now);
@@ -293,8 +363,7 @@ pub async fn run<M: Maps>(
     mut events: mpsc::Receiver<Event>,
     mut devices: watch::Receiver<Devices>,
     orders: Orders,
-    health: watch::Sender<Health>,
-    metrics: Metrics,
+    listeners: Listeners,
     shutdown: CancellationToken,
 ) {
     let mut burst = Vec::with_capacity(BURST);
@@ -311,7 +380,7 @@ pub async fn run<M: Maps>(
                     break;
                 }
                 for event in burst.drain(..) {
-                    metrics.count_event(&event);
+                    listeners.metrics.count_event(&event);
                     reconciler.see(event, Instant::now());
                 }
             }
@@ -327,14 +396,35 @@ pub async fn run<M: Maps>(
         let start = Instant::now();
         let round = reconciler.round(start);
         let took = start.elapsed();
-        if round != Round::default() {
+        if round.applied + round.failed > 0 {
             debug!(?round, ?took, "round");
         }
         let retired = reconciler.tables_mut().take_retired();
         if !retired.is_empty() && orders.retired.send(retired).is_err() {
             warn!("nobody closes UDP sockets connected to backends that are gone");
         }
-        metrics.round(&round, took, &reconciler.tables().usage());
-        health.send_modify(|health| health.update(&reconciler));
+        listeners.tell(&mut reconciler, &round, took);
+    }
+}
+
+impl Listeners {
+    /// Tells everybody how `reconciler` stands after a round that `took` so long.
+    fn tell<M: Maps>(&self, reconciler: &mut Reconciler<M>, round: &Round, took: Duration) {
+        let news = reconciler.take_news();
+        self.metrics.round(round, took, &news.programmed);
+        self.metrics.state(&State {
+            usage: reconciler.tables().usage(),
+            waiting: reconciler.waiting(),
+            without_local: reconciler.without_local(),
+        });
+        for note in news.notes {
+            self.events.warn(note);
+        }
+        for change in news.checks {
+            if self.checks.send(change).is_err() {
+                debug!("nobody answers health checks any more");
+            }
+        }
+        self.health.send_modify(|health| health.update(reconciler));
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! | part | owns | speaks to |
 //! |---|---|---|
-//! | [`watch`](mod@proxy::watch) | the watches | the reconciler, by events |
+//! | [`watch`](mod@proxy::watch) | the watches | the reconciler, by what they see, and events |
 //! | [`devices`](proxy::devices) | the netlink socket | the reconciler and the attacher, by the latest state |
 //! | attacher | programs and links | nobody |
-//! | [`reconcile`](proxy::reconcile) | the world, the tables and the maps | health, by the latest state |
+//! | [`reconcile`](proxy::reconcile) | the world, the tables and the maps | health, health checks and events |
 //! | [`stale_sockets`](proxy::stale_sockets), a thread | its network namespace | nobody |
 //! | [`conntrack`](proxy::conntrack) | the sweep | nobody |
+//! | [`health_check`](proxy::health_check) | the listeners of health check node ports | load balancers that ask, events |
+//! | [`events`](proxy::events) | notes for the owners of Services | the API server |
 //! | [`health`](proxy::health) | two listeners | whoever asks |
 
 use std::sync::mpsc::channel;
@@ -25,14 +27,15 @@ use tracing::{info, warn};
 use proxy::attach::{Dataplane, Options};
 use proxy::config::Config;
 use proxy::devices::{self, Devices};
+use proxy::events::{self, Events};
 use proxy::features::Features;
 use proxy::health::{self, Health};
 use proxy::maps::{Conntrack, KernelMaps, Sockets};
 use proxy::metrics::Metrics;
 use proxy::node::{self, Settings};
-use proxy::reconcile::{self, Orders, Reconciler};
+use proxy::reconcile::{self, Listeners, Orders, Reconciler};
 use proxy::service_metrics::KernelCounters;
-use proxy::{conntrack, pins, stale_sockets, watch as api};
+use proxy::{conntrack, health_check, pins, stale_sockets, watch as api};
 
 /// How many events may wait for the reconciler.
 const EVENTS: usize = 1024;
@@ -85,7 +88,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     let metrics = Metrics::with_counters(counters);
     let (health, health_seen) = watch::channel(Health::new());
     let (devices, devices_seen) = watch::channel(known);
-    let (events, events_seen) = mpsc::channel(EVENTS);
+    let (seen, events_seen) = mpsc::channel(EVENTS);
     let (retired, retired_seen) = channel();
     // It ends when the reconciler does.
     thread::Builder::new()
@@ -94,7 +97,17 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
         .context("cannot start a thread")?;
     let stop = || shutdown.child_token();
     let mut parts = JoinSet::new();
-    parts.spawn(api::run(client, node_name, events, stop()));
+    let (notes, left) = Events::channel();
+    let (checks, checks_seen) = mpsc::unbounded_channel();
+    parts.spawn(events::run(client.clone(), node_name.clone(), left, stop()));
+    parts.spawn(health_check::run(
+        checks_seen,
+        node_name.clone(),
+        health_seen.clone(),
+        notes.clone(),
+        stop(),
+    ));
+    parts.spawn(api::run(client, node_name, seen, notes.clone(), stop()));
     parts.spawn(follow_devices(config.devices.clone(), devices, stop()));
     parts.spawn(keep_attached(
         dataplane,
@@ -119,8 +132,12 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
         events_seen,
         devices_seen,
         Orders { retired },
-        health,
-        metrics,
+        Listeners {
+            health,
+            checks,
+            events: notes,
+            metrics,
+        },
         stop(),
     ));
 

@@ -117,10 +117,10 @@ struct Held {
 
 impl<M: Maps> Tables<M> {
     /// Takes over what is in `maps`, be it nothing.
-    pub fn recover(maps: M) -> Result<Self, Error> {
+    pub fn recover(maps: M, now: Instant) -> Result<Self, Error> {
         let sizes = maps.sizes();
         let entries = Entries::recover(&maps)?;
-        let backends = recover::backends(&maps)?;
+        let (backends, known_backends) = recover::backends(&maps)?;
         let mut owners: BTreeSet<u32> = entries.services();
         let mut ranges = recover::source_ranges(&maps)?;
         let orphan_names: BTreeMap<u32, Name> = maps.names()?.into_iter().collect();
@@ -139,6 +139,11 @@ impl<M: Maps> Tables<M> {
             installed.source_ranges = ranges.remove(&id).unwrap_or_default();
             orphans.insert(id, installed);
         }
+        let mut backend_ids = Ids::new(sizes.backends, &known_backends);
+        // What an earlier daemon had in quarantine goes through all of it.
+        for id in known_backends.difference(&used_backends) {
+            backend_ids.retire(*id, now);
+        }
         let used_services = orphans.keys().copied().collect();
         if !orphans.is_empty() {
             info!(
@@ -154,7 +159,7 @@ impl<M: Maps> Tables<M> {
             orphan_names,
             entries,
             services: Ids::new(sizes.services, &used_services),
-            backends: Ids::new(sizes.backends, &used_backends),
+            backends: backend_ids,
             slots,
             leaving: BTreeMap::new(),
             retired: Vec::new(),
@@ -190,16 +195,16 @@ impl<M: Maps> Tables<M> {
         result
     }
 
+    /// Whether something is still there that an earlier daemon left: entries lead to it that others could not take over yet.
+    pub fn has_orphans(&self) -> bool {
+        !self.orphans.is_empty()
+    }
+
     /// Removes what an earlier daemon left and nobody has asked for. To be called once everything desired was applied.
     pub fn prune(&mut self, now: Instant) -> Result<(), Error> {
         let mut result = self.entries.remove_unclaimed(&mut self.maps);
-        let named = self.entries.services();
-        let unnamed: Vec<u32> = self
-            .orphans
-            .keys()
-            .copied()
-            .filter(|id| !named.contains(id))
-            .collect();
+        let unnamed = self.orphans.keys().copied();
+        let unnamed: Vec<u32> = unnamed.filter(|id| !self.entries.lead_to(*id)).collect();
         for id in unnamed {
             if let Some(mut installed) = self.orphans.remove(&id) {
                 let done = self.dissolve(&mut installed, now);
@@ -325,7 +330,7 @@ impl<M: Maps> Tables<M> {
         port: &Port,
         now: Instant,
     ) -> Result<(), Error> {
-        self.claim_entries(installed, port);
+        self.reserve_entries(installed, port);
         self.write_name(installed, &port.key)?;
         self.write_backends(installed, port)?;
         for policy in POLICIES {
@@ -348,24 +353,24 @@ impl<M: Maps> Tables<M> {
         let Some(mut installed) = self.ports.remove(key) else {
             return Ok(());
         };
-        let result = self.withdraw(&mut installed, key, now);
+        let mut result = self.withdraw(&mut installed, key);
+        if result.is_ok() && self.entries.lead_to(installed.id) {
+            // An earlier daemon had it for another port too, which has not taken over its entries yet.
+            self.orphans.insert(installed.id, installed);
+            return Ok(());
+        }
+        result = result.and_then(|()| self.dissolve(&mut installed, now));
         if result.is_err() {
             self.ports.insert(key.clone(), installed);
         }
         result
     }
 
-    fn withdraw(
-        &mut self,
-        installed: &mut Installed,
-        key: &PortKey,
-        now: Instant,
-    ) -> Result<(), Error> {
+    fn withdraw(&mut self, installed: &mut Installed, key: &PortKey) -> Result<(), Error> {
         for entry in &installed.entries {
             self.entries.unclaim(*entry, key);
         }
-        self.sync_entries(installed, &BTreeSet::new())?;
-        self.dissolve(installed, now)
+        self.sync_entries(installed, &BTreeSet::new())
     }
 
     /// Frees everything that `installed` holds. No entry names it any more, but readers may just have found one that did:

@@ -1,30 +1,39 @@
-//! Watches Services, EndpointSlices and this node, and passes on what they say.
+//! Watches Services, EndpointSlices, ServiceCIDRs and this node, and passes on what they say.
 //!
-//! Three watches feed one channel. A list is passed on whole when it is complete, so that whatever went missing meanwhile
+//! The watches feed one channel. A list is passed on whole when it is complete, so that whatever went missing meanwhile
 //! is found by comparison. A watch that breaks is begun again, with growing pauses; until then the last state stands. The
 //! channel is bounded: a slow reader slows the watches down, and the API server does the buffering.
 
 use std::fmt::Debug;
 use std::pin::pin;
+use std::time::Duration;
 
 use futures::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
-use kube::api::Api;
+use k8s_openapi::api::networking::v1 as networking;
+use kube::api::{Api, ListParams};
 use kube::core::ResourceExt;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Config, watcher};
 use kube::{Client, Resource};
 use model::kube::{Parsed, object_name};
-use model::{Event, Node, ObjectName, Service, Slice};
+use model::{Event, Node, ObjectName, Service, ServiceCidr, Slice};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
+
+use crate::events::{Events, Note};
 
 /// Services that another proxy serves, and headless ones, are none of our business.
 const SERVICES: &str = "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless";
 /// The slices of headless Services are not either.
 const SLICES: &str = "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless";
+
+/// How long it takes until an API server that has no ServiceCIDRs, or lets us see none, is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(600);
+/// The same when it has not answered at all.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// A kind of object, and how the model takes it.
 trait Source {
@@ -39,6 +48,8 @@ trait Source {
     type Value;
 
     const KIND: &'static str;
+    /// Whether owners are told what cannot be used.
+    const IS_TOLD: bool = false;
 
     fn parse(object: &Self::Object) -> Parsed<Self::Value>;
     fn all(values: Vec<Self::Value>) -> Event;
@@ -48,6 +59,7 @@ trait Source {
 
 struct Services;
 struct Slices;
+struct ServiceCidrs;
 struct Nodes;
 
 impl Source for Services {
@@ -55,6 +67,7 @@ impl Source for Services {
     type Value = Service;
 
     const KIND: &'static str = "Service";
+    const IS_TOLD: bool = true;
 
     fn parse(object: &Self::Object) -> Parsed<Service> {
         model::kube::service(object)
@@ -96,6 +109,29 @@ impl Source for Slices {
     }
 }
 
+impl Source for ServiceCidrs {
+    type Object = networking::ServiceCIDR;
+    type Value = ServiceCidr;
+
+    const KIND: &'static str = "ServiceCIDR";
+
+    fn parse(object: &Self::Object) -> Parsed<ServiceCidr> {
+        model::kube::service_cidr(object)
+    }
+
+    fn all(values: Vec<ServiceCidr>) -> Event {
+        Event::ServiceCidrs(values)
+    }
+
+    fn one(value: ServiceCidr) -> Event {
+        Event::ServiceCidr(value)
+    }
+
+    fn gone(name: ObjectName) -> Event {
+        Event::ServiceCidrGone(name)
+    }
+}
+
 impl Source for Nodes {
     type Object = core::Node;
     type Value = Node;
@@ -119,21 +155,31 @@ impl Source for Nodes {
     }
 }
 
-/// Watches until `shutdown` or until nobody listens to `events` any more.
+/// Where what is seen goes.
+struct Listeners {
+    seen: mpsc::Sender<Event>,
+    events: Events,
+}
+
+/// Watches until `shutdown` or until nobody listens to what is `seen` any more. Owners of Services hear of what cannot be
+/// used by `events`.
 pub async fn run(
     client: Client,
     node_name: String,
-    events: mpsc::Sender<Event>,
+    seen: mpsc::Sender<Event>,
+    events: Events,
     shutdown: CancellationToken,
 ) {
     let services = Config::default().labels(SERVICES);
     let slices = Config::default().labels(SLICES);
     let node = Config::default().fields(&format!("metadata.name={node_name}"));
+    let listeners = Listeners { seen, events };
     let all = async {
         tokio::join!(
-            follow::<Services>(Api::all(client.clone()), services, &events),
-            follow::<Slices>(Api::all(client.clone()), slices, &events),
-            follow::<Nodes>(Api::all(client.clone()), node, &events),
+            follow::<Services>(Api::all(client.clone()), services, &listeners),
+            follow::<Slices>(Api::all(client.clone()), slices, &listeners),
+            follow::<Nodes>(Api::all(client.clone()), node, &listeners),
+            follow_service_cidrs(Api::all(client.clone()), &listeners),
         )
     };
     tokio::select! {
@@ -142,12 +188,46 @@ pub async fn run(
     }
 }
 
-async fn follow<S: Source>(api: Api<S::Object>, config: Config, events: &mpsc::Sender<Event>) {
+/// ServiceCIDRs are a kind that API servers have from 1.33 on (KEP-1880); elsewhere nobody knows the ranges.
+async fn follow_service_cidrs(api: Api<networking::ServiceCIDR>, listeners: &Listeners) {
+    loop {
+        let wait = match api.list(&ListParams::default().limit(1)).await {
+            Ok(_) => {
+                return follow::<ServiceCidrs>(api, Config::default(), listeners).await;
+            }
+            Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => {
+                debug!(
+                    code = status.code,
+                    "the API server shows no ServiceCIDRs; unknown addresses in them are left alone"
+                );
+                if listeners
+                    .seen
+                    .send(Event::ServiceCidrs(Vec::new()))
+                    .await
+                    .is_err()
+                {
+                    return;
+                }
+                ASK_AGAIN
+            }
+            Err(error) => {
+                debug!(
+                    error = &error as &dyn std::error::Error,
+                    "the API server does not tell of ServiceCIDRs yet"
+                );
+                RETRY
+            }
+        };
+        tokio::time::sleep(wait).await;
+    }
+}
+
+async fn follow<S: Source>(api: Api<S::Object>, config: Config, listeners: &Listeners) {
     let mut stream = pin!(stream::<S>(api, config));
     let mut listed = Vec::new();
     while let Some(seen) = stream.next().await {
         let event = match seen {
-            Ok(seen) => take_in::<S>(seen, &mut listed),
+            Ok(seen) => take_in::<S>(seen, &mut listed, &listeners.events),
             Err(error) => {
                 warn!(
                     kind = S::KIND,
@@ -158,7 +238,7 @@ async fn follow<S: Source>(api: Api<S::Object>, config: Config, events: &mpsc::S
             }
         };
         if let Some(event) = event
-            && events.send(event).await.is_err()
+            && listeners.seen.send(event).await.is_err()
         {
             break;
         }
@@ -176,6 +256,7 @@ fn stream<S: Source>(
 fn take_in<S: Source>(
     seen: watcher::Event<S::Object>,
     listed: &mut Vec<S::Value>,
+    events: &Events,
 ) -> Option<Event> {
     match seen {
         watcher::Event::Init => {
@@ -183,7 +264,7 @@ fn take_in<S: Source>(
             None
         }
         watcher::Event::InitApply(object) => {
-            listed.extend(parse::<S>(&object));
+            listed.extend(parse::<S>(&object, events));
             None
         }
         watcher::Event::InitDone => {
@@ -191,7 +272,7 @@ fn take_in<S: Source>(
             Some(S::all(std::mem::take(listed)))
         }
         // What cannot be used any more counts as gone.
-        watcher::Event::Apply(object) => match parse::<S>(&object) {
+        watcher::Event::Apply(object) => match parse::<S>(&object, events) {
             Some(value) => Some(S::one(value)),
             None => object_name(object.meta()).map(S::gone),
         },
@@ -199,10 +280,20 @@ fn take_in<S: Source>(
     }
 }
 
-fn parse<S: Source>(object: &S::Object) -> Option<S::Value> {
+fn parse<S: Source>(object: &S::Object, events: &Events) -> Option<S::Value> {
     let parsed = S::parse(object);
     for problem in &parsed.problems {
         warn!(%problem, version = object.resource_version(), "a part of an object is left out");
+        if S::IS_TOLD
+            && let Some(service) = object_name(object.meta())
+        {
+            events.warn(Note {
+                service,
+                uid: object.uid().map(String::into_boxed_str),
+                reason: "FieldIgnored",
+                message: format!("{}: {}", problem.field, problem.reason),
+            });
+        }
     }
     parsed.value
 }

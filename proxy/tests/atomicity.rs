@@ -94,6 +94,7 @@ impl Changed {
         [
             Event::Service(service(name.clone(), self.address(), port)),
             Event::Slice(Slice {
+                triggered: None,
                 name: name.clone(),
                 service: name,
                 family: Family::V4,

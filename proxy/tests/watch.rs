@@ -2,17 +2,18 @@
 //! sense.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use model::{Event, ObjectName};
+use proxy::events::Events;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 const SERVICES: &str = "/api/v1/services";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
 const NODES: &str = "/api/v1/nodes";
+const SERVICE_CIDRS: &str = "/apis/networking.k8s.io/v1/servicecidrs";
 
 /// What the server answers: to each path a sequence of lists, and of watches, each of which ends after its events.
 #[derive(Default)]
@@ -28,6 +30,10 @@ struct Script {
     lists: BTreeMap<&'static str, VecDeque<Value>>,
     watches: BTreeMap<&'static str, VecDeque<Vec<Value>>>,
     queries: Vec<String>,
+    /// What the server does not know at all.
+    missing: BTreeSet<&'static str>,
+    /// The objects that were made.
+    created: Vec<Value>,
 }
 
 type Shared = Arc<Mutex<Script>>;
@@ -59,10 +65,18 @@ impl Session {
         let config = kube::Config::new(format!("http://{address}").parse().unwrap());
         let client = kube::Client::try_from(config).unwrap();
         let (sender, events) = mpsc::channel(64);
+        let (notes, left) = Events::channel();
+        tokio::spawn(proxy::events::run(
+            client.clone(),
+            "here".to_owned(),
+            left,
+            shutdown.clone(),
+        ));
         tokio::spawn(proxy::watch::run(
             client,
             "here".to_owned(),
             sender,
+            notes,
             shutdown.clone(),
         ));
         Self {
@@ -98,6 +112,14 @@ fn describe(event: &Event) -> String {
         Event::Slices(all) => format!("slices: {}", names(all.iter().map(|slice| &slice.name))),
         Event::Slice(slice) => format!("slice {}", slice.name),
         Event::SliceGone(name) => format!("slice {name} gone"),
+        Event::ServiceCidrs(all) => {
+            format!(
+                "service cidrs: {}",
+                names(all.iter().map(|cidr| &cidr.name))
+            )
+        }
+        Event::ServiceCidr(cidr) => format!("service cidr {} {:?}", cidr.name.name, cidr.ranges),
+        Event::ServiceCidrGone(name) => format!("service cidr {} gone", name.name),
         Event::Node(node) => format!("node {:?}", node.as_ref().map(|node| &*node.name)),
     }
 }
@@ -116,10 +138,19 @@ async fn answer(
     request: Request<Incoming>,
     script: Shared,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    let (path, query) = (
-        request.uri().path(),
-        request.uri().query().unwrap_or_default(),
-    );
+    let uri = request.uri().clone();
+    let (path, query) = (uri.path(), uri.query().unwrap_or_default());
+    if request.method() == Method::POST {
+        let body = request.into_body().collect().await.unwrap().to_bytes();
+        let object = serde_json::from_slice(&body).unwrap();
+        script.lock().unwrap().created.push(object);
+        return Ok(Response::builder().status(201).body(body.into()).unwrap());
+    }
+    if script.lock().unwrap().missing.contains(path) {
+        let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404});
+        let response = Response::builder().status(404);
+        return Ok(response.body(status.to_string().into()).unwrap());
+    }
     let body = {
         let mut script = script.lock().unwrap();
         script.queries.push(format!("{path}?{query}"));
@@ -264,4 +295,124 @@ async fn a_watch_that_has_expired_leads_to_a_new_list() {
     expected.push("services: b");
     expected.sort_unstable();
     assert_eq!(session.next(4).await, expected);
+}
+
+#[tokio::test]
+async fn a_label_that_takes_a_service_away_makes_it_go_and_come_again_while_we_watch() {
+    // The server keeps to the selector: what no longer matches is deleted for us, and what matches again is added.
+    let labelled = |label: &str| {
+        let mut object = service("a", json!({"clusterIP": "10.96.0.1"}));
+        object["metadata"]["labels"] = json!({ label: "" });
+        object
+    };
+    let mut script = script();
+    script.watches.insert(
+        SERVICES,
+        VecDeque::from([vec![
+            change(
+                "DELETED",
+                labelled("service.kubernetes.io/service-proxy-name"),
+            ),
+            change("ADDED", service("a", json!({"clusterIP": "10.96.0.1"}))),
+            change("DELETED", labelled("service.kubernetes.io/headless")),
+        ]]),
+    );
+    let mut session = Session::start(script).await;
+    let mut seen = Vec::new();
+    while seen.len() < 3 {
+        let next = session.next(1).await.remove(0);
+        if !LISTED.contains(&next.as_str()) {
+            seen.push(next);
+        }
+    }
+    assert_eq!(
+        seen,
+        ["service d/a gone", "service d/a", "service d/a gone"]
+    );
+}
+
+fn service_cidr(name: &str, cidrs: &[&str]) -> Value {
+    let metadata = json!({"name": name, "resourceVersion": "2"});
+    json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": metadata, "spec": {"cidrs": cidrs}})
+}
+
+#[tokio::test]
+async fn service_cidrs_are_watched_where_the_server_has_them() {
+    let mut script = script();
+    let all = list(&[service_cidr("kubernetes", &["10.96.0.0/12", "fd00::/108"])]);
+    script.lists.insert(SERVICE_CIDRS, VecDeque::from([all]));
+    script.watches.insert(
+        SERVICE_CIDRS,
+        VecDeque::from([vec![
+            change(
+                "ADDED",
+                service_cidr("more", &["10.112.0.0/16", "nonsense"]),
+            ),
+            change("DELETED", service_cidr("more", &[])),
+        ]]),
+    );
+    let mut session = Session::start(script).await;
+    let seen = session.next(6).await;
+    let seen: Vec<&str> = seen.iter().map(String::as_str).collect();
+    let expected = [
+        "service cidr more [V4(Ipv4Network { addr: 10.112.0.0, prefix: 16 })]",
+        "service cidr more gone",
+        "service cidrs: kubernetes",
+    ];
+    assert!(
+        expected.iter().all(|event| seen.contains(event)),
+        "{seen:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_server_without_service_cidrs_is_nobodys_trouble() {
+    let mut script = script();
+    script.missing.insert(SERVICE_CIDRS);
+    let mut session = Session::start(script).await;
+    let seen = session.next(4).await;
+    assert!(seen.contains(&"service cidrs: ".to_owned()), "{seen:?}");
+}
+
+#[tokio::test]
+async fn the_owner_of_a_service_is_told_what_is_not_understood() {
+    let mut script = script();
+    let mut odd = service("odd", json!({"clusterIP": "10.96.0.7"}));
+    odd["metadata"]["uid"] = json!("u7");
+    odd["metadata"]["annotations"] = json!({
+        "portolan.dev/load-balancing-algorithm": "roundrobin",
+    });
+    // Twice: the second time is not worth another event.
+    let changes = vec![change("ADDED", odd.clone()), change("MODIFIED", odd)];
+    script.watches.insert(SERVICES, VecDeque::from([changes]));
+    let mut session = Session::start(script).await;
+    session.next(5).await;
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    let created = loop {
+        let created = session.script.lock().unwrap().created.clone();
+        if !created.is_empty() {
+            break created;
+        }
+        assert!(std::time::Instant::now() < deadline, "no event");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    let event = &created[0];
+    let object = &event["involvedObject"];
+    assert_eq!(
+        (&object["kind"], &object["name"], &object["uid"]),
+        (&json!("Service"), &json!("odd"), &json!("u7"))
+    );
+    assert_eq!(
+        (&event["type"], &event["count"]),
+        (&json!("Warning"), &json!(1))
+    );
+    assert_eq!(
+        event["message"],
+        "metadata.annotations[portolan.dev/load-balancing-algorithm]: \"roundrobin\" is not known, the default holds"
+    );
+    assert_eq!(
+        event["source"],
+        json!({"component": "portolan-proxy", "host": "here"})
+    );
+    assert_eq!(created.len(), 1);
 }

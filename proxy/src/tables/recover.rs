@@ -13,11 +13,16 @@ use crate::maps::{Maps, Settings, run_of};
 /// How many bits of a source range name its service.
 const SERVICE_BITS: u32 = 32;
 
-/// All backends in use, by the service that owns them.
-pub(super) fn backends(maps: &impl Maps) -> Result<BTreeMap<u32, BTreeMap<Listener, Held>>, Error> {
-    let mut backends: BTreeMap<u32, BTreeMap<Listener, Held>> = BTreeMap::new();
+/// Backends by the service that owns them.
+type Backends = BTreeMap<u32, BTreeMap<Listener, Held>>;
+
+/// All backends in use, by the service that owns them, and their ids.
+pub(super) fn backends(maps: &impl Maps) -> Result<(Backends, BTreeSet<u32>), Error> {
+    let mut backends = Backends::new();
+    let mut ids = BTreeSet::new();
     for (id, backend) in maps.backends()? {
         let listener = (backend.address, backend.port);
+        ids.insert(id);
         let held = Held {
             id,
             flags: backend.flags,
@@ -27,7 +32,7 @@ pub(super) fn backends(maps: &impl Maps) -> Result<BTreeMap<u32, BTreeMap<Listen
             .or_default()
             .insert(listener, held);
     }
-    Ok(backends)
+    Ok((backends, ids))
 }
 
 /// All source ranges, by service.

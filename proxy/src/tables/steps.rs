@@ -186,11 +186,11 @@ impl<M: Maps> Tables<M> {
         Ok(run)
     }
 
-    /// Claims what `port` is addressed by, without a write: what is installed for it stays, whatever fails after this.
-    pub(super) fn claim_entries(&mut self, installed: &mut Installed, port: &Port) {
+    /// Reserves what `port` is addressed by, without a write: what is installed for it stays, whatever fails after this.
+    pub(super) fn reserve_entries(&mut self, installed: &mut Installed, port: &Port) {
         for (entry, kind) in &port.entries {
             let frontend = Frontend::new(service_in_entry(installed.id, *kind), *kind);
-            self.entries.claim(*entry, &port.key, frontend);
+            self.entries.reserve(*entry, &port.key, frontend);
             installed.entries.insert(*entry);
         }
     }
@@ -204,6 +204,9 @@ impl<M: Maps> Tables<M> {
         let wanted: BTreeSet<Entry> = port.entries.keys().copied().collect();
         for entry in installed.entries.difference(&wanted) {
             self.entries.unclaim(*entry, &port.key);
+        }
+        for entry in &wanted {
+            self.entries.claim(*entry, &port.key);
         }
         self.sync_entries(installed, &wanted)
     }

@@ -53,6 +53,7 @@ pub(crate) fn slice(family: Family, backends: &[&str]) -> Slice {
         .iter()
         .map(|text| text.parse::<SocketAddr>().unwrap().ip());
     Slice {
+        triggered: None,
         name: ObjectName::new("default", format!("web-{family:?}")),
         service: ObjectName::new("default", "web"),
         family,
