@@ -16,6 +16,7 @@ mod services;
 mod status;
 mod table;
 mod text;
+mod trace;
 
 use std::error::Error as _;
 use std::io::{self, BufWriter, Write};
@@ -34,6 +35,7 @@ pub use dump::dump;
 pub use filter::ServiceFilter;
 pub use services::ServicesArgs;
 pub use status::StatusArgs;
+pub use trace::{Place, TraceArgs, Transport};
 
 /// The maps could not be read.
 const FAILED: u8 = 1;
@@ -75,6 +77,16 @@ pub enum Command {
         ("portolan-proxy drops --watch", "each drop as it happens"),
     ]))]
     Drops(DropsArgs),
+    /// Tell what would become of a connection and why, without sending anything.
+    ///
+    /// Goes through the steps of the kernel's programs with what the maps hold now: the hook, the rule, source ranges,
+    /// traffic policy, affinity, the backend, and why it is none of the others. Routes and neighbours are not looked at.
+    #[command(after_help = examples(&[
+        ("portolan-proxy trace 203.0.113.9:40000 192.0.2.1:30080", "a client outside"),
+        ("portolan-proxy trace 10.244.1.7:1 10.96.0.10:53 \\", ""),
+        ("    --protocol udp --from pod", "a pod's query"),
+    ]))]
+    Trace(TraceArgs),
 }
 
 /// What all commands have.
@@ -137,6 +149,7 @@ pub fn run(command: &Command) -> ExitCode {
             drops::watch(args, |drop| print(&args.common, drop)).map(|()| true)
         }
         Command::Drops(args) => show(&args.common, drops::look(args)),
+        Command::Trace(args) => show(&args.common, trace::look(args)),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

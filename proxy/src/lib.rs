@@ -8,8 +8,8 @@
 //!
 //! The kernel never waits for the daemon, and the daemon can die at any time: maps, programs and links are pinned. A new
 //! daemon adopts them ([`attach`]), reads back what is installed ([`tables`]), lists everything ([`watch`](mod@watch)) and
-//! writes only what differs. [`inspect`] has the operator's tools, which only
-//! read. Pure: [`addresses`], [`desired`] and the id allocators. Only [`maps`] writes BPF maps, and
+//! writes only what differs. [`inspect`] has the operator's tools, which only read.
+//! Pure: [`addresses`], [`desired`] and the id allocators. Only [`maps`] writes BPF maps, and
 //! only the module `sys` has unsafe code.
 
 pub mod addresses;

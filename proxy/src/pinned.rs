@@ -1,6 +1,5 @@
 //! The pinned maps of a node, opened for reading only. Works with and without a daemon, and while one writes.
 
-use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
@@ -217,8 +216,6 @@ pub(crate) struct Pinned {
     pub(crate) drops: Map<u32, u64>,
     pub(crate) recent_drops: Map<u32, DropRecord>,
     pub(crate) names: Map<u32, abi::Name>,
-    /// Read once, by the first who asks for a run.
-    all_slots: OnceCell<Vec<u32>>,
 }
 
 impl Pinned {
@@ -242,8 +239,12 @@ impl Pinned {
             drops: directory.map(names::DROPS)?,
             recent_drops: directory.map(names::RECENT_DROPS)?,
             names: directory.map(names::NAMES)?,
-            all_slots: OnceCell::new(),
         })
+    }
+
+    /// The name of service `id`, if the daemon has written one.
+    pub(crate) fn name(&self, id: u32) -> Result<Option<String>, Error> {
+        Ok(self.names.get(&id)?.and_then(|name| text(&name)))
     }
 
     /// All names by service id.
@@ -256,18 +257,23 @@ impl Pinned {
     }
 
     /// The backend ids in the slots of `run`; a run that reaches beyond the end of the map ends there.
-    pub(crate) fn run(&self, run: Run) -> Result<&[u32], Error> {
-        let slots = match self.all_slots.get() {
-            Some(slots) => slots,
-            None => {
-                let mut slots = Vec::with_capacity(self.slots.size() as usize);
-                self.slots.each(|_, values| slots.extend(values))?;
-                self.all_slots.get_or_init(|| slots)
-            }
-        };
-        let base = (run.base() as usize).min(slots.len());
-        let end = (base + run.count() as usize).min(slots.len());
-        Ok(&slots[base..end])
+    pub(crate) fn run(&self, run: Run) -> Result<Vec<u32>, Error> {
+        let end = run
+            .base()
+            .saturating_add(run.count())
+            .min(self.slots.size());
+        let mut ids = Vec::new();
+        for slot in run.base()..end {
+            ids.extend(self.slots.get(&slot)?);
+        }
+        Ok(ids)
+    }
+
+    /// All slots: for those who look at many runs.
+    pub(crate) fn all_slots(&self) -> Result<Vec<u32>, Error> {
+        let mut slots = Vec::with_capacity(self.slots.size() as usize);
+        self.slots.each(|_, values| slots.extend(values))?;
+        Ok(slots)
     }
 
     /// All backends that were given an address and not cleared since, with their ids.

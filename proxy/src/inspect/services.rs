@@ -1,6 +1,7 @@
 //! `services`: each Service port with everything by which clients reach it, its settings and its counters.
 
-use std::collections::{BTreeSet, HashMap};
+use std::cell::OnceCell;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::{self, Write};
 
 use clap::Args;
@@ -88,11 +89,15 @@ pub(super) fn look(args: &ServicesArgs) -> Result<Services, Error> {
         frontends.entry(*id).or_default();
     }
     let mut ranges = source_ranges(&maps, is_met)?;
+    let slots = Slots {
+        maps: &maps,
+        read: OnceCell::new(),
+    };
     let mut services = Vec::with_capacity(frontends.len());
     for (id, addresses) in frontends {
         let name = names.get(&id).cloned();
         let ranges = ranges.remove(&id).unwrap_or_default();
-        services.push(entry(&maps, id, name, addresses, ranges)?);
+        services.push(entry(&maps, &slots, id, name, addresses, ranges)?);
     }
     // Those without a name come last.
     services.sort_unstable_by(|a, b| {
@@ -159,6 +164,7 @@ fn source_ranges(
 
 fn entry(
     maps: &Pinned,
+    slots: &Slots<'_>,
     id: u32,
     name: Option<String>,
     mut frontends: Vec<Address>,
@@ -184,8 +190,8 @@ fn entry(
         direct_server_return: has(Service::DSR),
         affinity_seconds: service.affinity_seconds,
         source_ranges: has(Service::SOURCE_RANGES).then_some(ranges),
-        cluster: target(maps, service.cluster, has(Service::MAGLEV))?,
-        local: target(maps, service.local, has(Service::MAGLEV))?,
+        cluster: slots.target(service.cluster, has(Service::MAGLEV))?,
+        local: slots.target(service.local, has(Service::MAGLEV))?,
         connections: counted.connections,
         packets: counted.packets,
         bytes: counted.bytes,
@@ -193,14 +199,33 @@ fn entry(
     })
 }
 
-/// A Maglev table names each backend many times.
-fn target(maps: &Pinned, run: Run, is_table: bool) -> Result<Target, Error> {
-    let backends = match is_table {
-        true => BTreeSet::from_iter(maps.run(run)?).len(),
-        false => run.count() as usize,
-    };
-    let verdict = text::verdict(run);
-    Ok(Target { verdict, backends })
+/// What all runs are in. Read only if some service's run is a table, which names each backend many times.
+struct Slots<'a> {
+    maps: &'a Pinned,
+    read: OnceCell<Vec<u32>>,
+}
+
+impl Slots<'_> {
+    fn target(&self, run: Run, is_table: bool) -> Result<Target, Error> {
+        let backends = match is_table {
+            true => self.distinct(run)?,
+            false => run.count() as usize,
+        };
+        let verdict = text::verdict(run);
+        Ok(Target { verdict, backends })
+    }
+
+    fn distinct(&self, run: Run) -> Result<usize, Error> {
+        let slots = match self.read.get() {
+            Some(slots) => slots,
+            None => {
+                let slots = self.maps.all_slots()?;
+                self.read.get_or_init(|| slots)
+            }
+        };
+        let slots = slots.iter().skip(run.base() as usize);
+        Ok(HashSet::<&u32>::from_iter(slots.take(run.count() as usize)).len())
+    }
 }
 
 impl View for Services {

@@ -49,8 +49,19 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Empty maps.
-    pub(crate) fn new() -> Self {
+    /// Empty maps that are small, and so quick to read in a build that is not optimised.
+    pub(crate) fn small() -> Self {
+        Self::new(&[
+            (maps::SERVICES, 256),
+            (maps::STATS, 256),
+            (maps::BACKENDS, 256),
+            (maps::SLOTS, 1024),
+            (maps::CONNTRACK, 4096),
+        ])
+    }
+
+    /// Empty maps of these sizes, and all others as declared.
+    pub(crate) fn new(sizes: &[(&'static str, u32)]) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         remove_leftovers();
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -61,6 +72,9 @@ impl Node {
         let mut loader = EbpfLoader::new();
         for name in MAPS {
             loader.map_pin_path(name, directory.join(name));
+        }
+        for (name, size) in sizes {
+            loader.map_max_entries(name, *size);
         }
         let ebpf = loader.load(OBJECT).unwrap();
         Self {
