@@ -12,7 +12,7 @@ use aya::programs::{
 };
 use aya::{Ebpf, EbpfLoader, Pod};
 use dataplane_ebpf::abi::{
-    Affinity, AffinityKey, Backend, Connection, Frontend, FrontendKey, Kind, Mac, Node,
+    Affinity, AffinityKey, Backend, Connection, DropRecord, Frontend, FrontendKey, Kind, Mac, Node,
     NodeAddress, NodePortKey, Peer, Run, Service, SocketKey, SourceRange, Stats, maps,
 };
 use dataplane_ebpf::addr::{Addr, Family, Port, Protocol};
@@ -425,6 +425,24 @@ impl Dataplane {
             }
         }
         Ok(found)
+    }
+
+    /// The records of drops, the oldest first.
+    pub(crate) fn recent_drops(&self) -> Result<Vec<DropRecord>> {
+        let map = self.ebpf.map(maps::RECENT_DROPS).context("no such map")?;
+        let records = PerCpuArray::<_, DropRecord>::try_from(map)?;
+        let mut found = Vec::new();
+        for index in 0..maps::RECENT_DROPS_SIZE {
+            let written = |record: &&DropRecord| record.time != 0;
+            found.extend(records.get(&index, 0)?.iter().filter(written));
+        }
+        found.sort_by_key(|record: &DropRecord| record.time);
+        Ok(found)
+    }
+
+    /// Whether a UDP socket was connected to a backend.
+    pub(crate) fn is_udp_connected(&mut self, id: u32) -> Result<bool> {
+        Ok(self.array::<u32>(maps::UDP_CONNECTED)?.get(&id, 0)? != 0)
     }
 
     /// What a service did.

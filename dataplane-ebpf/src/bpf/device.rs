@@ -20,8 +20,8 @@ const PASS: i32 = -1;
 /// `skb->pkt_type` of a frame for this machine.
 const PACKET_HOST: u32 = 0;
 
-/// Not a verdict of the kernel's: the packet's sender is to be told why it goes no further.
-const ANSWER: i32 = 100;
+/// Not a verdict of the kernel's: the packet goes no further, for the work's reason.
+const DROPPED: i32 = 100;
 
 /// Not a verdict of the kernel's: the packet belongs to the work's connection.
 const OURS: i32 = 103;
@@ -51,13 +51,17 @@ pub(crate) fn pod_ingress(ctx: &TcContext) -> i32 {
 
 #[inline(always)]
 fn arrive(ctx: &TcContext, origin: Origin, side: Side) -> i32 {
-    let verdict = match from_device(ctx, origin) {
+    let verdict = from_device(ctx, origin);
+    let is_other = verdict == OTHER;
+    let verdict = match verdict {
         OURS => go_on(ctx),
         OTHER => error(ctx, side),
         verdict => verdict,
     };
     match verdict {
-        ANSWER => reject::answer(ctx),
+        // ICMP errors are never answered.
+        DROPPED if count_drop(ctx) && !is_other => reject::answer(ctx),
+        DROPPED => TC_ACT_SHOT,
         UNREADABLE => unreadable(ctx),
         verdict => verdict,
     }
@@ -71,31 +75,46 @@ pub(crate) fn egress(ctx: &TcContext) -> i32 {
         verdict => verdict,
     };
     match verdict {
+        // A backend's reply: its sender is not to blame, so it is not told.
+        DROPPED => {
+            count_drop(ctx);
+            TC_ACT_SHOT
+        }
         // No backend's reply: those come from a stack, which writes what can be read.
         UNREADABLE => PASS,
         verdict => verdict,
     }
 }
 
-/// Turns a result into a verdict and counts what is dropped. Nothing is decided yet for a packet that cannot be read.
+/// Turns a result into a verdict. Nothing is decided yet for a packet that cannot be read.
 #[inline(always)]
 fn settle(result: Result<i32, Drop>) -> i32 {
-    let reason = match result {
-        Ok(verdict) => return verdict,
-        Err(Drop::Malformed) => return UNREADABLE,
-        Err(reason) => reason,
-    };
-    stats::count_reason(reason);
-    match reason.answer() {
-        Answer::Silence => TC_ACT_SHOT,
-        answer => match Work::get() {
+    match result {
+        Ok(verdict) => verdict,
+        Err(Drop::Malformed) => UNREADABLE,
+        Err(reason) => match Work::get() {
             Ok(work) => {
-                work.answer = answer;
-                ANSWER
+                work.reason = reason;
+                DROPPED
             }
             Err(_) => TC_ACT_SHOT,
         },
     }
+}
+
+/// Counts the packet that is dropped for the work's reason, and remembers it for a while. Whether its sender is told.
+///
+/// The packet is read once more, so that only those that are dropped pay for it.
+#[inline(never)]
+fn count_drop(ctx: &TcContext) -> bool {
+    let Ok(work) = Work::get() else {
+        return false;
+    };
+    // SAFETY: the kernel's context.
+    let device = unsafe { (*ctx.skb.skb).ifindex };
+    stats::count_reason(work.reason, &parse::flow(ctx), device);
+    work.answer = work.reason.answer();
+    work.answer != Answer::Silence
 }
 
 /// A function of its own for the kernel as well, like the other steps of this size: its stack is free again when the next
@@ -117,28 +136,32 @@ fn to_device(ctx: &TcContext) -> i32 {
     settle(try_to_device(ctx))
 }
 
-/// ICMP errors, which are never answered.
+/// ICMP errors.
 #[inline(never)]
 fn error(ctx: &TcContext, side: Side) -> i32 {
-    let result = icmp::translate(ctx, side).map(|outcome| match outcome {
+    settle(icmp::translate(ctx, side).map(|outcome| match outcome {
         Outcome::Foreign | Outcome::Translated => PASS,
         Outcome::Sent(verdict) => verdict,
-    });
-    match settle(result) {
-        ANSWER => TC_ACT_SHOT,
-        verdict => verdict,
-    }
+    }))
 }
 
 /// The verdict on a packet that cannot be read: dropped at addresses where services answer, since nobody
 /// knows whose it is there. Any other is the stack's to judge: it may come by a device whose headers are not Ethernet's.
-#[inline(never)]
+#[inline(always)]
 fn unreadable(ctx: &TcContext) -> i32 {
-    if !parse::destination(ctx).is_some_and(service::may_answer) {
+    if !belongs_to_services(ctx) {
         return PASS;
     }
-    stats::count_reason(Drop::Malformed);
+    if let Ok(work) = Work::get() {
+        work.reason = Drop::Malformed;
+    }
+    count_drop(ctx);
     TC_ACT_SHOT
+}
+
+#[inline(never)]
+fn belongs_to_services(ctx: &TcContext) -> bool {
+    parse::destination(ctx).is_some_and(service::may_answer)
 }
 
 /// From the wire: requests of clients outside, and replies of backends on other nodes. From a pod: its requests, and its
@@ -161,13 +184,21 @@ fn try_from_device(ctx: &TcContext, origin: Origin) -> Result<i32, Drop> {
 
 #[inline(always)]
 fn try_go_on(ctx: &TcContext) -> Result<i32, Drop> {
+    let work = Work::get()?;
+    fragment::remember(&work.packet);
+    let service = work.connection.service;
+    carry(ctx, work).inspect_err(|_| stats::count_drop(service))
+}
+
+/// Takes the work's packet where its connection goes.
+#[inline(always)]
+fn carry(ctx: &TcContext, work: &mut Work) -> Result<i32, Drop> {
     let Work {
         packet,
         connection,
         route,
         ..
-    } = Work::get()?;
-    fragment::remember(packet);
+    } = work;
     let hop = Hop::of(ctx, packet);
     forward::way(ctx, &hop, connection, &connection.to, route)?;
     if !route.is_by_stack() {
@@ -203,7 +234,7 @@ fn try_to_device(ctx: &TcContext) -> Result<i32, Drop> {
         {
             conntrack::touch(&packet, reply);
             fragment::remember(&packet);
-            hand_over(ctx, &packet, reply)
+            hand_over(ctx, &packet, reply).inspect_err(|_| stats::count_drop(reply.service))
         }
         _ => Ok(PASS),
     }
@@ -257,7 +288,7 @@ fn open(work: &mut Work, origin: Origin) -> Result<bool, Drop> {
         seed: node.seed,
     };
     let choice = service::select(frontend, &sender)?;
-    nat::open(work, &choice, node, origin)?;
+    nat::open(work, &choice, node, origin).inspect_err(|_| stats::count_drop(choice.service))?;
     stats::count_connection(choice.service);
     Ok(true)
 }

@@ -61,6 +61,10 @@ pub(crate) static DROPS: PerCpuArray<u64> =
 pub(crate) static RECENT_DROPS: PerCpuArray<DropRecord> =
     PerCpuArray::with_max_entries(maps::RECENT_DROPS_SIZE, 0);
 
+/// The number of this CPU's next record. Not part of what kernel and daemon agree on: records have times.
+#[map]
+pub(crate) static NEXT_DROP: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
+
 /// The key's data is [`SourceRange`](dataplane_ebpf::abi::SourceRange) without its `bits`.
 #[map]
 pub(crate) static SOURCE_RANGES: LpmTrie<(u32, Addr), u32> =

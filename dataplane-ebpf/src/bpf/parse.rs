@@ -155,6 +155,28 @@ pub(crate) fn destination(ctx: &impl Context) -> Option<Addr> {
     }
 }
 
+/// The flow of the packet in `ctx`, as far as it can be read: for people to see.
+#[inline(always)]
+pub(crate) fn flow(ctx: &impl Context) -> Flow {
+    let Ok(Some(network)) = network(ctx) else {
+        let destination = destination(ctx).unwrap_or_default();
+        let (source, destination) = ((Addr::UNSPECIFIED, Port::NONE), (destination, Port::NONE));
+        return Flow::new(source, destination, Protocol::NONE);
+    };
+    let has_ports = network.fragment != Fragment::Later
+        && (network.protocol == Protocol::TCP || network.protocol == Protocol::UDP);
+    let (source, destination) = if has_ports {
+        ports(ctx, network.l4).unwrap_or_default()
+    } else {
+        (Port::NONE, Port::NONE)
+    };
+    Flow::new(
+        (network.source, source),
+        (network.destination, destination),
+        network.protocol,
+    )
+}
+
 /// The IP packet in `ctx`, complete; `None` if it is none.
 #[inline(always)]
 fn network(ctx: &impl Context) -> Result<Option<Network>, Drop> {

@@ -31,7 +31,11 @@ pub(crate) fn answer(ctx: &TcContext) -> i32 {
         Ok(true) => unsafe { bpf_redirect((*ctx.skb.skb).ifindex, 0) as i32 },
         Ok(false) => TC_ACT_SHOT,
         Err(reason) => {
-            stats::count_reason(reason);
+            if let Ok(work) = Work::get() {
+                // SAFETY: the kernel's context.
+                let device = unsafe { (*ctx.skb.skb).ifindex };
+                stats::count_reason(reason, &work.packet.flow, device);
+            }
             TC_ACT_SHOT
         }
     }

@@ -20,6 +20,7 @@ use dataplane_ebpf::abi::{
 };
 use dataplane_ebpf::addr::{Addr, Family, Port, Protocol};
 use dataplane_ebpf::drop::{Answer, Drop};
+use dataplane_ebpf::flow::Flow;
 
 /// Lets the system call go on.
 const ALLOW: i32 = 1;
@@ -33,7 +34,7 @@ const EHOSTUNREACH: i32 = 113;
 /// `connect`: of TCP, and of UDP sockets that fix their peer.
 #[inline(always)]
 pub(crate) fn connect(call: &Call<'_>) -> i32 {
-    answer(try_connect(call))
+    answer(call, try_connect(call))
 }
 
 #[inline(always)]
@@ -57,6 +58,7 @@ fn try_connect(call: &Call<'_>) -> Result<(), Drop> {
         unsafe { stored.write(peer) };
     } else if protocol == Protocol::UDP {
         // TCP would only show the backend in getpeername, but UDP would take replies for a stranger's.
+        stats::count_drop(choice.service);
         return Err(Drop::TableFull);
     }
     if protocol == Protocol::UDP {
@@ -69,6 +71,21 @@ fn try_connect(call: &Call<'_>) -> Result<(), Drop> {
     Ok(())
 }
 
+/// Tells the daemon that a UDP socket is connected to the backend: `send` on it fires no hook, so when the backend goes,
+/// the socket has to be found.
+#[inline(always)]
+fn mark_connected(backend: u32) {
+    if let Some(mark) = UDP_CONNECTED.get_ptr_mut(backend) {
+        // SAFETY: a non-null pointer into the array; volatile, because others read and write it. Written only if that
+        // changes something: a write takes the cache line from other CPUs.
+        unsafe {
+            if read_volatile(mark) == 0 {
+                write_volatile(mark, 1);
+            }
+        }
+    }
+}
+
 /// Whether the hook knows the call's source address if the frontend asks for it. A pod's it does not know; then the call
 /// is left alone, and the hook of the pod's device decides about the packet.
 #[inline(always)]
@@ -76,19 +93,10 @@ fn knows_source(call: &Call<'_>, frontend: Frontend) -> bool {
     !service::is_restricted(frontend) || call.is_node()
 }
 
-/// Tells the daemon that it has to look for sockets when this backend goes.
-#[inline(always)]
-fn mark_connected(backend: u32) {
-    if let Some(mark) = UDP_CONNECTED.get_ptr_mut(backend) {
-        // SAFETY: a non-null pointer to a value of the map. Volatile, because the daemon reads it through its own mapping.
-        unsafe { write_volatile(mark, 1) };
-    }
-}
-
 /// `sendmsg` and `sendto` of UDP with an address.
 #[inline(always)]
 pub(crate) fn sendmsg(call: &Call<'_>) -> i32 {
-    answer(try_sendmsg(call))
+    answer(call, try_sendmsg(call))
 }
 
 #[inline(always)]
@@ -327,6 +335,13 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// The flow that the call would have begun; its source is not known yet.
+    #[inline(always)]
+    fn flow(&self) -> Flow {
+        let protocol = self.protocol().unwrap_or(Protocol::NONE);
+        Flow::new((Addr::UNSPECIFIED, Port::NONE), self.address(), protocol)
+    }
+
     /// Changes the address the call is about. Frontends and backends of a service are of one family, and an IPv6 hook
     /// with an IPv4-mapped address gets a mapped one back, so the family never changes.
     #[inline(always)]
@@ -403,9 +418,9 @@ impl Client for Call<'_> {
 
 /// Turns a step's result into the hook's, and tells the caller by the error number.
 #[inline(always)]
-fn answer(result: Result<(), Drop>) -> i32 {
+fn answer(call: &Call<'_>, result: Result<(), Drop>) -> i32 {
     let Err(reason) = result else { return ALLOW };
-    stats::count_reason(reason);
+    stats::count_reason(reason, &call.flow(), 0);
     let error = match reason.answer() {
         Answer::Refusal => ECONNREFUSED,
         Answer::Silence | Answer::TooBig | Answer::Expired => EHOSTUNREACH,
@@ -437,7 +452,10 @@ fn remember(cookie: u64, side: u16, peer: &Peer) -> Result<(), Drop> {
     } else {
         SocketKey::new(cookie, peer.frontend, peer.frontend_port, side)
     };
-    SOCKETS.insert(key, peer, 0).map_err(|_| Drop::TableFull)
+    SOCKETS.insert(key, peer, 0).map_err(|_| {
+        stats::count_drop(peer.service);
+        Drop::TableFull
+    })
 }
 
 #[inline(always)]

@@ -28,7 +28,8 @@ pub(crate) fn driver(frame: &Frame) -> u32 {
         Ok(()) => exit.verdict(frame.device()),
         // Half changed, it is nobody's any more.
         Err(reason) => {
-            stats::count_reason(reason);
+            stats::count_reason(reason, &work.packet.flow, frame.device());
+            stats::count_drop(work.connection.service);
             XDP_DROP
         }
     }

@@ -5,6 +5,7 @@
 mod affinity;
 mod cases;
 mod cost;
+mod drops;
 mod eviction;
 mod fragments;
 mod limits;
