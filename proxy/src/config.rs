@@ -7,6 +7,7 @@ use clap::Args;
 use model::Algorithm;
 
 use crate::addresses::NodePortAddresses;
+use crate::handover::Forwarding;
 use crate::pins::MapSizes;
 use crate::xdp::Xdp;
 
@@ -40,6 +41,22 @@ pub struct Config {
     /// hardware, "off", or names. Where a driver cannot, it is done later on the packet's way, as it is for all else.
     #[arg(long, value_name = "auto|off|DEVICE,..", default_value = "auto")]
     pub xdp: Xdp,
+
+    /// The way of packets between clients outside, or pods, and backends on this node: "direct" from device to device, or
+    /// "stack" through the node's network stack. Direct is faster, but passes by the FORWARD rules of netfilter: where
+    /// NetworkPolicies are rules of iptables or nftables, choose stack.
+    #[arg(
+        long,
+        value_name = "direct|stack",
+        value_enum,
+        default_value = "direct"
+    )]
+    pub forwarding: Forwarding,
+
+    /// For how long, from the very first start on this node, connections that were established through another proxy are
+    /// left alone. Zero for not at all.
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+    pub migration_seconds: u32,
 
     /// Where NodePorts answer: "primary" for the node's primary address of each family, and localhost on the node itself;
     /// or ranges, for every address of the node that lies in one of them.

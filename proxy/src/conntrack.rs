@@ -69,7 +69,7 @@ fn idle(seen: u32, now: u32) -> u32 {
 }
 
 /// The present moment on the clock that the programs read.
-fn now() -> u32 {
+pub fn now() -> u32 {
     let time = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
     moment(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
 }

@@ -23,6 +23,7 @@ mod due;
 mod entries;
 pub mod events;
 pub mod features;
+pub mod handover;
 pub mod health;
 pub mod health_check;
 mod ids;

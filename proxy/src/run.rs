@@ -35,7 +35,7 @@ use proxy::metrics::Metrics;
 use proxy::node::{self, Settings};
 use proxy::reconcile::{self, Listeners, Orders, Reconciler};
 use proxy::service_metrics::KernelCounters;
-use proxy::{conntrack, health_check, pins, stale_sockets, watch as api};
+use proxy::{conntrack, handover, health_check, pins, stale_sockets, watch as api};
 
 /// How many events may wait for the reconciler.
 const EVENTS: usize = 1024;
@@ -73,7 +73,9 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
             xdp: config.xdp.clone(),
         },
     )?;
-    let maps = KernelMaps::take(dataplane.programs())?;
+    let mut maps = KernelMaps::take(dataplane.programs())?;
+    let migration = Duration::from_secs(config.migration_seconds.into());
+    handover::write(&mut maps, config.forwarding, migration, conntrack::now())?;
     let connections = Conntrack::take(dataplane.programs())?;
     let sockets = Sockets::take(dataplane.programs())?;
     dataplane.attach_sockets()?;
