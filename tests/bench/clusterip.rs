@@ -13,7 +13,7 @@ use anyhow::Result;
 
 use crate::daemon::{Daemon, Setting};
 use crate::namespace::Namespace;
-use crate::objects::{Cluster, PORT, TARGET};
+use crate::objects::{Cluster, PORT, Real, TARGET};
 use crate::report::{Cell, Figure, Table};
 use crate::rules::Mode;
 use crate::sandbox::Sandbox;
@@ -101,7 +101,10 @@ impl Contestant {
         let cluster = Cluster {
             services,
             endpoints: ENDPOINTS.len() as u32,
-            real: ENDPOINTS.to_vec(),
+            real: vec![Real {
+                endpoints: ENDPOINTS.to_vec(),
+                are_here: true,
+            }],
             protocol: "tcp",
             node_ports: false,
         };
@@ -129,6 +132,7 @@ impl Contestant {
                     address: NODE,
                     cgroup: &cgroup,
                     cluster: &cluster,
+                    at_driver: false,
                 };
                 let mut started = Daemon::start(sandbox, &setting)?;
                 started.wait(&cluster)?;

@@ -38,6 +38,8 @@ pub(crate) struct Setting<'a> {
     /// The node's pods.
     pub(crate) cgroup: &'a Path,
     pub(crate) cluster: &'a Cluster,
+    /// Whether a program takes the place at the uplink's driver.
+    pub(crate) at_driver: bool,
 }
 
 /// Resident memory in KiB.
@@ -68,6 +70,7 @@ impl Daemon {
             .arg("--bpf-root")
             .arg(&pins)
             .args(["--hostname-override", NODE, "--devices", "uplink"])
+            .args(["--xdp", if setting.at_driver { "uplink" } else { "off" }])
             .args(sizes(setting.cluster))
             .env("RUST_LOG", "warn")
             .stdout(output.try_clone()?)

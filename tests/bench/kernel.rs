@@ -42,7 +42,7 @@ struct Mapped<T> {
 }
 
 /// The directory of the pinned maps.
-fn directory(pins: &Path) -> PathBuf {
+pub(crate) fn directory(pins: &Path) -> PathBuf {
     pins.join(format!("v{LAYOUT_VERSION}/maps"))
 }
 

@@ -6,15 +6,19 @@
 mod api;
 mod cluster;
 mod clusterip;
+mod cost;
 mod daemon;
+mod frames;
 mod kernel;
 mod namespace;
+mod nodeport;
 mod objects;
 mod programming;
 mod report;
 mod rules;
 mod sandbox;
 mod traffic;
+mod xdp;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -61,6 +65,10 @@ enum What {
 enum Section {
     /// Connections of pods to cluster IPs: rates and throughput against no service at all, nftables and iptables.
     Clusterip,
+    /// Packets from outside to a node port whose backend is on another node, against nftables, iptables and a reflector.
+    Nodeport,
+    /// Nanoseconds a packet, for each way through the programs.
+    Cost,
     /// The daemon: from a list or an event of the API to the maps; its memory, and that of the maps.
     Programming,
 }
@@ -108,7 +116,12 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 fn measure_l4(sandbox: &Sandbox, sections: &[Section], quick: bool) -> Result<Report> {
-    let all = [Section::Clusterip, Section::Programming];
+    let all = [
+        Section::Clusterip,
+        Section::Nodeport,
+        Section::Cost,
+        Section::Programming,
+    ];
     let sections = if sections.is_empty() { &all } else { sections };
     let mut report = Report::new();
     for section in sections {
@@ -116,6 +129,8 @@ fn measure_l4(sandbox: &Sandbox, sections: &[Section], quick: bool) -> Result<Re
         eprintln!("measure: {section:?}");
         let tables = match section {
             Section::Clusterip => clusterip::measure(sandbox, quick)?,
+            Section::Nodeport => nodeport::measure(sandbox, quick)?,
+            Section::Cost => cost::measure(sandbox, quick)?,
             Section::Programming => programming::measure(sandbox, quick)?,
         };
         eprintln!(

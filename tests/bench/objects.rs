@@ -3,19 +3,27 @@
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
-/// A cluster of Services that are all alike. One of them is real: its endpoints answer.
+/// A cluster of Services that are all alike, but that some, in the middle of all lists, are real: their endpoints answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Cluster {
     /// How many Services there are.
     pub(crate) services: u32,
     /// How many endpoints each has.
     pub(crate) endpoints: u32,
-    /// The addresses of the real one's endpoints, which are in the middle of all lists.
-    pub(crate) real: Vec<Ipv4Addr>,
+    /// The real ones.
+    pub(crate) real: Vec<Real>,
     /// The protocol, in lower case.
     pub(crate) protocol: &'static str,
     /// Whether each Service also has a node port.
     pub(crate) node_ports: bool,
+}
+
+/// What is known of a real Service: its endpoints, as many as all have.
+#[derive(Clone, Debug)]
+pub(crate) struct Real {
+    pub(crate) endpoints: Vec<Ipv4Addr>,
+    /// Whether they are on the node that is measured.
+    pub(crate) are_here: bool,
 }
 
 /// The port of every cluster IP.
@@ -31,9 +39,14 @@ const NODES: u32 = 100;
 const FIRST_NODE_PORT: u32 = 30_000;
 
 impl Cluster {
-    /// The number of the real Service.
+    /// The number of the first real Service; the others follow.
     pub(crate) fn real(&self) -> u32 {
         self.services / 2
+    }
+
+    fn find_real(&self, service: u32) -> Option<&Real> {
+        let index = service.checked_sub(self.real())?;
+        self.real.get(index as usize)
     }
 
     pub(crate) fn namespace(&self, service: u32) -> String {
@@ -55,8 +68,8 @@ impl Cluster {
 
     /// The addresses of a Service's endpoints.
     pub(crate) fn endpoints(&self, service: u32) -> Vec<Ipv4Addr> {
-        if service == self.real() && !self.real.is_empty() {
-            return self.real.clone();
+        if let Some(real) = self.find_real(service) {
+            return real.endpoints.clone();
         }
         let first =
             u32::from(Ipv4Addr::new(10, 128, 0, 1)) + service * self.endpoints.next_power_of_two();
@@ -119,8 +132,10 @@ impl Cluster {
         let mut endpoints = String::new();
         for (number, ip) in (0..).zip(self.endpoints(service)) {
             let comma = if number == 0 { "" } else { "," };
-            // The real Service's endpoints answer only where they are: where they are is up to whoever made them.
-            let node = 1 + (service * self.endpoints + number) % (NODES - 1);
+            let node = match self.find_real(service) {
+                Some(real) if real.are_here => 0,
+                _ => 1 + (service * self.endpoints + number) % (NODES - 1),
+            };
             let (pod, is_ready) = (uid(service, number + 2), number < ready);
             // Writing to a string cannot fail.
             write!(

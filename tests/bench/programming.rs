@@ -97,6 +97,7 @@ fn measure_size(sandbox: &Sandbox, services: u32, scale: &Scale) -> Result<Figur
             address: ADDRESS,
             cgroup: &cgroup,
             cluster: &cluster,
+            at_driver: false,
         };
         let mut daemon = Daemon::start(sandbox, &setting)?;
         let (maps, done) = daemon.wait(&cluster)?;

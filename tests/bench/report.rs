@@ -59,6 +59,14 @@ impl Figure {
         self.sorted.get(at).copied().unwrap_or(f64::NAN)
     }
 
+    /// The samples in the middle, without as many of the least as of the greatest.
+    pub(crate) fn within(mut self, share: f64) -> Self {
+        let outside = (self.sorted.len() as f64 * (1.0 - share) / 2.0).round() as usize;
+        self.sorted.truncate(self.sorted.len() - outside);
+        self.sorted.drain(..outside);
+        self
+    }
+
     pub(crate) fn median(&self) -> f64 {
         self.quantile(0.5)
     }
