@@ -70,6 +70,11 @@ pub(crate) const GENERATION: u32 = 7;
 impl Dataplane {
     /// Loads the programs, with small maps.
     pub(crate) fn load() -> Result<Self> {
+        Self::load_with_room_for(16384)
+    }
+
+    /// Loads the programs, with small maps, and one of so many entries for connections.
+    pub(crate) fn load_with_room_for(connections: u32) -> Result<Self> {
         let mut loader = EbpfLoader::new();
         for (name, size) in [
             (maps::FRONTENDS, 256),
@@ -77,7 +82,7 @@ impl Dataplane {
             (maps::STATS, 256),
             (maps::SLOTS, 1024),
             (maps::BACKENDS, 256),
-            (maps::CONNTRACK, 16384),
+            (maps::CONNTRACK, connections),
             (maps::SOCKETS, 4096),
             (maps::AFFINITY, 4096),
         ] {

@@ -1,6 +1,7 @@
 //! System calls of real sockets under the cgroup hooks: what a program sees when it talks to a service.
 
 mod affinity;
+mod collisions;
 mod marks;
 mod ranges;
 mod unallocated;

@@ -4,6 +4,7 @@
 
 mod affinity;
 mod cases;
+mod collisions;
 mod cost;
 mod drops;
 mod eviction;
@@ -13,6 +14,7 @@ mod maglev;
 mod migration;
 mod orphans;
 mod pods;
+mod pressure;
 mod ranges;
 mod unallocated;
 mod world;

@@ -148,6 +148,14 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn create(addresses: Addresses, protocol: Protocol) -> Result<Self> {
+        Self::create_with(Dataplane::load()?, addresses, protocol)
+    }
+
+    pub(super) fn create_with(
+        dataplane: Dataplane,
+        addresses: Addresses,
+        protocol: Protocol,
+    ) -> Result<Self> {
         let namespace = Namespace::create()?;
         namespace.ip("link add uplink type veth peer name wire
              link set uplink address 02:00:00:00:00:01
@@ -167,7 +175,7 @@ impl World {
         namespace.set("ipv6/conf/all/forwarding", "1")?;
         let uplink = namespace.index("uplink")?;
         let mut world = Self {
-            dataplane: Dataplane::load()?,
+            dataplane,
             namespace,
             uplink,
             addresses,
