@@ -4,10 +4,12 @@ use std::io::{self, Write};
 
 use clap::Args;
 use dataplane_ebpf::abi::Backend;
+use dataplane_ebpf::addr::{Addr, Port, Protocol};
 use serde::Serialize;
 
 use super::filter::ServiceFilter;
 use super::table::Columns;
+use super::text::Shown;
 use super::{Common, View, filter, text};
 use crate::pinned::{Error, Pinned};
 
@@ -36,9 +38,9 @@ struct Entry {
     /// Nothing for a backend that was taken away and whose id waits to be used again.
     service_id: Option<u32>,
     service: Option<String>,
-    address: String,
+    address: Shown<Addr>,
     port: u16,
-    protocol: String,
+    protocol: Shown<Protocol>,
     /// On this node.
     local: bool,
     serving: bool,
@@ -73,9 +75,9 @@ fn entry(id: u32, backend: &Backend, service_id: Option<u32>, name: Option<&Stri
         id,
         service_id,
         service: name.cloned(),
-        address: backend.address.to_string(),
+        address: Shown(backend.address),
         port: backend.port.number(),
-        protocol: backend.protocol.to_string(),
+        protocol: Shown(backend.protocol),
         local: has(Backend::LOCAL),
         serving: has(Backend::SERVING),
         in_cluster_run: has(Backend::IN_CLUSTER_RUN),
@@ -104,7 +106,7 @@ impl View for Backends {
             columns.row([
                 entry.id.to_string(),
                 entry.service_text(),
-                text::endpoint(&entry.address, entry.port, &entry.protocol),
+                entry.address_text(),
                 text::yes(entry.local),
                 text::yes(entry.serving),
                 text::yes(entry.in_cluster_run),
@@ -117,6 +119,11 @@ impl View for Backends {
 }
 
 impl Entry {
+    fn address_text(&self) -> String {
+        let socket = text::socket(self.address.0, Port::new(self.port));
+        format!("{socket}/{}", self.protocol)
+    }
+
     fn service_text(&self) -> String {
         match self.service_id {
             Some(id) => text::service(self.service.as_deref(), id),

@@ -64,6 +64,8 @@ struct Entry {
     /// Seconds since either side sent a packet.
     idle_seconds: u64,
     remote: bool,
+    /// Its backend is gone; it is reset when what asks for an answer gets none.
+    orphaned: bool,
     direct_server_return: bool,
     client_flags: Vec<&'static str>,
     /// Nothing if the other direction's entry is not there.
@@ -146,6 +148,7 @@ fn entry(
         backend_state: state(maps, connection)?,
         idle_seconds: ages.map(|one| clock::age(one.seen, now)).min().unwrap_or(0),
         remote: has(Connection::REMOTE),
+        orphaned: has(Connection::ORPHANED),
         direct_server_return: has(Connection::DSR),
         client_flags: closing(connection),
         backend_flags: reply.as_ref().map(closing),
@@ -223,6 +226,9 @@ impl View for Connections {
 impl Entry {
     fn flags(&self) -> String {
         let mut flags = Vec::new();
+        if self.orphaned {
+            flags.push("orphaned".to_owned());
+        }
         if self.direct_server_return {
             flags.push("dsr".to_owned());
         }

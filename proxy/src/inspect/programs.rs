@@ -16,6 +16,8 @@ use crate::sys::{self, LinkTarget};
 
 /// How many cgroups are looked at to find one by its id. A node with more than that shows the id.
 const CGROUPS: usize = 10_000;
+/// How many places of a program are named.
+const NAMED: usize = 4;
 
 /// A program that is attached somewhere.
 #[derive(Debug, Serialize)]
@@ -30,7 +32,24 @@ pub(super) struct Attached {
     pub(super) verified_instructions: Option<u32>,
 }
 
-/// Everything that is attached by what `directory` records.
+impl Attached {
+    pub(super) fn is_same_program(&self, other: &Self) -> bool {
+        (&self.program, self.by) == (&other.program, other.by)
+    }
+}
+
+/// Where `attached`, which are of one program, are attached. A node has two for each pod, so not all are named.
+pub(super) fn targets(attached: &[Attached]) -> String {
+    let names = attached.iter().take(NAMED);
+    let names = names.map(|one| one.target.as_deref().unwrap_or("(gone)"));
+    let names = names.collect::<Vec<_>>().join(", ");
+    match attached.len().saturating_sub(NAMED) {
+        0 => names,
+        more => format!("{names} and {more} more"),
+    }
+}
+
+/// Everything that is attached by what `directory` records, in order of programs.
 pub(super) fn attached(directory: &PinDirectory) -> Result<Vec<Attached>, Error> {
     let programs: HashMap<u32, ProgramInfo> = loaded_programs()
         .flatten()
@@ -43,6 +62,7 @@ pub(super) fn attached(directory: &PinDirectory) -> Result<Vec<Attached>, Error>
     for pin in directory.list("filters")? {
         all.extend(filter(&pin));
     }
+    all.sort_by(|a, b| (&a.program, a.by).cmp(&(&b.program, b.by)));
     Ok(all)
 }
 
@@ -62,11 +82,11 @@ fn link(pin: &Path, programs: &HashMap<u32, ProgramInfo>) -> Result<Attached, Er
     })
 }
 
-/// A filter is recorded as the side of a device, which tells its program but for those towards pods.
+/// A filter is recorded by the name of its program, which is that of a side of a device, and the device's index.
 fn filter(pin: &Path) -> Option<Attached> {
-    let (side, device) = pin.file_name()?.to_str()?.split_once('-')?;
+    let (program, device) = pin.file_name()?.to_str()?.split_once('-')?;
     Some(Attached {
-        program: side.to_owned(),
+        program: program.to_owned(),
         target: device.parse().ok().and_then(device_if_there),
         by: "filter",
         verified_instructions: None,

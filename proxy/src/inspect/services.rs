@@ -6,11 +6,12 @@ use std::io::{self, Write};
 
 use clap::Args;
 use dataplane_ebpf::abi::{Frontend, FrontendKey, Kind, NodePortKey, Run, Service, Stats};
-use dataplane_ebpf::addr::Family;
+use dataplane_ebpf::addr::{Addr, Family, Port, Protocol};
 use serde::Serialize;
 
 use super::filter::ServiceFilter;
 use super::table::Columns;
+use super::text::Shown;
 use super::{Common, View, filter, text};
 use crate::pinned::{Error, Pinned, add};
 
@@ -62,11 +63,11 @@ struct Entry {
 #[serde(rename_all = "camelCase")]
 struct Address {
     kind: &'static str,
-    family: String,
+    family: Shown<Family>,
     /// Nothing for a node port, which is on all addresses that `status` lists.
-    address: Option<String>,
+    address: Option<Shown<Addr>>,
     port: u16,
-    protocol: String,
+    protocol: Shown<Protocol>,
 }
 
 /// What a new connection gets.
@@ -100,10 +101,7 @@ pub(super) fn look(args: &ServicesArgs) -> Result<Services, Error> {
         services.push(entry(&maps, &slots, id, name, addresses, ranges)?);
     }
     // Those without a name come last.
-    services.sort_unstable_by(|a, b| {
-        let key = |entry: &Entry| (entry.name.is_none(), entry.name.clone(), entry.id);
-        key(a).cmp(&key(b))
-    });
+    services.sort_unstable_by(|a, b| a.place().cmp(&b.place()));
     Ok(Services { services })
 }
 
@@ -131,20 +129,20 @@ fn frontends(
 fn address(key: FrontendKey, kind: Kind) -> Address {
     Address {
         kind: text::kind(kind),
-        family: Family::of(key.address).to_string(),
-        address: Some(key.address.to_string()),
+        family: Shown(Family::of(key.address)),
+        address: Some(Shown(key.address)),
         port: key.port.number(),
-        protocol: key.protocol.to_string(),
+        protocol: Shown(key.protocol),
     }
 }
 
 fn node_port(key: NodePortKey, kind: Kind) -> Address {
     Address {
         kind: text::kind(kind),
-        family: key.family.to_string(),
+        family: Shown(key.family),
         address: None,
         port: key.port.number(),
-        protocol: key.protocol.to_string(),
+        protocol: Shown(key.protocol),
     }
 }
 
@@ -274,6 +272,11 @@ impl View for Services {
 }
 
 impl Entry {
+    /// Its place in the list.
+    fn place(&self) -> (bool, Option<&str>, u32) {
+        (self.name.is_none(), self.name.as_deref(), self.id)
+    }
+
     /// What differs from a plain service.
     fn options(&self) -> String {
         let mut options = Vec::new();
@@ -305,8 +308,11 @@ impl Entry {
 impl Address {
     fn text(&self) -> String {
         let Self { port, protocol, .. } = self;
-        match &self.address {
-            Some(address) => text::endpoint(address, *port, protocol),
+        match self.address {
+            Some(Shown(address)) => {
+                let socket = text::socket(address, Port::new(*port));
+                format!("{socket}/{protocol}")
+            }
             None => format!("<node {}>:{port}/{protocol}", self.family),
         }
     }

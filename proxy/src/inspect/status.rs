@@ -186,17 +186,14 @@ impl View for Status {
         self.node.write(out)?;
         writeln!(out, "drops      {} (see portolan-proxy drops)", self.drops)?;
         writeln!(out)?;
-        let mut columns = Columns::new(&["PROGRAM", "ATTACHED TO", "BY", "INSTRUCTIONS"]);
-        for attached in &self.programs {
-            let verified = attached.verified_instructions;
+        let mut columns = Columns::new(&["PROGRAM", "BY", "INSTRUCTIONS", "ATTACHED TO"]);
+        for same in self.programs.chunk_by(Attached::is_same_program) {
+            let verified = same[0].verified_instructions;
             columns.row([
-                attached.program.clone(),
-                attached
-                    .target
-                    .clone()
-                    .unwrap_or_else(|| "(gone)".to_owned()),
-                attached.by.to_owned(),
+                same[0].program.clone(),
+                same[0].by.to_owned(),
                 verified.map(|count| count.to_string()).unwrap_or_default(),
+                programs::targets(same),
             ]);
         }
         columns.write(out)?;

@@ -6,46 +6,52 @@ use std::io::{self, Write};
 /// What parts two columns.
 const GAP: &str = "   ";
 
+/// What parts two cells before their widths are known; no cell has it.
+const MARK: char = '\t';
+
 /// Rows of text under a header.
 pub(super) struct Columns {
-    rows: Vec<Vec<String>>,
+    /// All rows, each with a mark after each cell and a line's end. One piece of memory, for there may be many rows.
+    rows: String,
+    widths: Vec<usize>,
 }
 
 impl Columns {
     /// Nothing but the header.
     pub(super) fn new(header: &[&str]) -> Self {
-        Self {
-            rows: vec![header.iter().map(ToString::to_string).collect()],
-        }
+        let mut columns = Self {
+            rows: String::new(),
+            widths: Vec::new(),
+        };
+        columns.row(header.iter().map(ToString::to_string));
+        columns
     }
 
     /// Adds a row.
     pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().collect());
+        for (column, cell) in cells.into_iter().enumerate() {
+            self.widths.resize(self.widths.len().max(column + 1), 0);
+            let width = &mut self.widths[column];
+            *width = cell.chars().count().max(*width);
+            // A name that the daemon did not write may hold anything.
+            let breaks = |character: char| character.is_control();
+            self.rows.push_str(&cell.replace(breaks, " "));
+            self.rows.push(MARK);
+        }
+        self.rows.push('\n');
     }
 
     /// Writes all rows. Spaces end no line.
     pub(super) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
-        let widths = self.widths();
-        for row in &self.rows {
-            let mut line = String::new();
-            for (cell, width) in row.iter().zip(&widths) {
+        let mut line = String::new();
+        for row in self.rows.lines() {
+            line.clear();
+            for (cell, width) in row.split(MARK).zip(&self.widths) {
                 line.push_str(&format!("{cell:width$}{GAP}"));
             }
             writeln!(out, "{}", line.trim_end())?;
         }
         Ok(())
-    }
-
-    fn widths(&self) -> Vec<usize> {
-        let mut widths = Vec::new();
-        for row in &self.rows {
-            widths.resize(row.len().max(widths.len()), 0);
-            for (width, cell) in widths.iter_mut().zip(row) {
-                *width = cell.chars().count().max(*width);
-            }
-        }
-        widths
     }
 }
 

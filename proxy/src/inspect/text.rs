@@ -1,10 +1,28 @@
 //! How values of the maps are called, in text and in JSON alike.
 
+use std::fmt;
 use std::net::SocketAddr;
 
 use dataplane_ebpf::abi::{Kind, Run, SourceRange};
 use dataplane_ebpf::addr::{Addr, Port};
 use nix::net::if_::if_indextoname;
+use serde::{Serialize, Serializer};
+
+/// A value that JSON has as its text, without a copy of the text for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Shown<T>(pub(super) T);
+
+impl<T: fmt::Display> Serialize for Shown<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+impl<T: fmt::Display> fmt::Display for Shown<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// How a service was addressed.
 pub(super) fn kind(kind: Kind) -> &'static str {

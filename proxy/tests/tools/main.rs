@@ -5,6 +5,7 @@ mod node;
 mod trace;
 
 use std::path::Path;
+use std::time::Instant;
 
 use dataplane_ebpf::abi::{Backend, Connection, DropRecord, Kind, Run, Service, Stats, maps};
 use dataplane_ebpf::addr::{Addr, Port, Protocol};
@@ -321,6 +322,46 @@ fn what_the_programs_count_is_in_the_metrics() {
             .encode()
             .contains("kubeproxy_")
     );
+}
+
+#[test]
+fn fifty_thousand_services_are_read_in_little_memory() {
+    const SERVICES: u32 = 50_000;
+    if !is_root() {
+        return;
+    }
+    let mut node = Node::new(&[(maps::FRONTENDS, 1 << 17)]);
+    for id in 0..SERVICES {
+        let address = format!("10.96.{}.{}", id >> 8, id & 0xff);
+        node.add_service(id, &format!("default/service-{id}:http"), &[id], &[]);
+        node.add_backend(id, id, &address, Backend::SERVING);
+        node.add_frontend(id, &address, 80, Kind::CLUSTER_IP);
+        node.add_frontend(0, &address, 0, Kind::ADDRESS);
+    }
+    for (arguments, lines) in [
+        (&["services"][..], 50_001),
+        (&["backends"], 50_001),
+        (&["services", "default/service-49999"], 2),
+        (&["status"], 0),
+        (&["trace", "203.0.113.9:1", "10.96.0.7:80"], 0),
+    ] {
+        let start = Instant::now();
+        let output = node.run(arguments);
+        println!("{arguments:?} took {:?}", start.elapsed());
+        let found = output.stdout.iter().filter(|byte| **byte == b'\n').count();
+        assert!(lines == 0 || lines == found, "{output:?}");
+    }
+    let (document, _) = node.json(&["services"]);
+    assert_eq!(
+        document["services"].as_array().unwrap().len(),
+        SERVICES as usize
+    );
+    let start = Instant::now();
+    let counters = KernelCounters::new(node.root.clone(), 1000);
+    let text = Metrics::with_counters(counters).encode();
+    println!("metrics took {:?}", start.elapsed());
+    let series = text.matches("portolan_service_connections_total{").count();
+    assert_eq!(series, 1001);
 }
 
 #[test]

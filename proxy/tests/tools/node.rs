@@ -214,9 +214,15 @@ impl Drop for Node {
     }
 }
 
-/// Runs the program on what is pinned under `root`.
+/// How much memory a command may use, in KiB.
+const MEMORY: &str = "65536";
+
+/// Runs the program on what is pinned under `root`. It has little memory: an operator needs it when a node is in trouble.
 pub(crate) fn run(root: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_portolan-proxy"))
+    Command::new("sh")
+        .arg("-c")
+        .arg(format!("ulimit -d {MEMORY} && exec \"$0\" \"$@\""))
+        .arg(env!("CARGO_BIN_EXE_portolan-proxy"))
         .args(arguments)
         .arg("--bpf-root")
         .arg(root)

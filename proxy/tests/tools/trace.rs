@@ -330,6 +330,13 @@ fn a_tracked_connection_is_traced_as_the_programs_treat_it() {
         world.change_backend(first, |backend| backend.generation += 1);
         let said = world.check(Hook::Ingress, &flow);
         assert_eq!(said["tracked"]["course"], "begin");
+
+        let mut connections = world.node.hash::<Flow, Connection>(maps::CONNTRACK);
+        let mut foreign = connections.get(&flow, 0).unwrap();
+        foreign.flags = Connection::FOREIGN;
+        connections.insert(flow, foreign, 0).unwrap();
+        let said = world.check(Hook::Ingress, &flow);
+        assert_eq!(said["tracked"]["course"], "foreign");
     });
 }
 

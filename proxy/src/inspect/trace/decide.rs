@@ -56,7 +56,7 @@ pub(super) struct Tracked {
 /// What becomes of a packet that has an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Course {
-    /// It belongs to another proxy's connection.
+    /// It begins a connection, where those before it belonged to another proxy's.
     Foreign,
     /// It is a reply, and is translated here or where it leaves the node's stack.
     Reply,
@@ -187,18 +187,14 @@ fn packet(maps: &impl Snapshot, flow: &Flow, asker: Asker) -> Result<Decision, E
     let tracked = resume(maps, flow)?;
     let course = tracked.map_or(Course::Begin, |tracked| tracked.course);
     let opened = match course {
-        Course::Foreign | Course::Reply | Course::Continue => None,
-        Course::Begin | Course::Move => Some(open(maps, flow, asker)?),
+        Course::Reply | Course::Continue => None,
+        Course::Foreign | Course::Begin | Course::Move => Some(open(maps, flow, asker)?),
     };
     let Some(mut decision) = opened else {
         let rule = find(maps, flow, asker)?;
-        let verdict = match course {
-            Course::Foreign => Verdict::LeftAlone,
-            _ => Verdict::Tracked,
-        };
         return Ok(Decision {
             tracked,
-            verdict,
+            verdict: Verdict::Tracked,
             ..Decision::without_service(asker, rule)
         });
     };

@@ -413,5 +413,7 @@ fn a_tracked_connection_goes_on_unless_it_is_over_or_its_backend_gone() {
         ..connection
     };
     fake.connections.insert(client, foreign);
-    check(&fake, &client, OutsidePacket, Verdict::LeftAlone);
+    assert_eq!(course(&fake, &client), Some(Course::Foreign));
+    let begun = decided(&fake, &client, OutsidePacket).verdict;
+    assert!(matches!(begun, Verdict::Backend(_)), "{begun:?}");
 }
