@@ -60,6 +60,10 @@ pub mod maps {
     /// Mappable array of `u32` by backend id: not zero once a connected UDP socket got that backend. The kernel sets it,
     /// the daemon clears it before the id is given out.
     pub const UDP_CONNECTED: &str = "UDP_CONNECTED";
+    /// Hash [`BackendKey`](super::BackendKey) → `u32` backend id: the backends on this node whose services have
+    /// [`Service::DSR`](super::Service::DSR). The daemon writes: after the backend's line and before the frontends, and
+    /// takes away before the backend's id is quarantined.
+    pub const LOCAL_BACKENDS: &str = "LOCAL_BACKENDS";
     /// Hash device index → [`Mac`](super::Mac): the devices on which the program for drivers runs, with their addresses.
     /// The daemon writes: after it has attached the program to a device, and before it detaches it.
     pub const XDP_DEVICES: &str = "XDP_DEVICES";
@@ -84,6 +88,8 @@ pub mod maps {
     pub const SOCKETS_SIZE: u32 = 1 << 15;
     /// Entries of `RECENT_DROPS`, on each CPU.
     pub const RECENT_DROPS_SIZE: u32 = 64;
+    /// Entries of `LOCAL_BACKENDS`.
+    pub const LOCAL_BACKENDS_SIZE: u32 = 1 << 12;
     /// Entries of `XDP_DEVICES`.
     pub const XDP_DEVICES_SIZE: u32 = 1 << 6;
     /// Entries of `SOURCE_RANGES`.
@@ -460,10 +466,17 @@ impl Connection {
         self.to.reversed()
     }
 
-    /// Whether a TCP connection with these flags of its two directions is over.
+    /// Whether a TCP connection with these flags of its two directions is over. Of one whose backend answers the client
+    /// itself, a node sees only one direction's end.
     #[inline(always)]
     pub const fn is_over(one: u32, other: u32) -> bool {
-        (one | other) & Self::RST != 0 || one & other & Self::FIN != 0
+        let both = one | other;
+        let fin = if both & Self::DSR != 0 {
+            both
+        } else {
+            one & other
+        };
+        both & Self::RST != 0 || fin & Self::FIN != 0
     }
 }
 
@@ -673,6 +686,35 @@ pub struct DropRecord {
     pub device: u32,
 }
 
+/// Key of `LOCAL_BACKENDS`: where a service's backend listens.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BackendKey {
+    /// The service's id.
+    pub service: u32,
+    /// The backend's address.
+    pub address: Addr,
+    /// The backend's port.
+    pub port: Port,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    padding: u8,
+}
+
+impl BackendKey {
+    /// The key of the backend of `service` at `address` and `port`.
+    #[inline(always)]
+    pub const fn new(service: u32, address: Addr, port: Port, protocol: Protocol) -> Self {
+        Self {
+            service,
+            address,
+            port,
+            protocol,
+            padding: 0,
+        }
+    }
+}
+
 /// Value of `XDP_DEVICES`: a device's Ethernet address. Three words in network order, so that comparing takes no call.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -759,6 +801,7 @@ const _: () = {
     assert!(size_of::<FragmentKey>() == 40);
     assert!(size_of::<FragmentPorts>() == 4);
     assert!(size_of::<DropRecord>() == 56);
+    assert!(size_of::<BackendKey>() == 24);
     assert!(size_of::<Mac>() == 8);
     assert!(size_of::<Name>() == 192);
 };
@@ -767,9 +810,9 @@ const _: () = {
 #[cfg(not(target_arch = "bpf"))]
 mod pod {
     use super::{
-        Affinity, AffinityKey, Backend, Connection, DropRecord, FragmentKey, FragmentPorts,
-        Frontend, FrontendKey, Mac, Name, Node, NodeAddress, NodePortKey, Peer, Prefix, Service,
-        SocketKey, SourceRange, Stats,
+        Affinity, AffinityKey, Backend, BackendKey, Connection, DropRecord, FragmentKey,
+        FragmentPorts, Frontend, FrontendKey, Mac, Name, Node, NodeAddress, NodePortKey, Peer,
+        Prefix, Service, SocketKey, SourceRange, Stats,
     };
     use crate::{addr::Addr, flow::Flow};
 
@@ -804,6 +847,7 @@ mod pod {
         FragmentKey,
         FragmentPorts,
         DropRecord,
+        BackendKey,
         Mac,
         Name
     );
@@ -869,6 +913,8 @@ mod tests {
         assert!(!Connection::is_over(fin, 0));
         assert!(!Connection::is_over(0, fin));
         assert!(Connection::is_over(fin, fin));
+        assert!(Connection::is_over(fin | Connection::DSR, Connection::DSR));
+        assert!(!Connection::is_over(Connection::DSR, Connection::DSR));
         assert!(Connection::is_over(rst, 0));
         assert!(Connection::is_over(0, rst));
     }

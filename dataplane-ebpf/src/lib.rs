@@ -1,8 +1,8 @@
 //! What runs in the kernel, and what kernel and daemon agree on.
 //!
 //! The library part (this crate, `no_std`) holds everything that needs no kernel: the layouts of the maps ([`abi`]),
-//! addresses ([`addr`]), flows ([`flow`]), checksums ([`checksum`]), Maglev tables ([`maglev`]) and the reasons to drop a
-//! packet ([`mod@drop`]). The program part (`src/main.rs` and `src/bpf`) is compiled for BPF by `build.rs`; user space
+//! addresses ([`addr`]), flows ([`flow`]), checksums ([`checksum`]), Maglev tables ([`maglev`]), what nodes tell each other
+//! ([`dsr`]) and the reasons to drop a packet ([`mod@drop`]). The program part (`src/main.rs` and `src/bpf`) is compiled for BPF by `build.rs`; user space
 //! finds it here as [`OBJECT`].
 //!
 //! # The hooks
@@ -28,7 +28,8 @@
 //! `SLOTS` and the backend from `BACKENDS`, and records both directions in `CONNTRACK`. A backend on this node gets
 //! the packet with the client's address kept, straight to its pod's device or, if it is a process of the node, by the
 //! stack; `pod_ingress` or `egress` translates its reply. A backend on another node gets it with this node's address as
-//! source, and the reply comes back through `ingress`. A pod's request is translated by `pod_ingress` and then goes the
+//! source, and the reply comes back through `ingress`; or, if its service wants that ([`abi::Service::DSR`]), with the
+//! client's address and the service's in an option ([`dsr`]), and answers the client from its own node. A pod's request is translated by `pod_ingress` and then goes the
 //! way of all its packets, through the node's stack; its reply is translated by `egress` where it reaches the pod's
 //! device. The next packet finds its connection at the first look-up. A packet that nothing matches is none of our
 //! business and goes on as if we were not there.
@@ -42,6 +43,7 @@ pub mod abi;
 pub mod addr;
 pub mod checksum;
 pub mod drop;
+pub mod dsr;
 pub mod flow;
 pub mod maglev;
 

@@ -12,8 +12,9 @@ use aya::programs::{
 };
 use aya::{Ebpf, EbpfLoader, Pod};
 use dataplane_ebpf::abi::{
-    Affinity, AffinityKey, Backend, Connection, DropRecord, Frontend, FrontendKey, Kind, Mac, Node,
-    NodeAddress, NodePortKey, Peer, Run, Service, SocketKey, SourceRange, Stats, maps,
+    Affinity, AffinityKey, Backend, BackendKey, Connection, DropRecord, Frontend, FrontendKey,
+    Kind, Mac, Node, NodeAddress, NodePortKey, Peer, Run, Service, SocketKey, SourceRange, Stats,
+    maps,
 };
 use dataplane_ebpf::addr::{Addr, Family, Port, Protocol};
 use dataplane_ebpf::drop::Drop;
@@ -357,6 +358,14 @@ impl Dataplane {
         };
         self.array(maps::BACKENDS)?.set(id, backend, 0)?;
         Ok(())
+    }
+
+    /// Makes a backend on this node one that service `id`, to which it belongs from now on, may be told of by other nodes.
+    pub(crate) fn add_local_backend(&mut self, id: u32, backend: u32) -> Result<()> {
+        self.change_backend(backend, |backend| backend.service = id)?;
+        let line = self.array::<Backend>(maps::BACKENDS)?.get(&backend, 0)?;
+        let key = BackendKey::new(id, line.address, line.port, line.protocol);
+        Ok(self.hash(maps::LOCAL_BACKENDS)?.insert(key, backend, 0)?)
     }
 
     /// The entry of one direction of a connection.

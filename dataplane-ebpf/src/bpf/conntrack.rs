@@ -140,11 +140,15 @@ pub(crate) fn take_up(work: &mut Work, known: &mut Connection) {
 /// as this direction's entry lives. Looked for at the first packet of each moment only.
 #[inline(always)]
 fn restore_partner(work: &mut Work) {
+    if work.connection.flags & (Connection::DSR | Connection::REMOTE) == Connection::DSR {
+        // Only the node that the client's packets enter by knows what it would have to be.
+        return;
+    }
     work.reply_flow = work.connection.partner();
     if find(&work.reply_flow).is_some() {
         return;
     }
-    let sides = Connection::REPLY | Connection::REMOTE | Connection::FROM_POD;
+    let sides = Connection::REPLY | Connection::REMOTE | Connection::FROM_POD | Connection::DSR;
     work.reply = Connection {
         to: work.packet.flow.reversed(),
         flags: work.connection.flags & sides ^ Connection::REPLY,
@@ -186,7 +190,8 @@ fn tcp_course(
 /// A bare acknowledgment asks for nothing, and an answer to an earlier packet may well be older than it.
 #[inline(always)]
 fn orphan_course(packet: &Packet, connection: &mut Connection) -> Result<Course, Drop> {
-    if !packet.asks() {
+    // Answers that go to the client straight are not seen here.
+    if !packet.asks() || connection.flags & Connection::DSR != 0 {
         return Ok(Course::Continue);
     }
     let is_first = connection.flags & Connection::ORPHANED == 0;
@@ -223,9 +228,13 @@ fn udp_course(connection: &Connection, standing: Standing) -> Course {
 /// Whether neither direction was used for long.
 #[inline(always)]
 fn is_idle(connection: &Connection) -> bool {
-    let is_old = |seen: u32| now().wrapping_sub(seen) > UDP_IDLE;
-    is_old(connection.seen)
-        && find(&connection.partner()).is_none_or(|partner| is_old(partner.seen))
+    is_unused(connection) && find(&connection.partner()).is_none_or(|partner| is_unused(partner))
+}
+
+/// Whether this direction was not used for long.
+#[inline(always)]
+pub(crate) fn is_unused(connection: &Connection) -> bool {
+    now().wrapping_sub(connection.seen) > UDP_IDLE
 }
 
 #[inline(always)]

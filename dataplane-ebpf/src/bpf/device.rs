@@ -2,12 +2,12 @@
 
 use super::client::Sender;
 use super::conntrack::{self, Course};
-use super::forward::{self, Hop, Route};
+use super::forward::{self, Hop};
 use super::icmp::{self, Outcome, Side};
 use super::maps::NODE;
 use super::parse::{self, Packet};
 use super::work::Work;
-use super::{fragment, nat, reject, rewrite, service, stats};
+use super::{dsr, fragment, nat, reject, rewrite, service, stats};
 use aya_ebpf::bindings::TC_ACT_SHOT;
 use aya_ebpf::programs::TcContext;
 use dataplane_ebpf::abi::{Connection, Frontend, Origin};
@@ -25,6 +25,9 @@ const DROPPED: i32 = 100;
 
 /// Not a verdict of the kernel's: the packet belongs to the work's connection.
 const OURS: i32 = 103;
+
+/// Not a verdict of the kernel's: another node tells of the packet's connection in it.
+const TOLD: i32 = 104;
 
 /// Not a verdict of the kernel's: the packet is neither TCP nor UDP, so it may be an ICMP error about one that is.
 const OTHER: i32 = 101;
@@ -51,7 +54,10 @@ pub(crate) fn pod_ingress(ctx: &TcContext) -> i32 {
 
 #[inline(always)]
 fn arrive(ctx: &TcContext, origin: Origin, side: Side) -> i32 {
-    let verdict = from_device(ctx, origin);
+    let verdict = match from_device(ctx, origin) {
+        TOLD => hear(ctx),
+        verdict => verdict,
+    };
     let is_other = verdict == OTHER;
     let verdict = match verdict {
         OURS => go_on(ctx),
@@ -125,6 +131,13 @@ fn from_device(ctx: &TcContext, origin: Origin) -> i32 {
     settle(try_from_device(ctx, origin))
 }
 
+/// Packets in which another node tells of their connection.
+#[inline(never)]
+fn hear(ctx: &TcContext) -> i32 {
+    let heard = Work::get().and_then(|work| dsr::hear(ctx, work));
+    settle(heard.map(|heard| if heard { OURS } else { PASS }))
+}
+
 /// Sends a packet, whose connection is found, on its way.
 #[inline(never)]
 fn go_on(ctx: &TcContext) -> i32 {
@@ -172,10 +185,13 @@ fn try_from_device(ctx: &TcContext, origin: Origin) -> Result<i32, Drop> {
         return Ok(OTHER);
     };
     let work = Work::begin(packet)?;
+    if origin == Origin::Outside && dsr::is_told(ctx, &work.packet) {
+        return Ok(TOLD);
+    }
     if !fragment::recall(&mut work.packet) {
         return lone_piece(&work.packet);
     }
-    if find_connection(work, origin)? {
+    if find_connection(ctx, work, origin)? {
         Ok(OURS)
     } else {
         Ok(PASS)
@@ -193,21 +209,16 @@ fn try_go_on(ctx: &TcContext) -> Result<i32, Drop> {
 /// Takes the work's packet where its connection goes.
 #[inline(always)]
 fn carry(ctx: &TcContext, work: &mut Work) -> Result<i32, Drop> {
-    let Work {
-        packet,
-        connection,
-        route,
-        ..
-    } = work;
-    let hop = Hop::of(ctx, packet);
-    forward::way(ctx, &hop, connection, &connection.to, route)?;
-    if !route.is_by_stack() {
-        send_on(ctx, packet, connection, route)
+    let hop = Hop::of(ctx, &work.packet);
+    let connection = &work.connection;
+    forward::way(ctx, &hop, connection, &connection.to, &mut work.route)?;
+    if !work.route.is_by_stack() {
+        send_on(ctx, work)
     } else if connection.flags & Connection::REPLY != 0 {
         // It is translated where it leaves the node's stack.
         Ok(PASS)
     } else {
-        hand_over(ctx, packet, connection)
+        hand_over(ctx, &work.packet, connection)
     }
 }
 
@@ -253,7 +264,7 @@ fn lone_piece(packet: &Packet) -> Result<i32, Drop> {
 
 /// Finds or opens the connection that a packet belongs to; `false` if it is none of ours, or another hook's.
 #[inline(always)]
-fn find_connection(work: &mut Work, origin: Origin) -> Result<bool, Drop> {
+fn find_connection(ctx: &TcContext, work: &mut Work, origin: Origin) -> Result<bool, Drop> {
     let course = match conntrack::find(&work.packet.flow) {
         Some(known) => conntrack::resume(work, known, origin)?,
         None => Course::Begin,
@@ -261,8 +272,8 @@ fn find_connection(work: &mut Work, origin: Origin) -> Result<bool, Drop> {
     match course {
         Course::Ignore => Ok(false),
         Course::Continue => Ok(true),
-        Course::Begin => open(work, origin),
-        Course::Move => match open(work, origin) {
+        Course::Begin => open(ctx, work, origin),
+        Course::Move => match open(ctx, work, origin) {
             // With no backend that serves, or none for a new client, a flow keeps the one it has; choosing failed before
             // anything changed.
             Err(Drop::NoBackend | Drop::NoPolicyBackend | Drop::SourceRange) => Ok(true),
@@ -274,7 +285,7 @@ fn find_connection(work: &mut Work, origin: Origin) -> Result<bool, Drop> {
 /// Opens a connection for the first packet of one, or for a later packet whose entry was evicted: the hash chooses the
 /// same backend again as long as the service's backends are the same.
 #[inline(always)]
-fn open(work: &mut Work, origin: Origin) -> Result<bool, Drop> {
+fn open(ctx: &TcContext, work: &mut Work, origin: Origin) -> Result<bool, Drop> {
     let Some(frontend) = frontend(&work.packet.flow)? else {
         return Ok(false);
     };
@@ -288,7 +299,10 @@ fn open(work: &mut Work, origin: Origin) -> Result<bool, Drop> {
         seed: node.seed,
     };
     let choice = service::select(frontend, &sender)?;
-    nat::open(work, &choice, node, origin).inspect_err(|_| stats::count_drop(choice.service))?;
+    if !choice.is_direct || !dsr::open(ctx, work, &choice) {
+        nat::open(work, &choice, node, origin)
+            .inspect_err(|_| stats::count_drop(choice.service))?;
+    }
     stats::count_connection(choice.service);
     Ok(true)
 }
@@ -309,16 +323,21 @@ fn hand_over(ctx: &TcContext, packet: &Packet, connection: &Connection) -> Resul
     Ok(PASS)
 }
 
-/// Translates a packet and sends it to the next hop: a pod, the backend's node, or the client's way back.
+/// Translates the work's packet and sends it to the next hop: a pod, the backend's node, or the client's way back.
 #[inline(always)]
-fn send_on(
-    ctx: &TcContext,
-    packet: &Packet,
-    connection: &Connection,
-    route: &mut Route,
-) -> Result<i32, Drop> {
+fn send_on(ctx: &TcContext, work: &mut Work) -> Result<i32, Drop> {
+    let tells = dsr::is_to_tell(ctx, work);
+    let Work {
+        packet,
+        connection,
+        route,
+        ..
+    } = work;
     rewrite::flow(ctx, packet, &connection.to)?;
     rewrite::decrement_ttl(ctx, packet.is_v4(), packet.ttl)?;
+    if tells {
+        dsr::tell(ctx, packet)?;
+    }
     stats::count_packet(connection.service, ctx.len());
     Ok(forward::send(route))
 }

@@ -109,6 +109,24 @@ pub(crate) fn way(
     }
 }
 
+/// Whether a packet of flow `to` could go on if it had so many bytes more. Asks anew, so `route` stays where it leads.
+#[inline(always)]
+pub(crate) fn has_room(
+    ctx: &TcContext,
+    hop: &Hop,
+    more: u16,
+    to: &Flow,
+    route: &mut Route,
+) -> bool {
+    let Some(length) = hop.length.checked_add(more) else {
+        return false;
+    };
+    // SAFETY: the kernel's context.
+    let device = unsafe { (*ctx.skb.skb).ifindex };
+    hop.length != 0
+        && ask(ctx.as_ptr(), device, to, length, &mut route.lookup) != BPF_FIB_LKUP_RET_FRAG_NEEDED
+}
+
 #[inline(always)]
 fn is_all_by_stack() -> bool {
     NODE.get(0)

@@ -6,8 +6,9 @@ use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use dataplane_ebpf::abi::{
-    Affinity, AffinityKey, Backend, Connection, DropRecord, FragmentKey, FragmentPorts, Frontend,
-    FrontendKey, Mac, Name, Node, NodeAddress, NodePortKey, Peer, Service, SocketKey, Stats, maps,
+    Affinity, AffinityKey, Backend, BackendKey, Connection, DropRecord, FragmentKey, FragmentPorts,
+    Frontend, FrontendKey, Mac, Name, Node, NodeAddress, NodePortKey, Peer, Service, SocketKey,
+    Stats, maps,
 };
 use dataplane_ebpf::addr::Addr;
 use dataplane_ebpf::drop::Drop;
@@ -81,6 +82,10 @@ pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> =
 #[map]
 pub(crate) static UDP_CONNECTED: Array<u32> =
     Array::with_max_entries(maps::BACKENDS_SIZE, BPF_F_MMAPABLE);
+
+#[map]
+pub(crate) static LOCAL_BACKENDS: HashMap<BackendKey, u32> =
+    HashMap::with_max_entries(maps::LOCAL_BACKENDS_SIZE, BPF_F_NO_PREALLOC);
 
 #[map]
 pub(crate) static XDP_DEVICES: HashMap<u32, Mac> =

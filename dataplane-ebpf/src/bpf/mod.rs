@@ -6,6 +6,7 @@ mod affinity;
 mod client;
 mod conntrack;
 mod context;
+mod dsr;
 mod exit;
 mod forward;
 mod fragment;

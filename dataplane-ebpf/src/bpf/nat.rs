@@ -44,6 +44,19 @@ pub(crate) fn open(
     } else {
         node_source(choice, node)?
     };
+    draft(work, choice, source, flags);
+    reserve(work, node)?;
+    work.connection.to.source_port = work.reply_flow.destination_port;
+    // Without this entry the next packet chooses by the same hash and finds its reservation: a full table costs time,
+    // not the connection.
+    conntrack::insert(&work.packet.flow, &work.connection, BPF_ANY);
+    Ok(())
+}
+
+/// Writes both directions of a new connection into the work, with `source` in place of the packet's client.
+#[inline(always)]
+pub(crate) fn draft(work: &mut Work, choice: &Choice, source: Addr, flags: u32) {
+    let client = &work.packet.flow;
     work.connection = Connection {
         to: Flow::new(
             (source, client.source_port),
@@ -63,12 +76,6 @@ pub(crate) fn open(
         ..work.connection
     };
     work.reply_flow = work.connection.partner();
-    reserve(work, node)?;
-    work.connection.to.source_port = work.reply_flow.destination_port;
-    // Without this entry the next packet chooses by the same hash and finds its reservation: a full table costs time,
-    // not the connection.
-    conntrack::insert(&work.packet.flow, &work.connection, BPF_ANY);
-    Ok(())
 }
 
 #[inline(always)]
@@ -120,7 +127,7 @@ fn may_keep(work: &Work, node: &Node) -> bool {
 /// Records the work's reply unless another connection has its flow. A function for the kernel too, because it is called
 /// in a loop.
 #[inline(never)]
-fn try_reserve(work: &Work) -> bool {
+pub(crate) fn try_reserve(work: &Work) -> bool {
     if conntrack::insert(&work.reply_flow, &work.reply, BPF_NOEXIST) {
         return true;
     }

@@ -9,7 +9,8 @@ use super::stats;
 use aya_ebpf::maps::lpm_trie::Key;
 use core::ptr::read_volatile;
 use dataplane_ebpf::abi::{
-    Backend, Frontend, FrontendKey, Kind, NodeAddress, NodePortKey, Run, Service, SourceRange,
+    Backend, Frontend, FrontendKey, Kind, NodeAddress, NodePortKey, Origin, Run, Service,
+    SourceRange,
 };
 use dataplane_ebpf::addr::{Addr, Family, Port, Protocol};
 use dataplane_ebpf::drop::Drop;
@@ -93,6 +94,8 @@ pub(crate) struct Choice {
     pub(crate) address: Addr,
     pub(crate) port: Port,
     pub(crate) is_local: bool,
+    /// It answers the client itself, from another node.
+    pub(crate) is_direct: bool,
 }
 
 /// Chooses a backend for a client, and counts if there is none.
@@ -136,7 +139,21 @@ pub(crate) fn choose(frontend: Frontend, client: &impl Client) -> Result<Choice,
         let key = client.affinity_key(frontend.service);
         backend = affinity::backend(&key, &terms, backend);
     }
-    chosen(frontend.service, service.generation, backend)
+    let mut choice = chosen(frontend.service, service.generation, backend)?;
+    choice.is_direct = service.flags & Service::DSR != 0
+        && !choice.is_local
+        && frontend.kind != Kind::NODE_PORT
+        && client.origin() == Origin::Outside;
+    Ok(choice)
+}
+
+/// The generation of service `id` if its backends may answer clients themselves.
+///
+/// They may not at node ports: a node does not know the addresses of the others.
+#[inline(always)]
+pub(crate) fn direct_generation(id: u32) -> Option<u32> {
+    let service = Settings::read(id).ok()?;
+    (service.flags & Service::DSR != 0).then_some(service.generation)
 }
 
 /// Whether the frontend is only for clients in its service's source ranges.
@@ -165,6 +182,7 @@ fn chosen(service: u32, service_generation: u32, id: u32) -> Result<Choice, Drop
         address: backend.address,
         port: backend.port,
         is_local: backend.flags & Backend::LOCAL != 0,
+        is_direct: false,
     })
 }
 

@@ -49,11 +49,19 @@ fn find_way(frame: &Frame) -> Result<Option<(&'static mut Work, Exit)>, Drop> {
         return Ok(None);
     }
     let work = Work::begin(packet)?;
-    if !find_connection(work)? || work.connection.flags & Connection::REMOTE == 0 {
+    if !find_connection(work)? || !is_plain(&work.packet, &work.connection) {
         return Ok(None);
     }
     let exit = exit::find(frame, work.packet.ttl, &work.connection.to);
     Ok(exit.map(|exit| (work, exit)))
+}
+
+/// Whether a packet of a connection to another node goes there with nothing but its header changed: the other node is
+/// told of a connection whose backend answers the client itself with datagrams, and with a SYN, which is never plain.
+#[inline(always)]
+fn is_plain(packet: &Packet, connection: &Connection) -> bool {
+    let flags = connection.flags;
+    flags & Connection::REMOTE != 0 && (packet.is_tcp() || flags & Connection::DSR == 0)
 }
 
 /// Whether the frame is addressed to the device it came by: a switch may flood a frame for another machine.
@@ -97,6 +105,10 @@ fn open(work: &mut Work) -> Result<bool, Drop> {
         seed: node.seed,
     };
     let choice = service::choose(frontend, &sender)?;
+    if choice.is_direct {
+        // Whether it can be one depends on the way it takes.
+        return Ok(false);
+    }
     nat::open(work, &choice, node, Origin::Outside)?;
     stats::count_connection(choice.service);
     Ok(true)

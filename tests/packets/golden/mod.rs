@@ -7,6 +7,7 @@ mod cases;
 mod collisions;
 mod cost;
 mod drops;
+mod dsr;
 mod eviction;
 mod fragments;
 mod limits;
