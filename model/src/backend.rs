@@ -48,11 +48,9 @@ pub struct Endpoint {
     /// Whether it is on its way out.
     pub terminating: bool,
     /// The node it runs on, if the API says so.
-    pub node: Option<Box<str>>,
-    /// The zone it runs in, if the API says so.
-    pub zone: Option<Box<str>>,
-    /// For whom it is meant, when the cluster keeps traffic close.
-    pub hints: Hints,
+    pub node: Option<Arc<str>>,
+    /// For whom it is meant, when the cluster keeps traffic close. Few have any.
+    pub hints: Option<Box<Hints>>,
 }
 
 /// The nodes and zones that an endpoint is meant for. Empty lists are no hints.
@@ -108,6 +106,15 @@ impl Endpoint {
     /// Whether it runs on the node of `place`. An endpoint without a node name runs nowhere we know of.
     pub fn is_local(&self, place: Place<'_>) -> bool {
         self.node.as_deref() == Some(place.node)
+    }
+
+    /// For whom it is meant; by default for nobody in particular.
+    pub fn hints(&self) -> &Hints {
+        static NONE: Hints = Hints {
+            nodes: Vec::new(),
+            zones: Vec::new(),
+        };
+        self.hints.as_deref().unwrap_or(&NONE)
     }
 
     /// Whether it is on its way out, yet still answers.

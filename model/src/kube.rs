@@ -4,8 +4,10 @@
 //! So parsing is lenient by field. What makes no sense is left out and reported as a [`Problem`] that names object and
 //! field; the rest of the object, and every other object, is unaffected.
 
+use std::fmt::Display;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ipnetwork::IpNetwork;
@@ -16,6 +18,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::backend::{Endpoint, Hints, Slice, SlicePort};
+use crate::names::Names;
 use crate::node::Node;
 use crate::parse;
 use crate::service::{
@@ -63,28 +66,40 @@ pub struct Parsed<T> {
 
 /// Parses a Service.
 pub fn service(object: &core::Service) -> Parsed<Service> {
-    let mut report = Report::new("Service", &object.metadata);
+    service_sharing(object, &mut Names::default())
+}
+
+/// Parses a Service, which shares `names` with others.
+pub fn service_sharing(object: &core::Service, names: &mut Names) -> Parsed<Service> {
+    let mut report = Report::new("Service", &object.metadata, names);
     let value = report.read_service(object);
     report.finish(value)
 }
 
 /// Parses an EndpointSlice. One whose addresses are names (`addressType: FQDN`) is none of our business.
 pub fn slice(object: &discovery::EndpointSlice) -> Parsed<Slice> {
-    let mut report = Report::new("EndpointSlice", &object.metadata);
+    slice_sharing(object, &mut Names::default())
+}
+
+/// Parses an EndpointSlice, which shares `names` with others.
+pub fn slice_sharing(object: &discovery::EndpointSlice, names: &mut Names) -> Parsed<Slice> {
+    let mut report = Report::new("EndpointSlice", &object.metadata, names);
     let value = report.read_slice(object);
     report.finish(value)
 }
 
 /// Parses a Node.
 pub fn node(object: &core::Node) -> Parsed<Node> {
-    let mut report = Report::new("Node", &object.metadata);
+    let mut names = Names::default();
+    let mut report = Report::new("Node", &object.metadata, &mut names);
     let value = report.read_node(object);
     report.finish(value)
 }
 
 /// The ranges of a ServiceCIDR.
 pub fn service_cidr(object: &networking::ServiceCIDR) -> Parsed<ServiceCidr> {
-    let mut report = Report::new("ServiceCIDR", &object.metadata);
+    let mut names = Names::default();
+    let mut report = Report::new("ServiceCIDR", &object.metadata, &mut names);
     let name = report.name(&object.metadata);
     let texts = object.spec.as_ref().and_then(|spec| spec.cidrs.as_deref());
     let ranges = report.ranges("spec.cidrs", texts);
@@ -99,20 +114,35 @@ pub fn object_name(metadata: &ObjectMeta) -> Option<ObjectName> {
 }
 
 /// Gathers the problems of one object while its fields are read.
-struct Report {
-    object: String,
+struct Report<'a> {
+    kind: &'static str,
+    metadata: &'a ObjectMeta,
+    names: &'a mut Names,
     problems: Vec<Problem>,
 }
 
-impl Report {
-    fn new(kind: &str, metadata: &ObjectMeta) -> Self {
-        let name = metadata.name.as_deref().unwrap_or("(no name)");
-        let object = match &metadata.namespace {
-            Some(namespace) => format!("{kind} {namespace}/{name}"),
-            None => format!("{kind} {name}"),
-        };
-        let problems = Vec::new();
-        Self { object, problems }
+impl<'a> Report<'a> {
+    fn new(kind: &'static str, metadata: &'a ObjectMeta, names: &'a mut Names) -> Self {
+        Self {
+            kind,
+            metadata,
+            names,
+            problems: Vec::new(),
+        }
+    }
+
+    /// The object, for people.
+    fn object(&self) -> String {
+        let name = self.metadata.name.as_deref().unwrap_or("(no name)");
+        match &self.metadata.namespace {
+            Some(namespace) => format!("{} {namespace}/{name}", self.kind),
+            None => format!("{} {name}", self.kind),
+        }
+    }
+
+    fn shared(&mut self, text: Option<&str>) -> Option<Arc<str>> {
+        let text = text.filter(|text| !text.is_empty())?;
+        Some(self.names.share(text))
     }
 
     fn finish<T>(self, value: Option<T>) -> Parsed<T> {
@@ -120,26 +150,27 @@ impl Report {
         Parsed { value, problems }
     }
 
-    fn add(&mut self, field: impl Into<String>, reason: impl Into<String>) {
+    fn add(&mut self, field: impl Display, reason: impl Into<String>) {
         self.problems.push(Problem {
-            object: self.object.clone(),
-            field: field.into(),
+            object: self.object(),
+            field: field.to_string(),
             reason: reason.into(),
         });
     }
 
     fn name(&mut self, metadata: &ObjectMeta) -> Option<ObjectName> {
-        let name = object_name(metadata);
-        if name.is_none() {
+        let Some(name) = metadata.name.as_deref().filter(|name| !name.is_empty()) else {
             self.add("metadata.name", "is missing");
-        }
-        name
+            return None;
+        };
+        let namespace = metadata.namespace.as_deref().unwrap_or_default();
+        Some(ObjectName::new(self.names.share(namespace), name))
     }
 }
 
 // Services.
 
-impl Report {
+impl Report<'_> {
     fn read_service(&mut self, object: &core::Service) -> Option<Service> {
         let name = self.name(&object.metadata)?;
         let Some(spec) = &object.spec else {
@@ -203,7 +234,7 @@ impl Report {
             .filter(|(_, ingress)| matches!(ingress.ip_mode.as_deref(), None | Some("VIP")))
             .filter_map(|(i, ingress)| {
                 let ip = ingress.ip.as_deref().filter(|ip| !ip.is_empty())?;
-                self.address(format!("status.loadBalancer.ingress[{i}].ip"), ip)
+                self.address(format_args!("status.loadBalancer.ingress[{i}].ip"), ip)
             })
             .collect()
     }
@@ -260,7 +291,7 @@ impl Report {
         let text = object.metadata.annotations.as_ref()?.get(key)?;
         let known = values.iter().find(|(value, _)| value == text);
         if known.is_none() {
-            let field = format!("metadata.annotations[{key}]");
+            let field = format_args!("metadata.annotations[{key}]");
             self.add(field, format!("{text:?} is not known, the default holds"));
         }
         known.map(|(_, value)| *value)
@@ -282,19 +313,23 @@ impl Report {
     fn service_ports(&mut self, spec: &core::ServiceSpec) -> Vec<ServicePort> {
         let ports = spec.ports.as_deref().unwrap_or_default().iter().enumerate();
         ports
-            .filter_map(|(i, port)| self.service_port(&format!("spec.ports[{i}]"), port))
+            .filter_map(|(i, port)| self.service_port(format_args!("spec.ports[{i}]"), port))
             .collect()
     }
 
-    fn service_port(&mut self, field: &str, port: &core::ServicePort) -> Option<ServicePort> {
+    fn service_port(
+        &mut self,
+        field: impl Display + Copy,
+        port: &core::ServicePort,
+    ) -> Option<ServicePort> {
         let protocol = self.protocol(field, port.protocol.as_deref())?;
-        let number = self.port(&format!("{field}.port"), port.port)?;
+        let number = self.port(format_args!("{field}.port"), port.port)?;
         let node_port = port.node_port.filter(|port| *port != 0);
         Some(ServicePort {
-            name: port.name.as_deref().unwrap_or_default().into(),
+            name: self.names.share(port.name.as_deref().unwrap_or_default()),
             protocol,
             port: number,
-            node_port: node_port.and_then(|port| self.port(&format!("{field}.nodePort"), port)),
+            node_port: node_port.and_then(|port| self.port(format_args!("{field}.nodePort"), port)),
         })
     }
 }
@@ -313,13 +348,13 @@ fn kind(spec: &core::ServiceSpec) -> Kind {
 
 // EndpointSlices.
 
-impl Report {
+impl Report<'_> {
     fn read_slice(&mut self, object: &discovery::EndpointSlice) -> Option<Slice> {
         let name = self.name(&object.metadata)?;
         let family = self.family(&object.address_type)?;
         let labels = object.metadata.labels.as_ref();
         let Some(service) = labels.and_then(|labels| labels.get(SERVICE_NAME_LABEL)) else {
-            let field = format!("metadata.labels[{SERVICE_NAME_LABEL}]");
+            let field = format_args!("metadata.labels[{SERVICE_NAME_LABEL}]");
             self.add(field, "is missing, so the slice belongs to no Service");
             return None;
         };
@@ -349,18 +384,22 @@ impl Report {
         let ports = object.ports.as_deref().unwrap_or_default();
         let ports = ports.iter().enumerate();
         ports
-            .filter_map(|(i, port)| self.slice_port(&format!("ports[{i}]"), port))
+            .filter_map(|(i, port)| self.slice_port(format_args!("ports[{i}]"), port))
             .collect()
     }
 
     /// A port without a name or number stands for "any", which no Service port can mean.
-    fn slice_port(&mut self, field: &str, port: &discovery::EndpointPort) -> Option<SlicePort> {
+    fn slice_port(
+        &mut self,
+        field: impl Display + Copy,
+        port: &discovery::EndpointPort,
+    ) -> Option<SlicePort> {
         let name = port.name.as_deref()?;
         let number = port.port.filter(|number| *number != 0)?;
         Some(SlicePort {
-            name: name.into(),
+            name: self.names.share(name),
             protocol: self.protocol(field, port.protocol.as_deref())?,
-            port: self.port(&format!("{field}.port"), number)?,
+            port: self.port(format_args!("{field}.port"), number)?,
         })
     }
 
@@ -379,12 +418,12 @@ impl Report {
         index: usize,
         endpoint: &discovery::Endpoint,
     ) -> Option<Endpoint> {
-        let field = format!("endpoints[{index}].addresses[0]");
+        let field = format_args!("endpoints[{index}].addresses[0]");
         let Some(text) = endpoint.addresses.first() else {
             self.add(field, "is missing");
             return None;
         };
-        let ip = self.address(field.as_str(), text)?;
+        let ip = self.address(field, text)?;
         if !family.has(ip) {
             self.add(field, format!("{text} is not of the slice's address type"));
             return None;
@@ -395,9 +434,8 @@ impl Report {
             ready: conditions.and_then(|c| c.ready).unwrap_or(true),
             serving: conditions.and_then(|c| c.serving).unwrap_or(true),
             terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
-            node: boxed(endpoint.node_name.as_deref()),
-            zone: boxed(endpoint.zone.as_deref()),
-            hints: hints(endpoint.hints.as_ref()),
+            node: self.shared(endpoint.node_name.as_deref()),
+            hints: endpoint.hints.as_ref().and_then(hints),
         })
     }
 }
@@ -411,20 +449,20 @@ fn triggered(object: &discovery::EndpointSlice) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(since_1970)
 }
 
-fn hints(hints: Option<&discovery::EndpointHints>) -> Hints {
-    let nodes = hints.and_then(|hints| hints.for_nodes.as_deref());
-    let zones = hints.and_then(|hints| hints.for_zones.as_deref());
-    let nodes = nodes.unwrap_or_default().iter();
-    let zones = zones.unwrap_or_default().iter();
-    Hints {
+fn hints(hints: &discovery::EndpointHints) -> Option<Box<Hints>> {
+    let nodes = hints.for_nodes.as_deref().unwrap_or_default().iter();
+    let zones = hints.for_zones.as_deref().unwrap_or_default().iter();
+    let hints = Hints {
         nodes: nodes.map(|node| node.name.as_str().into()).collect(),
         zones: zones.map(|zone| zone.name.as_str().into()).collect(),
-    }
+    };
+    let any = !hints.nodes.is_empty() || !hints.zones.is_empty();
+    any.then(|| Box::new(hints))
 }
 
 // Nodes.
 
-impl Report {
+impl Report<'_> {
     fn read_node(&mut self, object: &core::Node) -> Option<Node> {
         let name = self.name(&object.metadata)?;
         let labels = object.metadata.labels.as_ref();
@@ -441,7 +479,7 @@ impl Report {
     }
 }
 
-impl Report {
+impl Report<'_> {
     fn internal_ips(&mut self, object: &core::Node) -> Vec<IpAddr> {
         let status = object.status.as_ref();
         let addresses = status.and_then(|status| status.addresses.as_deref());
@@ -449,7 +487,10 @@ impl Report {
         addresses
             .filter(|(_, address)| address.type_ == "InternalIP")
             .filter_map(|(i, address)| {
-                self.address(format!("status.addresses[{i}].address"), &address.address)
+                self.address(
+                    format_args!("status.addresses[{i}].address"),
+                    &address.address,
+                )
             })
             .collect()
     }
@@ -457,11 +498,11 @@ impl Report {
 
 // Fields.
 
-impl Report {
+impl Report<'_> {
     fn addresses(&mut self, field: &str, texts: Option<&[String]>) -> Vec<IpAddr> {
         let texts = texts.unwrap_or_default().iter().enumerate();
         texts
-            .filter_map(|(i, text)| self.address(format!("{field}[{i}]"), text))
+            .filter_map(|(i, text)| self.address(format_args!("{field}[{i}]"), text))
             .collect()
     }
 
@@ -472,7 +513,7 @@ impl Report {
                 let range = parse::range(text);
                 if range.is_none() {
                     self.add(
-                        format!("{field}[{i}]"),
+                        format_args!("{field}[{i}]"),
                         format!("{text:?} is not an address range"),
                     );
                 }
@@ -481,7 +522,7 @@ impl Report {
             .collect()
     }
 
-    fn address(&mut self, field: impl Into<String>, text: &str) -> Option<IpAddr> {
+    fn address(&mut self, field: impl Display, text: &str) -> Option<IpAddr> {
         let address = parse::address(text);
         if address.is_none() {
             self.add(field, format!("{text:?} is not an IP address"));
@@ -489,7 +530,7 @@ impl Report {
         address
     }
 
-    fn port(&mut self, field: &str, number: i32) -> Option<NonZeroU16> {
+    fn port(&mut self, field: impl Display, number: i32) -> Option<NonZeroU16> {
         let port = u16::try_from(number).ok().and_then(NonZeroU16::new);
         if port.is_none() {
             self.add(field, format!("{number} is not a port number"));
@@ -497,13 +538,13 @@ impl Report {
         port
     }
 
-    fn protocol(&mut self, port: &str, text: Option<&str>) -> Option<Protocol> {
+    fn protocol(&mut self, port: impl Display, text: Option<&str>) -> Option<Protocol> {
         match text {
             None | Some("" | "TCP") => Some(Protocol::Tcp),
             Some("UDP") => Some(Protocol::Udp),
             Some("SCTP") => Some(Protocol::Sctp),
             Some(other) => {
-                let field = format!("{port}.protocol");
+                let field = format_args!("{port}.protocol");
                 self.add(field, format!("{other:?} is not a protocol"));
                 None
             }

@@ -8,6 +8,7 @@
 
 pub mod backend;
 pub mod kube;
+pub mod names;
 pub mod node;
 pub mod parse;
 pub mod select;
@@ -15,6 +16,7 @@ pub mod service;
 pub mod world;
 
 pub use backend::{Backend, Endpoint, Hints, Slice, SlicePort};
+pub use names::Names;
 pub use node::{Node, Place};
 pub use select::{Outcome, Selection, select};
 pub use service::{

@@ -145,10 +145,12 @@ fn local_set<'a>(place: Place<'_>, backends: &[Backend<'a>]) -> Vec<Backend<'a>>
 /// without a hint means that the control plane is between two states, and hints are then not to be followed at all.
 fn topology(place: Place<'_>, backends: &[Backend<'_>]) -> Topology {
     let ready = || backends.iter().map(|b| b.endpoint).filter(|e| e.ready);
-    if ready().all(|e| !e.hints.nodes.is_empty()) && ready().any(|e| e.hints.name_node_of(place)) {
+    if ready().all(|e| !e.hints().nodes.is_empty())
+        && ready().any(|e| e.hints().name_node_of(place))
+    {
         Topology::SameNode
-    } else if ready().all(|e| !e.hints.zones.is_empty())
-        && ready().any(|e| e.hints.name_zone_of(place))
+    } else if ready().all(|e| !e.hints().zones.is_empty())
+        && ready().any(|e| e.hints().name_zone_of(place))
     {
         Topology::SameZone
     } else {
@@ -159,8 +161,8 @@ fn topology(place: Place<'_>, backends: &[Backend<'_>]) -> Topology {
 impl Topology {
     fn admits(self, place: Place<'_>, endpoint: &Endpoint) -> bool {
         match self {
-            Self::SameNode => endpoint.hints.name_node_of(place),
-            Self::SameZone => endpoint.hints.name_zone_of(place),
+            Self::SameNode => endpoint.hints().name_node_of(place),
+            Self::SameZone => endpoint.hints().name_zone_of(place),
             Self::Anywhere => true,
         }
     }

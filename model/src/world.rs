@@ -45,7 +45,8 @@ pub struct World {
     node: Option<Node>,
     /// Nothing as long as nobody can tell.
     service_cidrs: Option<BTreeMap<ObjectName, Vec<IpNetwork>>>,
-    services: BTreeMap<ServiceName, Service>,
+    /// Boxed, for a tree's nodes are half empty when it grows in order.
+    services: BTreeMap<ServiceName, Box<Service>>,
     /// By Service, in order of names. Nearly every Service has one or two.
     slices: BTreeMap<ServiceName, Vec<Slice>>,
     owners: BTreeMap<SliceName, ServiceName>,
@@ -129,12 +130,12 @@ impl World {
 
     /// The Service called `name`.
     pub fn service(&self, name: &ServiceName) -> Option<&Service> {
-        self.services.get(name)
+        self.services.get(name).map(Box::as_ref)
     }
 
     /// All Services, in order of names.
     pub fn services(&self) -> impl Iterator<Item = &Service> {
-        self.services.values()
+        self.services.values().map(Box::as_ref)
     }
 
     /// The slices of the Service called `name`, in order of names.
@@ -172,11 +173,11 @@ impl World {
     }
 
     fn put_service(&mut self, service: Service) -> BTreeSet<ServiceName> {
-        if self.services.get(&service.name) == Some(&service) {
+        if self.service(&service.name) == Some(&service) {
             return BTreeSet::new();
         }
         let name = service.name.clone();
-        self.services.insert(name.clone(), service);
+        self.services.insert(name.clone(), Box::new(service));
         BTreeSet::from([name])
     }
 

@@ -217,10 +217,7 @@ fn missing_conditions_have_their_defaults() {
         (first.ready, first.serving, first.terminating),
         (true, true, false)
     );
-    assert_eq!(
-        (first.node.as_deref(), first.zone.as_deref()),
-        (Some("n1"), Some("z1"))
-    );
+    assert_eq!((first.node.as_deref(), &first.hints), (Some("n1"), &None));
     assert_eq!(
         (second.ready, second.serving, second.terminating),
         (false, true, true)
@@ -233,7 +230,7 @@ fn hints_are_read() {
     let endpoints = json!([{"addresses": ["fd00::2"], "hints": hints}]);
     let slice = sound(slice("IPv6", json!([]), endpoints));
     assert_eq!(slice.family, Family::V6);
-    let hints = &slice.endpoints[0].hints;
+    let hints = slice.endpoints[0].hints();
     assert_eq!((hints.nodes.len(), hints.zones.len()), (1, 2));
 }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU16;
 
 use model::select::{Destination, Origin, policy};
-use model::{Endpoint, Hints, ObjectName, Outcome, Place, Service, TrafficPolicy, select};
+use model::{Endpoint, ObjectName, Outcome, Place, Service, TrafficPolicy, select};
 
 const HERE: Place<'_> = Place {
     node: "here",
@@ -22,8 +22,7 @@ fn endpoint(row: &str) -> Endpoint {
         serving: true,
         terminating: false,
         node: Some("there".into()),
-        zone: None,
-        hints: Hints::default(),
+        hints: None,
     };
     for word in words {
         match word.split_once(':').unwrap_or((word, "")) {
@@ -37,8 +36,16 @@ fn endpoint(row: &str) -> Endpoint {
             }
             // `publishNotReadyAddresses`.
             ("published", _) => (endpoint.ready, endpoint.terminating) = (true, true),
-            ("zone", zone) => endpoint.hints.zones.push(zone.into()),
-            ("node", node) => endpoint.hints.nodes.push(node.into()),
+            ("zone", zone) => endpoint
+                .hints
+                .get_or_insert_default()
+                .zones
+                .push(zone.into()),
+            ("node", node) => endpoint
+                .hints
+                .get_or_insert_default()
+                .nodes
+                .push(node.into()),
             other => panic!("unknown word {other:?}"),
         }
     }

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU16;
 
 use model::{
-    Endpoint, Event, Family, Hints, Node, ObjectName, Protocol, Service, ServicePort, Slice,
-    SlicePort, World,
+    Endpoint, Event, Family, Node, ObjectName, Protocol, Service, ServicePort, Slice, SlicePort,
+    World,
 };
 use proptest::prelude::*;
 
@@ -52,8 +52,7 @@ fn slice(number: u8, owner: u8, endpoint: u8) -> Slice {
             serving: true,
             terminating: false,
             node: None,
-            zone: None,
-            hints: Hints::default(),
+            hints: None,
         }],
     }
 }

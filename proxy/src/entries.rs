@@ -5,6 +5,7 @@
 //! matters. When it lets go, the entry goes to the next one by a single write.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use dataplane_ebpf::abi::{Frontend, Kind};
 use tracing::warn;
@@ -26,7 +27,7 @@ pub(crate) struct Entries {
 /// That a Service port wants an entry.
 #[derive(Debug)]
 struct Claim {
-    port: PortKey,
+    port: Arc<PortKey>,
     frontend: Frontend,
     /// Whether everything that the frontend leads to is there.
     is_ready: bool,
@@ -64,7 +65,7 @@ impl Entries {
     }
 
     /// Notes that `port` will want `entry` to be `frontend`. If it already is, it stays.
-    pub(crate) fn reserve(&mut self, entry: Entry, port: &PortKey, frontend: Frontend) {
+    pub(crate) fn reserve(&mut self, entry: Entry, port: &Arc<PortKey>, frontend: Frontend) {
         let claims = self.claims.entry(entry).or_default();
         match claims.binary_search_by(|claim| claim.port.cmp(port)) {
             Ok(place) => claims[place].frontend = frontend,
@@ -84,7 +85,7 @@ impl Entries {
     /// Notes that `port`, which has reserved `entry`, wants it now.
     pub(crate) fn claim(&mut self, entry: Entry, port: &PortKey) {
         let claims = self.claims.get_mut(&entry).into_iter().flatten();
-        for claim in claims.filter(|claim| claim.port == *port) {
+        for claim in claims.filter(|claim| *claim.port == *port) {
             claim.is_ready = true;
         }
     }
@@ -92,7 +93,7 @@ impl Entries {
     /// Notes that `port` no longer wants `entry`.
     pub(crate) fn unclaim(&mut self, entry: Entry, port: &PortKey) {
         if let Some(claims) = self.claims.get_mut(&entry) {
-            claims.retain(|claim| claim.port != *port);
+            claims.retain(|claim| *claim.port != *port);
             if claims.is_empty() {
                 self.claims.remove(&entry);
             }

@@ -11,6 +11,7 @@ mod settings;
 mod steps;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 use dataplane_ebpf::abi::{Kind, Name, Run};
@@ -22,6 +23,7 @@ use crate::desired::{Entry, Listener, Port, PortKey, Range};
 use crate::entries::Entries;
 use crate::ids::{Ids, Runs};
 use crate::maps::{self, Maps, Settings, next_generation, run_of};
+use crate::sorted::Sorted;
 
 /// Why a Service port is not installed as it should be.
 #[derive(Debug, thiserror::Error)]
@@ -57,9 +59,10 @@ const POLICIES: [TrafficPolicy; 2] = [TrafficPolicy::Cluster, TrafficPolicy::Loc
 #[derive(Debug)]
 pub struct Tables<M> {
     maps: M,
-    ports: BTreeMap<PortKey, Installed>,
+    /// Boxed, for a tree's nodes are half empty when it grows in order.
+    ports: BTreeMap<Arc<PortKey>, Box<Installed>>,
     /// What an earlier daemon left and nobody has asked for yet, by service id.
-    orphans: BTreeMap<u32, Installed>,
+    orphans: BTreeMap<u32, Box<Installed>>,
     /// What an earlier daemon called the orphans, and ids that have nothing but a name.
     orphan_names: BTreeMap<u32, Name>,
     entries: Entries,
@@ -95,9 +98,9 @@ struct Installed {
     source_ranges: BTreeSet<Range>,
     cluster: Published,
     local: Published,
-    backends: BTreeMap<Listener, Held>,
+    backends: Sorted<Listener, Held>,
     /// Every entry that this port has claimed or may still be named by.
-    entries: BTreeSet<Entry>,
+    entries: Sorted<Entry, ()>,
 }
 
 /// A run and what is in its slots.
@@ -120,7 +123,7 @@ impl<M: Maps> Tables<M> {
     pub fn recover(maps: M, now: Instant) -> Result<Self, Error> {
         let sizes = maps.sizes();
         let entries = Entries::recover(&maps)?;
-        let (backends, known_backends) = recover::backends(&maps)?;
+        let (mut backends, known_backends) = recover::backends(&maps)?;
         let mut owners: BTreeSet<u32> = entries.services();
         let mut ranges = recover::source_ranges(&maps)?;
         let orphan_names: BTreeMap<u32, Name> = maps.names()?.into_iter().collect();
@@ -133,11 +136,11 @@ impl<M: Maps> Tables<M> {
         let mut orphans = BTreeMap::new();
         let mut used_backends = BTreeSet::new();
         for id in owners {
-            let held = backends.get(&id).cloned().unwrap_or_default();
+            let held: Sorted<_, _> = backends.remove(&id).into_iter().flatten().collect();
             used_backends.extend(held.values().map(|held| held.id));
             let mut installed = recover::service(&maps, &mut slots, id, held)?;
             installed.source_ranges = ranges.remove(&id).unwrap_or_default();
-            orphans.insert(id, installed);
+            orphans.insert(id, Box::new(installed));
         }
         let mut backend_ids = Ids::new(sizes.backends, &known_backends);
         // What an earlier daemon had in quarantine goes through all of it.
@@ -180,12 +183,9 @@ impl<M: Maps> Tables<M> {
             result = result.and(self.put(port, now));
         }
         // New ports come before old ones go, so that an address that moves from one to the other is never without.
-        let wanted: BTreeSet<&PortKey> = desired.iter().map(|port| &port.key).collect();
-        let gone: Vec<PortKey> = self
-            .ports_of(name)
-            .filter(|key| !wanted.contains(key))
-            .cloned()
-            .collect();
+        let is_wanted = |key: &PortKey| desired.iter().any(|port| port.key == *key);
+        let ports = self.ports_of(name);
+        let gone: Vec<PortKey> = ports.filter(|key| !is_wanted(key)).cloned().collect();
         for key in gone {
             result = result.and(self.remove(&key, now));
         }
@@ -280,10 +280,8 @@ impl<M: Maps> Tables<M> {
 
     /// The ports of the Service called `name` that have anything installed.
     fn ports_of<'a>(&'a self, name: &'a ServiceName) -> impl Iterator<Item = &'a PortKey> {
-        let all = self
-            .ports
-            .range(PortKey::first_of(name)..)
-            .map(|(key, _)| key);
+        let all = self.ports.range::<PortKey, _>(PortKey::first_of(name)..);
+        let all = all.map(|(key, _)| key.as_ref());
         all.take_while(move |key| key.name.service == *name)
     }
 
@@ -318,19 +316,23 @@ impl<M: Maps> Tables<M> {
 
 impl<M: Maps> Tables<M> {
     fn put(&mut self, port: &Port, now: Instant) -> Result<(), Error> {
-        let mut installed = self.find_or_create(port)?;
-        let result = self.update(&mut installed, port, now);
-        self.ports.insert(port.key.clone(), installed);
+        let (key, mut installed) = match self.ports.remove_entry(&port.key) {
+            Some(known) => known,
+            None => (Arc::new(port.key.clone()), self.adopt_or_create(port)?),
+        };
+        let result = self.update(&key, &mut installed, port, now);
+        self.ports.insert(key, installed);
         result
     }
 
     fn update(
         &mut self,
+        key: &Arc<PortKey>,
         installed: &mut Installed,
         port: &Port,
         now: Instant,
     ) -> Result<(), Error> {
-        self.reserve_entries(installed, port);
+        self.reserve_entries(key, installed, port);
         self.write_name(installed, &port.key)?;
         self.write_backends(installed, port)?;
         for policy in POLICIES {
@@ -346,14 +348,16 @@ impl<M: Maps> Tables<M> {
             .keys()
             .filter(|listener| !port.backends.contains_key(listener));
         let gone: Vec<Listener> = gone.copied().collect();
-        self.retire_backends(installed, gone, now)
+        self.retire_backends(installed, gone, now)?;
+        installed.backends.shrink();
+        Ok(())
     }
 
     fn remove(&mut self, key: &PortKey, now: Instant) -> Result<(), Error> {
-        let Some(mut installed) = self.ports.remove(key) else {
+        let Some((key, mut installed)) = self.ports.remove_entry(key) else {
             return Ok(());
         };
-        let mut result = self.withdraw(&mut installed, key);
+        let mut result = self.withdraw(&mut installed, &key);
         if result.is_ok() && self.entries.lead_to(installed.id) {
             // An earlier daemon had it for another port too, which has not taken over its entries yet.
             self.orphans.insert(installed.id, installed);
@@ -361,16 +365,16 @@ impl<M: Maps> Tables<M> {
         }
         result = result.and_then(|()| self.dissolve(&mut installed, now));
         if result.is_err() {
-            self.ports.insert(key.clone(), installed);
+            self.ports.insert(key, installed);
         }
         result
     }
 
     fn withdraw(&mut self, installed: &mut Installed, key: &PortKey) -> Result<(), Error> {
-        for entry in &installed.entries {
+        for entry in installed.entries.keys() {
             self.entries.unclaim(*entry, key);
         }
-        self.sync_entries(installed, &BTreeSet::new())
+        self.sync_entries(installed, &BTreeMap::new())
     }
 
     /// Frees everything that `installed` holds. No entry names it any more, but readers may just have found one that did:
@@ -386,12 +390,9 @@ impl<M: Maps> Tables<M> {
         Ok(())
     }
 
-    /// The port as it is installed; else as an earlier daemon left it, which is known by its cluster address; else anew.
-    /// Other entries tell nothing: a node port may have passed from one Service to another meanwhile.
-    fn find_or_create(&mut self, port: &Port) -> Result<Installed, Error> {
-        if let Some(installed) = self.ports.remove(&port.key) {
-            return Ok(installed);
-        }
+    /// The port as an earlier daemon left it, which is known by its cluster address; else anew. Other entries tell nothing:
+    /// a node port may have passed from one Service to another meanwhile.
+    fn adopt_or_create(&mut self, port: &Port) -> Result<Box<Installed>, Error> {
         let named = port
             .entries
             .iter()
@@ -399,7 +400,7 @@ impl<M: Maps> Tables<M> {
             .filter_map(|(entry, _)| self.entries.service_at_cluster_ip(*entry));
         let orphan = named.into_iter().find_map(|id| self.orphans.remove(&id));
         let Some(mut installed) = orphan else {
-            return self.create();
+            return self.create().map(Box::new);
         };
         let known = self.orphan_names.remove(&installed.id);
         installed.named = known == Some(settings::name(&port.key));
@@ -466,8 +467,8 @@ impl Installed {
             source_ranges: BTreeSet::new(),
             cluster: nothing.clone(),
             local: nothing,
-            backends: BTreeMap::new(),
-            entries: BTreeSet::new(),
+            backends: Sorted::default(),
+            entries: Sorted::default(),
         }
     }
 

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::api::networking::v1 as networking;
 use kube::api::{Api, ListParams};
 use kube::core::ResourceExt;
@@ -18,12 +17,13 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Config, watcher};
 use kube::{Client, Resource};
 use model::kube::{Parsed, object_name};
-use model::{Event, Node, ObjectName, Service, ServiceCidr, Slice};
+use model::{Event, Names, Node, ObjectName, Service, ServiceCidr, Slice};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::events::{Events, Note};
+use crate::lean;
 
 /// Services that another proxy serves, and headless ones, are none of our business.
 const SERVICES: &str = "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless";
@@ -51,7 +51,7 @@ trait Source {
     /// Whether owners are told what cannot be used.
     const IS_TOLD: bool = false;
 
-    fn parse(object: &Self::Object) -> Parsed<Self::Value>;
+    fn parse(object: &Self::Object, names: &mut Names) -> Parsed<Self::Value>;
     fn all(values: Vec<Self::Value>) -> Event;
     fn one(value: Self::Value) -> Event;
     fn gone(name: ObjectName) -> Event;
@@ -63,14 +63,14 @@ struct ServiceCidrs;
 struct Nodes;
 
 impl Source for Services {
-    type Object = core::Service;
+    type Object = lean::Service;
     type Value = Service;
 
     const KIND: &'static str = "Service";
     const IS_TOLD: bool = true;
 
-    fn parse(object: &Self::Object) -> Parsed<Service> {
-        model::kube::service(object)
+    fn parse(object: &Self::Object, names: &mut Names) -> Parsed<Service> {
+        model::kube::service_sharing(&object.0, names)
     }
 
     fn all(values: Vec<Service>) -> Event {
@@ -87,13 +87,13 @@ impl Source for Services {
 }
 
 impl Source for Slices {
-    type Object = discovery::EndpointSlice;
+    type Object = lean::EndpointSlice;
     type Value = Slice;
 
     const KIND: &'static str = "EndpointSlice";
 
-    fn parse(object: &Self::Object) -> Parsed<Slice> {
-        model::kube::slice(object)
+    fn parse(object: &Self::Object, names: &mut Names) -> Parsed<Slice> {
+        model::kube::slice_sharing(&object.0, names)
     }
 
     fn all(values: Vec<Slice>) -> Event {
@@ -115,7 +115,7 @@ impl Source for ServiceCidrs {
 
     const KIND: &'static str = "ServiceCIDR";
 
-    fn parse(object: &Self::Object) -> Parsed<ServiceCidr> {
+    fn parse(object: &Self::Object, _: &mut Names) -> Parsed<ServiceCidr> {
         model::kube::service_cidr(object)
     }
 
@@ -138,7 +138,7 @@ impl Source for Nodes {
 
     const KIND: &'static str = "Node";
 
-    fn parse(object: &Self::Object) -> Parsed<Node> {
+    fn parse(object: &Self::Object, _: &mut Names) -> Parsed<Node> {
         model::kube::node(object)
     }
 
@@ -225,9 +225,10 @@ async fn follow_service_cidrs(api: Api<networking::ServiceCIDR>, listeners: &Lis
 async fn follow<S: Source>(api: Api<S::Object>, config: Config, listeners: &Listeners) {
     let mut stream = pin!(stream::<S>(api, config));
     let mut listed = Vec::new();
+    let mut names = Names::default();
     while let Some(seen) = stream.next().await {
         let event = match seen {
-            Ok(seen) => take_in::<S>(seen, &mut listed, &listeners.events),
+            Ok(seen) => take_in::<S>(seen, &mut listed, &mut names, &listeners.events),
             Err(error) => {
                 warn!(
                     kind = S::KIND,
@@ -256,6 +257,7 @@ fn stream<S: Source>(
 fn take_in<S: Source>(
     seen: watcher::Event<S::Object>,
     listed: &mut Vec<S::Value>,
+    names: &mut Names,
     events: &Events,
 ) -> Option<Event> {
     match seen {
@@ -264,7 +266,7 @@ fn take_in<S: Source>(
             None
         }
         watcher::Event::InitApply(object) => {
-            listed.extend(parse::<S>(&object, events));
+            listed.extend(parse::<S>(&object, names, events));
             None
         }
         watcher::Event::InitDone => {
@@ -272,7 +274,7 @@ fn take_in<S: Source>(
             Some(S::all(std::mem::take(listed)))
         }
         // What cannot be used any more counts as gone.
-        watcher::Event::Apply(object) => match parse::<S>(&object, events) {
+        watcher::Event::Apply(object) => match parse::<S>(&object, names, events) {
             Some(value) => Some(S::one(value)),
             None => object_name(object.meta()).map(S::gone),
         },
@@ -280,8 +282,8 @@ fn take_in<S: Source>(
     }
 }
 
-fn parse<S: Source>(object: &S::Object, events: &Events) -> Option<S::Value> {
-    let parsed = S::parse(object);
+fn parse<S: Source>(object: &S::Object, names: &mut Names, events: &Events) -> Option<S::Value> {
+    let parsed = S::parse(object, names);
     for problem in &parsed.problems {
         warn!(%problem, version = object.resource_version(), "a part of an object is left out");
         if S::IS_TOLD

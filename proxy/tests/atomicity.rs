@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use model::{
-    Endpoint, Event, Family, Hints, ObjectName, Protocol, Service, ServicePort, Slice, SlicePort,
+    Endpoint, Event, Family, ObjectName, Protocol, Service, ServicePort, Slice, SlicePort,
 };
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Uid;
@@ -130,8 +130,7 @@ fn endpoint(server: SocketAddrV4, ready: bool) -> Endpoint {
         serving: ready,
         terminating: false,
         node: Some("here".into()),
-        zone: None,
-        hints: Hints::default(),
+        hints: None,
     }
 }
 

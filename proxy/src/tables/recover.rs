@@ -9,6 +9,7 @@ use super::{Error, Held, Installed, POLICIES, Published};
 use crate::desired::{Listener, Range};
 use crate::ids::Runs;
 use crate::maps::{Maps, Settings, run_of};
+use crate::sorted::Sorted;
 
 /// How many bits of a source range name its service.
 const SERVICE_BITS: u32 = 32;
@@ -49,7 +50,7 @@ pub(super) fn service(
     maps: &impl Maps,
     slots: &mut Runs,
     id: u32,
-    backends: BTreeMap<Listener, Held>,
+    backends: Sorted<Listener, Held>,
 ) -> Result<Installed, Error> {
     let service: Service = maps.service(id)?;
     let mut installed = Installed::new(id, Settings::of(&service));

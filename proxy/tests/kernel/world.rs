@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use model::{
-    Endpoint, Event, Family, Hints, ObjectName, Protocol, Service, ServicePort, Slice, SlicePort,
+    Endpoint, Event, Family, ObjectName, Protocol, Service, ServicePort, Slice, SlicePort,
 };
 
 pub(crate) const SERVICE: &str = "10.96.0.10:80";
@@ -46,8 +46,7 @@ pub(crate) fn slice(family: Family, backends: &[&str]) -> Slice {
         serving: true,
         terminating: false,
         node: Some("here".into()),
-        zone: None,
-        hints: Hints::default(),
+        hints: None,
     };
     let ips = backends
         .iter()

@@ -156,15 +156,14 @@ fn slice(number: u8, owner: u8, bits: u32) -> Slice {
             serving: bit(own, 3),
             terminating: bit(own, 4),
             node: bit(own, 5).then(|| if bit(own, 6) { "here" } else { "there" }.into()),
-            zone: None,
-            hints: Hints {
+            hints: Some(Box::new(Hints {
                 nodes: Vec::new(),
                 zones: if bit(own, 6) {
                     vec!["z1".into()]
                 } else {
                     Vec::new()
                 },
-            },
+            })),
         }
     };
     let port = |name: &str, protocol, port: u16| SlicePort {
