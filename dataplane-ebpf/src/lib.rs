@@ -33,6 +33,15 @@
 //! way of all its packets, through the node's stack; its reply is translated by `egress` where it reaches the pod's
 //! device. The next packet finds its connection at the first look-up. A packet that nothing matches is none of our
 //! business and goes on as if we were not there.
+//!
+//! # One choice of a backend
+//!
+//! Sockets and packets choose alike, once for each connection: the client must be in the service's `SOURCE_RANGES` if it
+//! has any and a load balancer's address was used; the traffic policy says which of the service's runs is open to it; a
+//! backend that `AFFINITY` holds the client to comes first, if it is in that run; else a hash of the packet's flow, or
+//! chance at a socket, takes a slot of the run. A run may be a Maglev table, and then all nodes hash alike. What finds no
+//! backend is dropped or refused for a [reason](mod@drop) that is counted in `DROPS`, remembered in `RECENT_DROPS` and, as
+//! far as the service is known, in `STATS`.
 
 #![cfg_attr(not(test), no_std)]
 

@@ -4,6 +4,9 @@
 //! held to the first still gets it, as long as it is said to be in the run.
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use dataplane_ebpf::abi::{AffinityKey, Backend, Service};
@@ -15,6 +18,7 @@ use super::world::{TARGET, World, backend, cluster_port, node_port, service, v4,
 use super::writer::{Writer, forwarded};
 use super::{Case, Step, check_all};
 use crate::dataplane::Dataplane;
+use crate::frame::Frame;
 
 const PROTOCOLS: [Protocol; 2] = [Protocol::TCP, Protocol::UDP];
 
@@ -227,4 +231,56 @@ fn age(dataplane: &mut Dataplane, seconds: u32) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A browser opens several connections at once, and two CPUs get them: both must choose the same backend.
+#[test]
+fn first_connections_at_the_same_time_reach_one_backend() {
+    const ROUNDS: u16 = 5000;
+    const PATIENCE: Duration = Duration::from_secs(120);
+    let a = v4();
+    let mut world = World::create(a, Protocol::TCP).expect("a node can be made");
+    let run = world.dataplane.add_run(&[backend::FIRST, backend::SECOND]);
+    let run = run.expect("maps can be written");
+    let changed = switch_on(&mut world.dataplane).and_then(|()| {
+        world
+            .dataplane
+            .change_service(service::SCRATCH, |s| s.cluster = run)
+    });
+    changed.expect("maps can be written");
+    let w = Writer {
+        a,
+        protocol: Protocol::TCP,
+    };
+    let to = (a.node, node_port(service::SCRATCH));
+    // Spinning, since being woken takes longer than a packet.
+    let (arrived, start) = (AtomicU32::new(0), Instant::now());
+    let wait_for_the_other = |round: u16| {
+        arrived.fetch_add(1, Ordering::SeqCst);
+        while arrived.load(Ordering::SeqCst) < 2 * (u32::from(round) + 1) {
+            assert!(start.elapsed() < PATIENCE, "the other thread failed");
+            thread::yield_now();
+        }
+    };
+    let open = |port| {
+        world.namespace.run(|| {
+            let reached = |round: u16| {
+                let [high, low] = round.to_be_bytes();
+                let client = IpAddr::from([198, 18, high, low]);
+                let packet = w.open((client, port), to).bytes();
+                wait_for_the_other(round);
+                let run = world.dataplane.run("ingress", world.uplink, &packet, 1);
+                let (_, out, _) = run.expect("the program runs");
+                Frame::decode(&out).expect("a packet").destination
+            };
+            (0..ROUNDS).map(reached).collect::<Vec<_>>()
+        })
+    };
+    let (one, other) = thread::scope(|scope| {
+        let one = scope.spawn(|| open(47_070));
+        let other = open(47_071);
+        (one.join().expect("no round fails"), other)
+    });
+    assert_eq!(one, other);
+    assert!(one.contains(&a.here) && one.contains(&a.second));
 }
