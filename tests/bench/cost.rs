@@ -4,22 +4,18 @@
 //! Each run gets a fresh packet, since a translated one would take another way the second time. A single run's time
 //! includes measuring it, which the ways of frames without IP show.
 
-use std::fs;
 use std::net::Ipv4Addr;
-use std::path::Path;
 
-use anyhow::{Context as _, Result};
-use aya::programs::{Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions, Xdp};
-use aya::{Ebpf, EbpfLoader};
-use dataplane_ebpf::{Hook, OBJECT, PROGRAMS};
+use anyhow::{Context as _, Result, ensure};
+use nix::net::if_::if_nametoindex;
 
 use crate::daemon::{Daemon, Setting};
 use crate::frames::{ACK, End, SYN, not_ip, tcp};
-use crate::kernel;
 use crate::namespace::Namespace;
 use crate::objects::{Cluster, PORT, Real, TARGET};
 use crate::report::{Cell, Figure, Table};
 use crate::sandbox::Sandbox;
+use crate::test_run::{Programs, Run};
 
 const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
@@ -34,6 +30,9 @@ const KNOWN: u16 = 64_000;
 const NEW: u16 = 61_000;
 /// A port that the kernel's own stack would answer.
 const OTHER: u16 = 22;
+
+const NOT_IP: &str = "not IP";
+const FOREIGN: &str = "none of ours";
 
 /// Rounds in which the ways take turns, and runs of each way in a round.
 struct Scale {
@@ -60,12 +59,13 @@ struct Way {
     name: &'static str,
     /// The packet of a run, given a number that no other run has.
     packet: Box<dyn Fn(u16) -> Vec<u8> + Send + Sync>,
+    /// Whether it is another packet afterwards: translated, or answered.
+    changes: bool,
     samples: Vec<f64>,
 }
 
 struct World {
-    programs: Ebpf,
-    node: Namespace,
+    programs: Programs,
     uplink: u32,
     pod: u32,
 }
@@ -96,14 +96,21 @@ pub(crate) fn measure(sandbox: &Sandbox, quick: bool) -> Result<Vec<Table>> {
     };
     let mut daemon = Daemon::start(sandbox, &setting)?;
     daemon.wait(&cluster)?;
-    let world = World::load(node, &daemon.pins)?;
     let mut ways = ways(&cluster)?;
-    world.open(&cluster)?;
-    for round in 0..scale.rounds {
-        for way in &mut ways {
-            world.run(way, round * scale.runs..(round + 1) * scale.runs)?;
+    node.run(|| {
+        let world = World {
+            programs: Programs::load(&daemon.pins)?,
+            uplink: if_nametoindex("uplink")?,
+            pod: if_nametoindex("to-pod")?,
+        };
+        world.open(&cluster)?;
+        for round in 0..scale.rounds {
+            for way in &mut ways {
+                world.measure(way, round * scale.runs..(round + 1) * scale.runs)?;
+            }
         }
-    }
+        Ok::<_, anyhow::Error>(())
+    })?;
     let note = format!(
         "`measure l4 cost`: `BPF_PROG_TEST_RUN` with TCP over IPv4 and {} Services, {} single runs each; median (5 % were \
          faster, 5 % slower). \"Net\" is without what a run of the same program takes for a frame that is not IP.",
@@ -148,14 +155,15 @@ fn ways(cluster: &Cluster) -> Result<Vec<Way>> {
             program,
             name,
             packet,
+            changes: !matches!(name, NOT_IP | FOREIGN),
             samples: Vec::new(),
         });
     };
     let known = |from: End, to: End| Box::new(move |_| tcp(from, to, ACK));
     let new = |from: Ipv4Addr, to: End| Box::new(move |run| tcp((from, NEW + run), to, SYN));
     for program in ["driver", "ingress"] {
-        add(program, "not IP", Box::new(|_| not_ip()));
-        add(program, "none of ours", known(client, (NODE, OTHER)));
+        add(program, NOT_IP, Box::new(|_| not_ip()));
+        add(program, FOREIGN, known(client, (NODE, OTHER)));
         add(
             program,
             "request, backend elsewhere",
@@ -185,15 +193,15 @@ fn ways(cluster: &Cluster) -> Result<Vec<Way>> {
         "refused with a reset",
         new(CLIENT, (ip, PORT + 1)),
     );
-    add("egress", "not IP", Box::new(|_| not_ip()));
-    add("egress", "none of ours", known((NODE, OTHER), client));
+    add("egress", NOT_IP, Box::new(|_| not_ip()));
+    add("egress", FOREIGN, known((NODE, OTHER), client));
     add(
         "egress",
         "reply, backend here",
         known((HERE, TARGET), client),
     );
-    add("pod_ingress", "not IP", Box::new(|_| not_ip()));
-    add("pod_ingress", "none of ours", known(pod, (CLIENT, OTHER)));
+    add("pod_ingress", NOT_IP, Box::new(|_| not_ip()));
+    add("pod_ingress", FOREIGN, known(pod, (CLIENT, OTHER)));
     add(
         "pod_ingress",
         "request, backend elsewhere",
@@ -208,120 +216,49 @@ fn ways(cluster: &Cluster) -> Result<Vec<Way>> {
 }
 
 impl World {
-    /// Loads the programs once more, with the maps that the daemon has filled.
-    fn load(node: Namespace, pins: &Path) -> Result<Self> {
-        let mut loader = EbpfLoader::new();
-        let directory = kernel::directory(pins);
-        let entries = fs::read_dir(&directory)?.collect::<Result<Vec<_>, _>>()?;
-        let names: Vec<String> = entries
-            .iter()
-            .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .collect();
-        for name in &names {
-            loader.map_pin_path(name, directory.join(name));
-        }
-        let mut programs = loader.load(OBJECT).context("loading the programs")?;
-        for program in PROGRAMS {
-            let loaded = programs.program_mut(program.name).context("a program")?;
-            match program.hook {
-                Hook::Ingress | Hook::Egress | Hook::Pod => {
-                    patiently(|| <&mut SchedClassifier>::try_from(&mut *loaded)?.load())?;
-                }
-                Hook::Xdp => patiently(|| <&mut Xdp>::try_from(&mut *loaded)?.load())?,
-                Hook::SocketAddress | Hook::Socket => {}
-            }
-        }
-        let index = |device| node.run(|| nix::net::if_::if_nametoindex(device));
-        let (uplink, pod) = (index("uplink")?, index("to-pod")?);
-        Ok(Self {
-            programs,
-            node,
-            uplink,
-            pod,
-        })
-    }
-
     /// Opens the connections that are to be known.
     fn open(&self, cluster: &Cluster) -> Result<()> {
         let port = |number| cluster.node_port(number).context("a node port");
+        let (elsewhere, here) = (port(cluster.real())?, port(cluster.real() + 1)?);
         let ip = cluster.cluster_ip(cluster.real());
-        for (program, packet) in [
-            (
-                "ingress",
-                tcp((CLIENT, KNOWN), (NODE, port(cluster.real())?), SYN),
-            ),
-            (
-                "ingress",
-                tcp((CLIENT, KNOWN), (NODE, port(cluster.real() + 1)?), SYN),
-            ),
-            ("pod_ingress", tcp((POD, KNOWN), (ip, PORT), SYN)),
+        for (program, client, service) in [
+            ("ingress", CLIENT, (NODE, elsewhere)),
+            ("ingress", CLIENT, (NODE, here)),
+            ("pod_ingress", POD, (ip, PORT)),
         ] {
-            self.node.run(|| self.test(program, &packet))?;
+            let opened = self.run(program, &tcp((client, KNOWN), service, SYN))?;
+            ensure!(
+                opened.changed,
+                "{program} opens no connection to {service:?}"
+            );
         }
         Ok(())
     }
 
     /// Runs a way's program for each of the numbers.
-    fn run(&self, way: &mut Way, numbers: std::ops::Range<u16>) -> Result<()> {
-        let times = self.node.run(|| {
-            numbers
-                .map(|number| self.test(way.program, &(way.packet)(number)))
-                .collect::<Result<Vec<f64>>>()
-        })?;
-        way.samples.extend(times);
+    fn measure(&self, way: &mut Way, numbers: std::ops::Range<u16>) -> Result<()> {
+        for number in numbers {
+            let run = self.run(way.program, &(way.packet)(number))?;
+            ensure!(
+                run.changed == way.changes,
+                "{}: {} goes another way: changed {}",
+                way.program,
+                way.name,
+                run.changed
+            );
+            way.samples.push(run.nanoseconds);
+        }
         Ok(())
     }
 
-    /// One run, in nanoseconds.
-    fn test(&self, program: &str, packet: &[u8]) -> Result<f64> {
+    fn run(&self, program: &str, packet: &[u8]) -> Result<Run> {
         let device = if program == "pod_ingress" {
             self.pod
         } else {
             self.uplink
         };
-        let mut context = [0u8; 192];
-        let mut put = |at: usize, word: u32| {
-            context[at..at + 4].copy_from_slice(&word.to_ne_bytes());
-        };
-        let loaded = self.programs.program(program).context("a program")?;
-        let length = match loaded {
-            Program::Xdp(_) => {
-                // `struct xdp_md`: the end of the data, and the device.
-                put(4, u32::try_from(packet.len())?);
-                put(12, device);
-                24
-            }
-            _ => {
-                // `struct __sk_buff`, whose eleventh word is the device.
-                put(40, device);
-                192
-            }
-        };
-        let mut out = vec![0; packet.len() + 256];
-        let options = TestRunOptions {
-            data_in: Some(packet),
-            data_out: Some(&mut out),
-            ctx_in: Some(&context[..length]),
-            ..TestRunOptions::new()
-        };
-        let result = match loaded {
-            Program::Xdp(loaded) => loaded.test_run(options),
-            Program::SchedClassifier(loaded) => loaded.test_run(options),
-            _ => anyhow::bail!("{program} is no program for packets"),
-        };
-        let result = result.with_context(|| format!("running {program}"))?;
-        Ok(result.duration.as_nanos() as f64)
+        self.programs.run(program, device, packet)
     }
-}
-
-/// A signal interrupts the verifier with EAGAIN.
-fn patiently(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<()> {
-    for _ in 0..4 {
-        if load().is_ok() {
-            return Ok(());
-        }
-    }
-    Ok(load()?)
 }
 
 fn table(note: String, ways: &[Way]) -> Table {

@@ -4,6 +4,7 @@
 //! contestants take turns within one run, so that a machine whose speed drifts slows all of them alike.
 
 mod api;
+mod changes;
 mod cluster;
 mod clusterip;
 mod cost;
@@ -17,6 +18,7 @@ mod programming;
 mod report;
 mod rules;
 mod sandbox;
+mod test_run;
 mod traffic;
 mod xdp;
 

@@ -1,13 +1,13 @@
 //! The daemon's part: from a list or an event of the API to the maps, and what it takes of memory and processor time.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 
 use crate::api::Kind;
-use crate::daemon::{Daemon, Setting};
-use crate::kernel::{self, Installed};
+use crate::changes::{Changes, RATE};
+use crate::daemon::{Daemon, Resident, Setting};
+use crate::kernel;
 use crate::namespace::Namespace;
 use crate::objects::Cluster;
 use crate::report::{Cell, Figure, Table};
@@ -15,8 +15,6 @@ use crate::sandbox::Sandbox;
 
 const ADDRESS: std::net::Ipv4Addr = std::net::Ipv4Addr::new(192, 0, 2, 1);
 const ENDPOINTS: u32 = 5;
-/// Changes a second that must not make the daemon fall behind.
-const RATE: u32 = 1_000;
 
 struct Scale {
     sizes: [u32; 2],
@@ -50,6 +48,8 @@ struct Figures {
     start: Figure,
     /// Milliseconds from the last byte of the last list.
     after_list: Figure,
+    /// Milliseconds of processor time until then.
+    processor: Figure,
     /// Microseconds from an event to the map.
     change: Figure,
     /// The same while changes come in fast.
@@ -58,7 +58,7 @@ struct Figures {
     busy: f64,
     /// Share of a processor when nothing happens.
     idle: f64,
-    resident: crate::daemon::Resident,
+    resident: Resident,
     memory: Vec<kernel::Memory>,
 }
 
@@ -83,7 +83,7 @@ fn measure_size(sandbox: &Sandbox, services: u32, scale: &Scale) -> Result<Figur
         protocol: "tcp",
         node_ports: false,
     };
-    let (mut starts, mut after_lists) = (Vec::new(), Vec::new());
+    let (mut starts, mut after_lists, mut processor) = (Vec::new(), Vec::new(), Vec::new());
     let mut running = None;
     for number in 0..scale.starts {
         // The one before ends first.
@@ -101,6 +101,7 @@ fn measure_size(sandbox: &Sandbox, services: u32, scale: &Scale) -> Result<Figur
         };
         let mut daemon = Daemon::start(sandbox, &setting)?;
         let (maps, done) = daemon.wait(&cluster)?;
+        processor.push(daemon.processor_time()?.as_secs_f64() * 1e3);
         let times = daemon.api.times();
         let since = |begun: Option<Instant>| {
             let begun = begun.context("the daemon has asked")?;
@@ -127,6 +128,7 @@ fn measure_size(sandbox: &Sandbox, services: u32, scale: &Scale) -> Result<Figur
     Ok(Figures {
         start: Figure::of(starts),
         after_list: Figure::of(after_lists),
+        processor: Figure::of(processor),
         change,
         sustained,
         busy,
@@ -153,110 +155,6 @@ fn node() -> Result<Namespace> {
 fn share(daemon: &Daemon, (at, used): (Instant, Duration)) -> Result<f64> {
     let more = daemon.processor_time()?.saturating_sub(used);
     Ok(100.0 * more.as_secs_f64() / at.elapsed().as_secs_f64())
-}
-
-/// Makes one endpoint after another ready or not, and looks when the map shows it.
-struct Changes<'a> {
-    daemon: &'a Daemon,
-    maps: &'a Installed,
-    cluster: &'a Cluster,
-    count: u32,
-    /// How many endpoints of each Service are ready.
-    ready: Vec<u32>,
-}
-
-/// A change that the map does not show yet.
-struct Pending {
-    id: u32,
-    ready: u32,
-    since: Instant,
-}
-
-/// How long a change may take before the daemon counts as stuck.
-const STUCK: Duration = Duration::from_secs(20);
-
-impl<'a> Changes<'a> {
-    fn new(daemon: &'a Daemon, maps: &'a Installed, cluster: &'a Cluster) -> Self {
-        Self {
-            daemon,
-            maps,
-            cluster,
-            count: 0,
-            ready: vec![ENDPOINTS; cluster.services as usize],
-        }
-    }
-
-    /// Changes another Service than the last times.
-    fn send(&mut self) -> Result<Pending> {
-        // A prime, so that all have their turn in an order that no cache likes.
-        let service = (u64::from(self.count) * 7_919 % u64::from(self.cluster.services)) as u32;
-        self.count += 1;
-        let ready = &mut self.ready[service as usize];
-        *ready = if *ready == ENDPOINTS {
-            ENDPOINTS - 1
-        } else {
-            ENDPOINTS
-        };
-        let slice = self.cluster.slice(service, *ready);
-        let id = self
-            .maps
-            .id(self.cluster, service)
-            .context("an installed Service")?;
-        Ok(Pending {
-            id,
-            ready: *ready,
-            since: self.daemon.api.change(Kind::Slices, service, slice)?,
-        })
-    }
-
-    /// How long it has taken the map to show the change, in microseconds, if it does.
-    fn look(&self, pending: &Pending) -> Result<Option<f64>> {
-        let passed = pending.since.elapsed();
-        if self.maps.run(pending.id).count() == pending.ready {
-            return Ok(Some(passed.as_secs_f64() * 1e6));
-        }
-        ensure!(passed < STUCK, "a change has not arrived in the maps");
-        Ok(None)
-    }
-
-    fn one_by_one(&mut self, changes: u32) -> Result<Figure> {
-        let mut times = Vec::new();
-        for _ in 0..changes {
-            let pending = self.send()?;
-            let time = loop {
-                if let Some(time) = self.look(&pending)? {
-                    break time;
-                }
-                std::hint::spin_loop();
-            };
-            times.push(time);
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Ok(Figure::of(times))
-    }
-
-    fn sustained(&mut self, time: Duration) -> Result<Figure> {
-        let begun = Instant::now();
-        let total = RATE * u32::try_from(time.as_secs())?;
-        let mut times = Vec::new();
-        let mut pending = VecDeque::new();
-        let mut sent = 0;
-        while sent < total || !pending.is_empty() {
-            if sent < total && begun.elapsed() >= sent * Duration::from_secs(1) / RATE {
-                // A Service that is still on its way must not change again: the map would show the later state.
-                if pending.len() < self.cluster.services as usize {
-                    pending.push_back(self.send()?);
-                    sent += 1;
-                }
-            }
-            while let Some(first) = pending.front() {
-                let Some(time) = self.look(first)? else { break };
-                times.push(time);
-                pending.pop_front();
-            }
-        }
-        Ok(Figure::of(times))
-    }
 }
 
 fn table(scale: &Scale, figures: &[Figures; 2]) -> Table {
@@ -295,6 +193,9 @@ fn table(scale: &Scale, figures: &[Figures; 2]) -> Table {
         "1000",
         &|f| Cell::Figure(f.after_list.clone(), 0),
     );
+    add("processor time of the whole start, ms", "", &|f| {
+        Cell::Figure(f.processor.clone(), 0)
+    });
     add("an endpoint changes: event to map, p50, µs", "", &|f| {
         Cell::Number(f.change.quantile(0.5), 0)
     });

@@ -1,7 +1,8 @@
 //! Where the dataplane is measured: a mount and a process namespace, so that file systems and processes vanish with
-//! the measuring process, and a cgroup, which a supervisor removes.
+//! the measuring process, and a cgroup and an empty directory, which a supervisor removes.
 //!
-//! The supervisor also keeps the time: what takes longer than it may is killed.
+//! The supervisor also keeps the time: what takes longer than it may is killed. What a killed supervisor leaves, the next
+//! one removes.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -18,15 +19,16 @@ use nix::unistd::alarm;
 
 /// Tells the process inside which cgroup is its own.
 const CGROUP: &str = "PORTOLAN_MEASURE_CGROUP";
-/// Cgroups are called this and the supervisor's process id.
+/// Tells it where its files are to be.
+const FILES: &str = "PORTOLAN_MEASURE_FILES";
+/// Cgroup and directory are called this and the supervisor's process id.
 const PREFIX: &str = "portolan-measure-";
-/// A directory that exists everywhere and that nothing here reads: a file system of our own hides it.
-const FILES: &str = "/mnt";
 
 /// The inside, which ends with the process.
 #[derive(Debug)]
 pub(crate) struct Sandbox {
     cgroup: PathBuf,
+    files: PathBuf,
 }
 
 /// Runs this program again inside, for at most `limit`, and cleans up after it.
@@ -35,12 +37,18 @@ pub(crate) fn supervise(limit: Duration) -> Result<ExitCode> {
         nix::unistd::geteuid().is_root(),
         "this needs root, for network namespaces, cgroups and eBPF"
     );
-    let parent = cgroup2()?;
-    remove_left_over(&parent)?;
-    let cgroup = parent.join(format!("{PREFIX}{}", std::process::id()));
-    fs::create_dir(&cgroup).with_context(|| format!("creating {}", cgroup.display()))?;
-    let result = run_inside(&cgroup, limit);
-    remove_cgroup(&cgroup)?;
+    let parents = [cgroup2()?, std::env::temp_dir()];
+    let name = format!("{PREFIX}{}", std::process::id());
+    for parent in &parents {
+        remove_left_over(parent)?;
+    }
+    let [cgroup, files] = parents.map(|parent| parent.join(&name));
+    for path in [&cgroup, &files] {
+        fs::create_dir(path).with_context(|| format!("creating {}", path.display()))?;
+    }
+    let result = run_inside(&cgroup, &files, limit);
+    remove_empty(&cgroup)?;
+    remove_empty(&files)?;
     result
 }
 
@@ -59,7 +67,7 @@ pub(crate) fn run_again(command: &str, json: Option<&Path>) -> Result<ExitCode> 
     })
 }
 
-fn run_inside(cgroup: &Path, limit: Duration) -> Result<ExitCode> {
+fn run_inside(cgroup: &Path, files: &Path, limit: Duration) -> Result<ExitCode> {
     let mut signals = SigSet::empty();
     for signal in [
         Signal::SIGINT,
@@ -72,11 +80,11 @@ fn run_inside(cgroup: &Path, limit: Duration) -> Result<ExitCode> {
     }
     signals.thread_block()?;
     // The next child is the first process of its namespace: when it ends, the kernel kills the others there.
-    unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS)
-        .context("making namespaces (CAP_SYS_ADMIN)")?;
+    unshare(CloneFlags::CLONE_NEWPID).context("making namespaces (CAP_SYS_ADMIN)")?;
     let mut child = Command::new("/proc/self/exe")
         .args(std::env::args_os().skip(1))
         .env(CGROUP, cgroup)
+        .env(FILES, files)
         .spawn()
         .context("running this program again")?;
     alarm::set(u32::try_from(limit.as_secs())?);
@@ -112,25 +120,26 @@ fn end(child: &mut Child) -> Result<()> {
 impl Sandbox {
     /// The sandbox that this process is in, if it is the one inside.
     pub(crate) fn inside() -> Result<Option<Self>> {
-        let Some(cgroup) = std::env::var_os(CGROUP) else {
+        let (Some(cgroup), Some(files)) = (std::env::var_os(CGROUP), std::env::var_os(FILES))
+        else {
             return Ok(None);
         };
+        let (cgroup, files) = (PathBuf::from(cgroup), PathBuf::from(files));
         set_pdeathsig(Signal::SIGKILL)?;
+        unshare(CloneFlags::CLONE_NEWNS)?;
         let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
         mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
-        for (kind, place) in [("proc", "/proc"), ("tmpfs", FILES)] {
+        for (kind, place) in [("proc", Path::new("/proc")), ("tmpfs", &files)] {
             let none = MsFlags::empty();
             mount(Some(kind), place, Some(kind), none, None::<&str>)
-                .with_context(|| format!("mounting {kind} on {place}"))?;
+                .with_context(|| format!("mounting {kind} on {}", place.display()))?;
         }
-        Ok(Some(Self {
-            cgroup: PathBuf::from(cgroup),
-        }))
+        Ok(Some(Self { cgroup, files }))
     }
 
     /// A directory for files of one part of the run.
     pub(crate) fn directory(&self, name: &str) -> Result<PathBuf> {
-        let path = Path::new(FILES).join(name);
+        let path = self.files.join(name);
         fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
         Ok(path)
     }
@@ -181,25 +190,25 @@ fn cgroup2() -> Result<PathBuf> {
     Ok(Path::new(mount[1]).join(own.unwrap_or_default()))
 }
 
-/// Removes the cgroups of supervisors that were killed: what was in them died with them.
+/// Removes the directories of supervisors that were killed: what was in them died with them.
 fn remove_left_over(parent: &Path) -> Result<()> {
     for entry in fs::read_dir(parent)? {
         let entry = entry?;
         let name = entry.file_name();
         let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
         if owner.is_some_and(|owner| !Path::new("/proc").join(owner).exists()) {
-            remove_cgroup(&entry.path())?;
+            remove_empty(&entry.path())?;
         }
     }
     Ok(())
 }
 
-/// Removes a cgroup with those below it, once the last process in them has ended.
-fn remove_cgroup(path: &Path) -> Result<()> {
+/// Removes a directory with those below it; a cgroup once the last process in it has ended.
+fn remove_empty(path: &Path) -> Result<()> {
     for entry in fs::read_dir(path)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
-            remove_cgroup(&entry.path())?;
+            remove_empty(&entry.path())?;
         }
     }
     let deadline = Instant::now() + Duration::from_secs(10);
