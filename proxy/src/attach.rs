@@ -6,6 +6,7 @@
 //! old one's place, between two packets. A link whose cgroup or device is gone is made anew.
 
 mod filter;
+mod growth;
 mod link;
 mod load;
 mod spot;
@@ -31,6 +32,7 @@ use crate::xdp::Xdp;
 use spot::{Attachment, Side, Spot};
 
 pub(crate) use filter::remove as remove_filter;
+pub use growth::Growth;
 
 /// What the loader reports; its own errors differ from step to step.
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -41,6 +43,17 @@ pub enum Error {
     /// The pin directory is of no use.
     #[error(transparent)]
     Pins(#[from] pins::Error),
+    /// A pinned map could not be used.
+    #[error("cannot open the map {name}")]
+    Map {
+        /// The map.
+        name: &'static str,
+        /// Why not.
+        source: aya::maps::MapError,
+    },
+    /// A map has its last size.
+    #[error("{0} is full, and as large as it may become")]
+    NoGrowth(String),
     /// A map could not be written.
     #[error(transparent)]
     Maps(#[from] maps::Error),
@@ -78,10 +91,17 @@ pub enum Error {
     },
 }
 
+impl Error {
+    fn map(name: &'static str) -> impl FnOnce(aya::maps::MapError) -> Self {
+        move |source| Self::Map { name, source }
+    }
+}
+
 /// The loaded programs, and where they are attached.
 pub struct Dataplane {
     programs: Ebpf,
     pins: Pins,
+    sizes: MapSizes,
     cgroup: PathBuf,
     features: Features,
     /// What runs on devices by the pin directory, whichever daemon attached it.
@@ -97,7 +117,7 @@ pub struct Dataplane {
 /// How the dataplane is to be.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The sizes of maps that are made anew.
+    /// How large maps may become.
     pub sizes: MapSizes,
     /// What the kernel can do.
     pub features: Features,
@@ -109,13 +129,14 @@ impl Dataplane {
     /// Loads the programs with the maps pinned under `root`, which are adopted or made. Nothing is attached yet.
     pub fn open(root: &Path, cgroup: &Path, options: Options) -> Result<Self, Error> {
         check_cgroup(cgroup)?;
-        let pins = Pins::open(root, options.sizes)?;
+        let pins = Pins::open(root)?;
         let mut programs = load::object(pins.loader(options.sizes), OBJECT)?;
         Ok(Self {
             xdp_devices: XdpDevices::take(&mut programs)?,
             programs,
             attached: spot::list(&pins)?,
             pins,
+            sizes: options.sizes,
             cgroup: cgroup.to_owned(),
             features: options.features,
             running: BTreeMap::new(),

@@ -81,8 +81,8 @@ pub struct Config {
     #[arg(long, value_name = "ALGORITHM", default_value = "random", value_parser = algorithm)]
     pub load_balancing_algorithm: Algorithm,
 
-    /// How many addresses and ports of services fit. These five sizes count when the maps are made; maps that an earlier
-    /// daemon left keep theirs. Zero stands for the default.
+    /// How many addresses and ports of services may fit. The maps begin small, and grow up to this and the next three when
+    /// they are full, while everything goes on. Zero stands for the default, a million, or sixteen million places.
     #[arg(
         long,
         value_name = "COUNT",
@@ -118,7 +118,8 @@ pub struct Config {
     )]
     pub max_slots: u32,
 
-    /// How many connections of clients outside can be tracked, two entries each.
+    /// How many connections of clients outside can be tracked, two entries each. It counts when the map is made; one that an
+    /// earlier daemon left keeps its size until --cleanup.
     #[arg(
         long,
         value_name = "COUNT",
@@ -137,7 +138,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// The sizes of maps that are made anew.
+    /// How large maps may become.
     pub fn map_sizes(&self) -> MapSizes {
         MapSizes {
             frontends: self.max_frontends,

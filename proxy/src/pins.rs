@@ -12,7 +12,7 @@ use dataplane_ebpf::addr::Addr;
 use dataplane_ebpf::flow::Flow;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::attach::remove_filter;
 
@@ -54,7 +54,8 @@ pub enum Error {
 /// Where the BPF file system is by convention.
 const BPFFS: &str = "/sys/fs/bpf";
 
-/// How many entries the maps get that are made anew; zero for what this build declares.
+/// How many entries the maps may have at most; zero for what this build allows. Those that hold what the API says begin
+/// smaller and grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MapSizes {
     /// Frontends.
@@ -65,13 +66,13 @@ pub struct MapSizes {
     pub slots: u32,
     /// Backends.
     pub backends: u32,
-    /// Connections, two entries each.
+    /// Connections, two entries each. They have all their room from the beginning.
     pub conntrack: u32,
 }
 
 /// What a map must be for this build to use it.
-struct Declaration {
-    name: &'static str,
+pub(crate) struct Declaration {
+    pub(crate) name: &'static str,
     kind: MapType,
     key: usize,
     value: usize,
@@ -93,7 +94,7 @@ const fn declare<K, V>(name: &'static str, kind: MapType, flags: u32) -> Declara
     }
 }
 
-const DECLARATIONS: [Declaration; 19] = [
+pub(crate) const DECLARATIONS: [Declaration; 19] = [
     declare::<abi::FrontendKey, abi::Frontend>(maps::FRONTENDS, MapType::Hash, NO_PREALLOC),
     declare::<abi::NodePortKey, abi::Frontend>(maps::NODEPORTS, MapType::Hash, NO_PREALLOC),
     declare::<Addr, abi::NodeAddress>(maps::NODE_ADDRESSES, MapType::Hash, NO_PREALLOC),
@@ -119,22 +120,51 @@ const DECLARATIONS: [Declaration; 19] = [
     declare::<u32, abi::Name>(maps::NAMES, MapType::Hash, NO_PREALLOC),
 ];
 
+/// Where growth ends when nothing else was asked for.
+const ENTRIES: u32 = 1 << 20;
+const SLOTS: u32 = 1 << 24;
+
 impl MapSizes {
-    /// The maps whose size was asked for.
-    fn asked(self) -> impl Iterator<Item = (&'static str, u32)> {
-        let sizes = [
-            (maps::FRONTENDS, self.frontends),
-            (maps::SERVICES, self.services),
-            (maps::STATS, self.services),
-            (maps::NAMES, self.services),
-            (maps::SLOTS, self.slots),
-            (maps::BACKENDS, self.backends),
-            (maps::UDP_CONNECTED, self.backends),
-            (maps::CONNTRACK, self.conntrack),
-        ];
-        sizes.into_iter().filter(|(_, size)| *size != 0)
+    /// The largest size of the map called `name`; nothing if it does not grow.
+    fn limit(self, name: &str) -> Option<u32> {
+        let (asked, default) = match name {
+            maps::FRONTENDS => (self.frontends, ENTRIES),
+            maps::SERVICES | maps::STATS | maps::NAMES => (self.services, ENTRIES),
+            maps::SLOTS => (self.slots, SLOTS),
+            maps::BACKENDS | maps::UDP_CONNECTED => (self.backends, ENTRIES),
+            maps::NODEPORTS | maps::SOURCE_RANGES => (0, ENTRIES),
+            _ => return None,
+        };
+        Some(if asked == 0 { default } else { asked })
+    }
+
+    /// The size after `size` of the map called `name`, if it may grow at all.
+    pub(crate) fn next(self, name: &str, size: u32) -> Option<u32> {
+        let limit = self.limit(name)?;
+        (size < limit).then(|| size.saturating_mul(2).min(limit))
+    }
+
+    /// The size with which the map called `name` is made, if it is not the `declared` one.
+    fn first(self, name: &str, declared: u32) -> Option<u32> {
+        match self.limit(name) {
+            Some(limit) => (limit < declared).then_some(limit),
+            None => (name == maps::CONNTRACK && self.conntrack != 0).then_some(self.conntrack),
+        }
     }
 }
+
+/// The maps that may be made with another size than they are declared with.
+const SIZES: [(&str, u32); 9] = [
+    (maps::FRONTENDS, maps::FRONTENDS_SIZE),
+    (maps::NODEPORTS, maps::NODEPORTS_SIZE),
+    (maps::SERVICES, maps::SERVICES_SIZE),
+    (maps::STATS, maps::SERVICES_SIZE),
+    (maps::NAMES, maps::SERVICES_SIZE),
+    (maps::SLOTS, maps::SLOTS_SIZE),
+    (maps::BACKENDS, maps::BACKENDS_SIZE),
+    (maps::UDP_CONNECTED, maps::BACKENDS_SIZE),
+    (maps::CONNTRACK, maps::CONNTRACK_SIZE),
+];
 
 /// The directories of one layout under the root.
 #[derive(Debug, Clone)]
@@ -150,7 +180,7 @@ pub(crate) struct Pins {
 
 impl Pins {
     /// Makes the directories of this build's layout under `root` and checks the maps in them.
-    pub(crate) fn open(root: &Path, sizes: MapSizes) -> Result<Self, Error> {
+    pub(crate) fn open(root: &Path) -> Result<Self, Error> {
         mount_bpffs(root)?;
         let directory = root.join(layout());
         let pins = Self {
@@ -162,29 +192,46 @@ impl Pins {
         for path in [&pins.maps, &pins.links, &pins.filters] {
             fs::create_dir_all(path).map_err(file("create", path))?;
         }
+        // What a daemon left that died while it made room.
+        remove_pins(&pins.next())?;
         for declaration in &DECLARATIONS {
-            let asked = sizes.asked().find(|(name, _)| *name == declaration.name);
-            check(
-                &pins.maps.join(declaration.name),
-                declaration,
-                asked.map(|(_, size)| size),
-            )?;
+            check(&pins.maps.join(declaration.name), declaration)?;
         }
         Ok(pins)
     }
 
     /// A loader that adopts the pinned maps and pins those it makes.
     pub(crate) fn loader(&self, sizes: MapSizes) -> EbpfLoader<'static> {
+        let mut loader = self.loader_at(&self.maps);
+        for (name, declared) in SIZES {
+            if let Some(size) = sizes.first(name, declared) {
+                loader.map_max_entries(name, size);
+            }
+        }
+        loader
+    }
+
+    /// The same in another directory, where maps have the sizes declared.
+    pub(crate) fn loader_at(&self, directory: &Path) -> EbpfLoader<'static> {
         let mut loader = EbpfLoader::new();
         // A load error carries the verifier's log; statistics alone are enough when nothing fails.
         loader.verifier_log_level(VerifierLogLevel::STATS);
         for declaration in &DECLARATIONS {
-            loader.map_pin_path(declaration.name, self.maps.join(declaration.name));
-        }
-        for (name, size) in sizes.asked() {
-            loader.map_max_entries(name, size);
+            loader.map_pin_path(declaration.name, directory.join(declaration.name));
         }
         loader
+    }
+
+    /// An empty directory for maps that shall replace the present ones.
+    pub(crate) fn next_maps(&self) -> Result<PathBuf, Error> {
+        let next = self.next();
+        remove_pins(&next)?;
+        fs::create_dir(&next).map_err(file("create", &next))?;
+        Ok(next)
+    }
+
+    fn next(&self) -> PathBuf {
+        self.maps.with_file_name("maps-next")
     }
 
     /// Removes the link or filter at `pin`, which detaches its program.
@@ -253,13 +300,19 @@ fn remove(directory: &Path) -> Result<(), Error> {
         }
         fs::remove_dir(&filters).map_err(file("remove", &filters))?;
     }
-    for part in ["links", "maps"] {
-        let path = directory.join(part);
-        if path.exists() {
-            fs::remove_dir_all(&path).map_err(file("remove", &path))?;
-        }
+    for part in ["links", "maps", "maps-next"] {
+        remove_pins(&directory.join(part))?;
     }
     fs::remove_dir(directory).map_err(file("remove", directory))
+}
+
+fn remove_pins(directory: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(file("remove", directory)(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Makes sure that `root` is in a BPF file system: the one at its usual place if it lies there, else one of its own.
@@ -290,7 +343,7 @@ fn mount_bpffs(root: &Path) -> Result<(), Error> {
 }
 
 /// The loader takes whatever is pinned, so what is pinned has to be looked at first.
-fn check(path: &Path, declaration: &Declaration, asked: Option<u32>) -> Result<(), Error> {
+fn check(path: &Path, declaration: &Declaration) -> Result<(), Error> {
     if !path.exists() {
         return Ok(());
     }
@@ -331,13 +384,6 @@ fn check(path: &Path, declaration: &Declaration, asked: Option<u32>) -> Result<(
                 expected,
             });
         }
-    }
-    if asked.is_some_and(|asked| asked != info.max_entries()) {
-        warn!(
-            map = declaration.name,
-            entries = info.max_entries(),
-            "the map keeps its size; --cleanup lets it be made anew"
-        );
     }
     Ok(())
 }

@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use model::{Event, Protocol, ServiceName, World};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -352,9 +352,27 @@ impl<M: Maps> Reconciler<M> {
 }
 
 /// Where the reconciler sends what others have to do.
-pub struct Orders {
+pub struct Orders<M> {
     /// Backends that are gone, to which UDP sockets may be connected.
     pub retired: std::sync::mpsc::Sender<Vec<Retired>>,
+    /// Maps that are full.
+    pub full: mpsc::Sender<Full<M>>,
+}
+
+/// A map that something did not fit into.
+pub struct Full<M> {
+    /// Its name.
+    pub map: &'static str,
+    /// Where to send maps with the same contents and more room; nothing, if there can be none. Until then nobody writes.
+    pub larger: oneshot::Sender<M>,
+}
+
+impl<M> Orders<M> {
+    async fn larger(&self, map: &'static str) -> Option<M> {
+        let (larger, answer) = oneshot::channel();
+        self.full.send(Full { map, larger }).await.ok()?;
+        answer.await.ok()
+    }
 }
 
 /// Runs the reconciler until `shutdown` or until a source ends. Everything stays installed.
@@ -362,7 +380,7 @@ pub async fn run<M: Maps>(
     mut reconciler: Reconciler<M>,
     mut events: mpsc::Receiver<Event>,
     mut devices: watch::Receiver<Devices>,
-    orders: Orders,
+    orders: Orders<M>,
     listeners: Listeners,
     shutdown: CancellationToken,
 ) {
@@ -398,6 +416,11 @@ pub async fn run<M: Maps>(
         let took = start.elapsed();
         if round.applied + round.failed > 0 {
             debug!(?round, ?took, "round");
+        }
+        if let Some(map) = reconciler.tables_mut().take_full()
+            && let Some(maps) = orders.larger(map).await
+        {
+            reconciler.grow(maps, Instant::now());
         }
         let retired = reconciler.tables_mut().take_retired();
         if !retired.is_empty() && orders.retired.send(retired).is_err() {

@@ -33,7 +33,7 @@ use proxy::health::{self, Health};
 use proxy::maps::{Conntrack, KernelMaps, Sockets};
 use proxy::metrics::Metrics;
 use proxy::node::{self, Settings};
-use proxy::reconcile::{self, Listeners, Orders, Reconciler};
+use proxy::reconcile::{self, Full, Listeners, Orders, Reconciler};
 use proxy::service_metrics::KernelCounters;
 use proxy::{conntrack, handover, health_check, pins, stale_sockets, watch as api};
 
@@ -92,6 +92,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     let (devices, devices_seen) = watch::channel(known);
     let (seen, events_seen) = mpsc::channel(EVENTS);
     let (retired, retired_seen) = channel();
+    let (full, full_seen) = mpsc::channel(1);
     // It ends when the reconciler does.
     thread::Builder::new()
         .name("stale-sockets".to_owned())
@@ -115,6 +116,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
         dataplane,
         devices_seen.clone(),
         health_seen.clone(),
+        full_seen,
         stop(),
     ));
     parts.spawn(conntrack::run(connections, metrics.clone(), stop()));
@@ -133,7 +135,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
         reconciler,
         events_seen,
         devices_seen,
-        Orders { retired },
+        Orders { retired, full },
         Listeners {
             health,
             checks,
@@ -213,13 +215,14 @@ async fn follow_devices(
     }
 }
 
-/// Attaches the programs to the devices there are and to those that come. Those that fail are tried again, and from time
+/// Attaches the programs to the devices there are and to those that come, and makes room in maps that are full. Those that fail are tried again, and from time
 /// to time all are looked at. An earlier daemon's programs with another layout stay until the maps hold everything for
 /// the first time.
 async fn keep_attached(
     mut dataplane: Dataplane,
     mut devices: watch::Receiver<Devices>,
     mut health: watch::Receiver<Health>,
+    mut full: mpsc::Receiver<Full<KernelMaps>>,
     shutdown: CancellationToken,
 ) {
     let mut alone = false;
@@ -256,6 +259,15 @@ async fn keep_attached(
                     );
                 }
             }
+            Some(full) = full.recv() => match dataplane.grow(full.map) {
+                // Whoever asked may have ended meanwhile.
+                Ok(maps) => drop(full.larger.send(maps)),
+                Err(error) => warn!(
+                    error = &error as &dyn std::error::Error,
+                    map = full.map,
+                    "no room was made"
+                ),
+            },
             _ = look_again.tick() => if let Err(error) = dataplane.look_again() {
                 warn!(
                     error = &error as &dyn std::error::Error,

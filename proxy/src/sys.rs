@@ -1,7 +1,9 @@
 //! System calls that no library offers: arrays of the kernel mapped into memory, links of BPF programs, and the cookie of
-//! a network namespace. The only file of this package with unsafe code.
+//! a network namespace. The only module of this package with unsafe code.
 
 pub(crate) mod read;
+
+mod batch;
 
 use std::cell::Cell;
 use std::ffi::CString;
@@ -15,6 +17,8 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use aya::Pod;
+
+pub(crate) use batch::copy_map;
 
 /// `BPF_OBJ_GET`, `BPF_OBJ_GET_INFO_BY_FD` and `BPF_LINK_UPDATE` of `enum bpf_cmd`.
 const OBJ_GET: libc::c_long = 7;

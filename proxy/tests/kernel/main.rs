@@ -2,6 +2,7 @@
 //! died and another one has taken over. Needs root; runs in network namespaces and a cgroup of its own.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod growth;
 mod namespace;
 #[path = "../node/mod.rs"]
 mod node;
@@ -424,6 +425,17 @@ fn udp_sockets_connected_to_a_backend_that_is_gone_are_closed() {
 #[test]
 fn drivers_have_their_program_where_they_can() {
     alone(drivers);
+}
+
+#[test]
+fn what_does_not_fit_is_installed_after_a_growth() {
+    alone(growth::until_all_fit);
+}
+
+#[test]
+fn clients_notice_nothing_of_a_growth() {
+    alone(|| growth::while_connected(Features::probe()));
+    alone(|| growth::while_connected(Features { tcx: false }));
 }
 
 #[test]
