@@ -7,6 +7,9 @@
 //!                               └── machine 172.30.0.12, also 10.244.2.6
 //! ```
 
+mod direct;
+mod driver;
+
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};

@@ -1,0 +1,68 @@
+//! The driver's program on a real device. On veth it takes senders that complete their checksums themselves, and a program
+//! at the other end as well: without one, the kernel does not look at what comes there by XDP_TX (`veth_xdp_flush`).
+
+use std::process::Command;
+
+use aya::programs::{Xdp, XdpMode};
+
+use super::*;
+
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x0b];
+
+fn ethtool(namespace: &Namespace, arguments: &str) {
+    let output = namespace.run(|| {
+        Command::new("ethtool")
+            .args(arguments.split_whitespace())
+            .output()
+    });
+    let output = output.expect("this test needs the program ethtool");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ethtool {arguments}: {error}");
+}
+
+fn world() -> World {
+    let mut world = World::create().expect("the machines can be made");
+    ethtool(&world.client, "-K wire tx off");
+    ethtool(&world.machine, "-K uplink tx off");
+    let World {
+        client,
+        node,
+        dataplane,
+        ..
+    } = &mut world;
+    node.ip("link set uplink address 02:00:00:00:00:0b")
+        .expect("a device's address can be changed");
+    node.run(|| dataplane.attach_driver("uplink", MAC))
+        .expect("a veth device takes the program");
+    // Passes everything, since it does not know the device.
+    let program = dataplane.ebpf.program_mut("driver");
+    let program = program.expect("the program is in the object file");
+    client
+        .run(|| <&mut Xdp>::try_from(program)?.attach("to-node", XdpMode::Driver))
+        .expect("a veth device takes the program");
+    world
+}
+
+#[test]
+fn clients_reach_backends_elsewhere_with_the_driver_alone() {
+    let _turn = take_turn();
+    let mut world = world();
+    // The hook behind the driver resolves the neighbours, and sends on what was cut to pieces.
+    for a in families() {
+        let places = world.places(a);
+        for (service, host, backend, seen) in places {
+            let there = (backend, services(a, service));
+            talk(&world.client, host, there, seen);
+            exchange((&world.client, a.client), host, there, seen);
+        }
+    }
+    let ingress = world.dataplane.ebpf.program_mut("ingress");
+    <&mut SchedClassifier>::try_from(ingress.expect("the program is in the object file"))
+        .and_then(|ingress| ingress.unload())
+        .expect("a program can be unloaded");
+    for a in families() {
+        let there = (a.elsewhere, services(a, REMOTE));
+        talk(&world.client, &world.machine, there, a.node);
+    }
+    assert_eq!(world.dataplane.drops().expect("maps can be read"), []);
+}
