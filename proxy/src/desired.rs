@@ -176,7 +176,7 @@ fn desired_port(
             family,
         },
         entries,
-        flags: flags(service, view.algorithm, !source_ranges.is_empty()),
+        flags: flags(service, port, view.algorithm, !source_ranges.is_empty()),
         source_ranges,
         affinity_seconds: affinity_seconds(service),
         backends: all_backends(view, &backends, &selection),
@@ -254,9 +254,9 @@ fn mapped_bits(family: Family, prefix: u8) -> u32 {
     128.min(ahead + u32::from(prefix))
 }
 
-fn flags(service: &Service, algorithm: Algorithm, is_restricted: bool) -> u32 {
+fn flags(service: &Service, port: &ServicePort, algorithm: Algorithm, is_restricted: bool) -> u32 {
     // A backend answers the client itself, so nodes have to agree on it without a connection's entry.
-    let is_direct = service.forwarding == Some(Forwarding::Dsr);
+    let is_direct = service.forwarding == Some(Forwarding::Dsr) && port.protocol != Protocol::Sctp;
     let bits = [
         (
             service.internal_policy == TrafficPolicy::Local,

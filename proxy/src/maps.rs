@@ -11,7 +11,9 @@ mod xdp_devices;
 use std::io;
 use std::net::IpAddr;
 
-use dataplane_ebpf::abi::{Backend, Frontend, Name, Node, NodeAddress, Run, Service, SourceRange};
+use dataplane_ebpf::abi::{
+    Backend, BackendKey, Frontend, Name, Node, NodeAddress, Run, Service, SourceRange,
+};
 use dataplane_ebpf::addr::Port;
 use model::TrafficPolicy;
 
@@ -78,6 +80,9 @@ pub trait Maps {
     /// All names, by service id.
     fn names(&self) -> Result<Vec<(u32, Name)>, Error>;
 
+    /// All backends on this node that answer clients themselves, with their ids.
+    fn local_backends(&self) -> Result<Vec<(BackendKey, u32)>, Error>;
+
     /// Whether a connected UDP socket ever got the backend at `id`.
     fn is_udp_connected(&self, id: u32) -> Result<bool, Error>;
 
@@ -110,6 +115,12 @@ pub trait Maps {
 
     /// Takes `range` back. One that is not there is no error.
     fn remove_source_range(&mut self, range: SourceRange) -> Result<(), Error>;
+
+    /// Lets packets that other nodes send on to the backend at `key` be answered from here; its id is `id`.
+    fn insert_local_backend(&mut self, key: BackendKey, id: u32) -> Result<(), Error>;
+
+    /// Takes that back. One that is not there is no error.
+    fn remove_local_backend(&mut self, key: BackendKey) -> Result<(), Error>;
 
     /// Names the service at `id`.
     fn write_name(&mut self, id: u32, name: Name) -> Result<(), Error>;

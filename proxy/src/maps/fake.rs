@@ -5,7 +5,7 @@ use std::io;
 use std::net::IpAddr;
 
 use dataplane_ebpf::abi::{
-    Backend, Frontend, Kind, Name, Node, NodeAddress, Run, Service, SourceRange,
+    Backend, BackendKey, Frontend, Kind, Name, Node, NodeAddress, Run, Service, SourceRange,
 };
 use model::TrafficPolicy;
 
@@ -22,6 +22,7 @@ pub struct Fake {
     backends: Vec<Backend>,
     entries: BTreeMap<Entry, Frontend>,
     ranges: BTreeSet<SourceRange>,
+    local_backends: BTreeMap<BackendKey, u32>,
     names: BTreeMap<u32, Name>,
     /// What the programs would have written: by service id, and by backend id.
     pub counted: BTreeSet<u32>,
@@ -42,6 +43,7 @@ impl Fake {
             backends: vec![Backend::default(); sizes.backends as usize],
             entries: BTreeMap::new(),
             ranges: BTreeSet::new(),
+            local_backends: BTreeMap::new(),
             names: BTreeMap::new(),
             counted: BTreeSet::new(),
             udp_connected: BTreeSet::new(),
@@ -61,6 +63,7 @@ impl Fake {
         Self {
             entries: self.entries.clone(),
             ranges: self.ranges.clone(),
+            local_backends: self.local_backends.clone(),
             names: self.names.clone(),
             counted: self.counted.clone(),
             udp_connected: self.udp_connected.clone(),
@@ -80,11 +83,12 @@ impl Fake {
         self.writes
     }
 
-    /// Whether nothing is left of any service: no entry, no range, no name, no published run, no backend.
+    /// Whether nothing is left of any service: no entry, no range, no name, no local backend, no published run, no backend.
     pub fn is_empty(&self) -> bool {
         let empty = |run: Run| run.count() == 0;
         self.entries.is_empty()
             && self.ranges.is_empty()
+            && self.local_backends.is_empty()
             && self.names.is_empty()
             && self
                 .services
@@ -216,6 +220,11 @@ impl Maps for Fake {
         Ok(self.names.iter().map(|(id, name)| (*id, *name)).collect())
     }
 
+    fn local_backends(&self) -> Result<Vec<(BackendKey, u32)>, Error> {
+        let backends = self.local_backends.iter();
+        Ok(backends.map(|(key, id)| (*key, *id)).collect())
+    }
+
     fn is_udp_connected(&self, id: u32) -> Result<bool, Error> {
         Ok(self.udp_connected.contains(&id))
     }
@@ -239,6 +248,11 @@ impl Maps for Fake {
             || old.generation != backend.generation
         {
             self.check_unnamed(id);
+            let mut found = self.local_backends.values();
+            assert!(
+                !found.any(|local| *local == id),
+                "backend {id} is found by its address"
+            );
         }
         self.backends[id as usize] = backend;
         Ok(())
@@ -323,6 +337,23 @@ impl Maps for Fake {
             self.has_ranges(id) || !self.entries.values().any(reachable),
             "service {id} is closed to everybody"
         );
+        Ok(())
+    }
+
+    fn insert_local_backend(&mut self, key: BackendKey, id: u32) -> Result<(), Error> {
+        self.write("LOCAL_BACKENDS")?;
+        let backend = self.backends[id as usize];
+        assert!(
+            backend.service == key.service && backend.flags & Backend::LOCAL != 0,
+            "{key:?} is not backend {id}"
+        );
+        self.local_backends.insert(key, id);
+        Ok(())
+    }
+
+    fn remove_local_backend(&mut self, key: BackendKey) -> Result<(), Error> {
+        self.write("LOCAL_BACKENDS")?;
+        self.local_backends.remove(&key);
         Ok(())
     }
 

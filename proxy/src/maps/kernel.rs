@@ -12,8 +12,8 @@ use aya::maps::{
 use aya::util::nr_cpus;
 use aya::{Ebpf, Pod};
 use dataplane_ebpf::abi::{
-    Backend, Connection, Frontend, FrontendKey, Name, Node, NodeAddress, NodePortKey, Run, Service,
-    SourceRange, Stats, maps,
+    Backend, BackendKey, Connection, Frontend, FrontendKey, Name, Node, NodeAddress, NodePortKey,
+    Run, Service, SourceRange, Stats, maps,
 };
 use dataplane_ebpf::addr::Addr;
 use dataplane_ebpf::flow::Flow;
@@ -31,6 +31,7 @@ pub struct KernelMaps {
     frontends: HashMap<MapData, FrontendKey, Frontend>,
     node_ports: HashMap<MapData, NodePortKey, Frontend>,
     source_ranges: LpmTrie<MapData, RangeKey, u32>,
+    local_backends: HashMap<MapData, BackendKey, u32>,
     names: HashMap<MapData, u32, Name>,
     stats: PerCpuArray<MapData, Stats>,
     udp_connected: Array<u32>,
@@ -71,6 +72,7 @@ impl KernelMaps {
                 let map = take(programs, maps::SOURCE_RANGES)?;
                 LpmTrie::try_from(map).map_err(failed("open", maps::SOURCE_RANGES))?
             },
+            local_backends: hash(programs, maps::LOCAL_BACKENDS)?,
             names: hash(programs, maps::NAMES)?,
             stats: {
                 let map = take(programs, maps::STATS)?;
@@ -149,6 +151,11 @@ impl Maps for KernelMaps {
     fn names(&self) -> Result<Vec<(u32, Name)>, Error> {
         let names = self.names.iter().collect::<Result<_, _>>();
         names.map_err(failed("list", maps::NAMES))
+    }
+
+    fn local_backends(&self) -> Result<Vec<(BackendKey, u32)>, Error> {
+        let backends = self.local_backends.iter().collect::<Result<_, _>>();
+        backends.map_err(failed("list", maps::LOCAL_BACKENDS))
     }
 
     fn is_udp_connected(&self, id: u32) -> Result<bool, Error> {
@@ -261,6 +268,16 @@ impl Maps for KernelMaps {
     fn remove_source_range(&mut self, range: SourceRange) -> Result<(), Error> {
         let removed = self.source_ranges.remove(&range_key(range));
         absent_is_fine(removed, maps::SOURCE_RANGES)
+    }
+
+    fn insert_local_backend(&mut self, key: BackendKey, id: u32) -> Result<(), Error> {
+        self.local_backends
+            .insert(key, id, 0)
+            .map_err(failed("write", maps::LOCAL_BACKENDS))
+    }
+
+    fn remove_local_backend(&mut self, key: BackendKey) -> Result<(), Error> {
+        absent_is_fine(self.local_backends.remove(&key), maps::LOCAL_BACKENDS)
     }
 
     fn write_name(&mut self, id: u32, name: Name) -> Result<(), Error> {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dataplane_ebpf::abi::Service;
+use dataplane_ebpf::abi::{BackendKey, Service};
 use tracing::warn;
 
 use super::{Error, Held, Installed, POLICIES, Published};
@@ -44,6 +44,17 @@ pub(super) fn source_ranges(maps: &impl Maps) -> Result<BTreeMap<u32, BTreeSet<R
         ranges.entry(range.service).or_default().insert(prefix);
     }
     Ok(ranges)
+}
+
+/// All backends that answer clients themselves, by service.
+pub(super) fn local_backends(
+    maps: &impl Maps,
+) -> Result<BTreeMap<u32, BTreeMap<BackendKey, u32>>, Error> {
+    let mut backends: BTreeMap<u32, BTreeMap<BackendKey, u32>> = BTreeMap::new();
+    for (key, id) in maps.local_backends()? {
+        backends.entry(key.service).or_default().insert(key, id);
+    }
+    Ok(backends)
 }
 
 pub(super) fn service(

@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use model::{
-    Algorithm, Endpoint, Event, Family, Hints, Kind, Node, ObjectName, Protocol, Service,
-    ServicePort, Slice, SlicePort, TrafficPolicy,
+    Algorithm, Endpoint, Event, Family, Forwarding, Hints, Kind, Node, ObjectName, Protocol,
+    Service, ServicePort, Slice, SlicePort, TrafficPolicy,
 };
 use proptest::prelude::*;
 use proxy::inspect::dump;
@@ -131,6 +131,7 @@ fn service(number: u8, bits: u32) -> Service {
         internal_policy: policy(bit(bits, 15)),
         external_policy: policy(bit(bits, 16)),
         affinity: bit(bits, 17).then(|| Duration::from_secs(60 + u64::from(bits >> 30))),
+        forwarding: (bit(bits, 19) && bit(bits, 20)).then_some(Forwarding::Dsr),
         algorithm: (bit(bits, 18) && bit(bits, 19)).then_some(Algorithm::Maglev),
         ports,
         ..Service::new(name("s", number))
@@ -314,6 +315,13 @@ fn resolved(maps: &Fake) -> String {
         lines.push(format!(
             "{owner:?} {protocol} {address} {port} {}",
             backend.flags
+        ));
+    }
+    for (key, _) in maps.local_backends().unwrap() {
+        let owner = names.get(&key.service).map(|name| name.text());
+        lines.push(format!(
+            "{owner:?} finds {} {} {}",
+            key.protocol, key.address, key.port
         ));
     }
     lines.extend(names.values().map(|name| name.text().to_owned()));

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use daemon::{Daemon, LATER, Objects, installed, parse, service, sizes};
-use dataplane_ebpf::abi::{Backend, FrontendKey, Name};
+use dataplane_ebpf::abi::{Backend, BackendKey, FrontendKey, Name};
 use dataplane_ebpf::addr::{Port, Protocol};
 use model::{Event, Service};
 use proxy::desired::Entry;
@@ -479,4 +479,41 @@ fn what_did_not_fit_comes_in_when_the_maps_have_grown() {
     daemon.reconciler.round(daemon.now);
     assert_eq!(daemon.dump(), installed(&objects).dump());
     assert_eq!(daemon.reconciler.tables_mut().take_full(), None);
+}
+
+#[test]
+fn backends_here_that_answer_clients_themselves_are_found_by_their_addresses() {
+    let path = golden("yaml")
+        .into_iter()
+        .find(|path| path.ends_with("algorithm.yaml"))
+        .unwrap();
+    let objects = read(&path);
+    let mut daemon = installed(&objects);
+    let found = |daemon: &Daemon| -> Vec<String> {
+        let maps = daemon.reconciler.tables().maps();
+        let text = |(key, id): &(BackendKey, u32)| {
+            let name = maps
+                .names()
+                .unwrap()
+                .into_iter()
+                .find(|(id, _)| *id == key.service);
+            let backend = maps.backend(*id).unwrap();
+            assert_eq!((key.address, key.port), (backend.address, backend.port));
+            format!("{} {}:{}", name.unwrap().1.text(), key.address, key.port)
+        };
+        maps.local_backends().unwrap().iter().map(text).collect()
+    };
+    let expected = ["shop/direct:http 10.244.0.2:8080"];
+    assert_eq!(found(&daemon), expected);
+    daemon = daemon.restart();
+    daemon.see_all(&objects);
+    assert_eq!(found(&daemon), expected);
+    let mut by_this_node = objects.services[1].clone();
+    by_this_node.forwarding = None;
+    daemon.see(Event::Service(by_this_node));
+    assert_eq!(found(&daemon), [""; 0]);
+    daemon.see(Event::Service(objects.services[1].clone()));
+    assert_eq!(found(&daemon), expected);
+    daemon.see(Event::Slices(Vec::new()));
+    assert_eq!(found(&daemon), [""; 0]);
 }
