@@ -12,8 +12,12 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use core::ptr::copy_nonoverlapping;
 use dataplane_ebpf::abi::{Connection, Node, ORPHAN_PATIENCE, Origin, UDP_IDLE, moment};
+use dataplane_ebpf::addr::Protocol;
 use dataplane_ebpf::drop::Drop;
 use dataplane_ebpf::flow::Flow;
+
+/// How long both ends of a connection that is over are silent until its port is another's, in units of [`moment`].
+const QUIET: u32 = 2;
 
 /// The entry of `flow`.
 ///
@@ -58,7 +62,9 @@ pub(crate) fn resume(
     };
     match course {
         Course::Ignore => {}
-        Course::Begin => close(&work.packet.flow, &known.partner()),
+        Course::Begin => {
+            close(&work.packet.flow, &known.partner());
+        }
         Course::Continue | Course::Move => take_up(work, known),
     }
     Ok(course)
@@ -243,6 +249,21 @@ fn is_over(connection: &Connection) -> bool {
     Connection::is_over(connection.flags, partner)
 }
 
+/// Whether a TCP connection is over and neither end has said anything since for a while: all that may still come is a last
+/// packet that is sent again.
+#[inline(always)]
+pub(crate) fn is_past(connection: &Connection) -> bool {
+    let is_quiet = |seen: u32| now().wrapping_sub(seen) >= QUIET;
+    if connection.to.protocol != Protocol::TCP || !is_quiet(connection.seen) {
+        return false;
+    }
+    // The node that a client's packets enter by sees nothing of what a backend answers straight.
+    connection.flags & Connection::DSR == 0
+        && find(&connection.partner()).is_some_and(|partner| {
+            is_quiet(partner.seen) && Connection::is_over(connection.flags, partner.flags)
+        })
+}
+
 /// Notes that `packet` used `connection`. Writes only what changed: a write takes the cache line from other CPUs.
 #[inline(always)]
 pub(crate) fn touch(packet: &Packet, connection: &mut Connection) {
@@ -268,12 +289,14 @@ pub(crate) fn insert(flow: &Flow, connection: &Connection, flags: u32) -> bool {
     CONNTRACK.insert(flow, connection, u64::from(flags)).is_ok()
 }
 
-/// Takes away both directions of the connection that `flow` belongs to.
+/// Takes away both directions of the connection that `flow` belongs to. Whether `flow` was still there: of several CPUs,
+/// one takes it away.
 #[inline(always)]
-fn close(flow: &Flow, partner: &Flow) {
+pub(crate) fn close(flow: &Flow, partner: &Flow) -> bool {
+    let was_there = CONNTRACK.remove(flow).is_ok();
     // An entry that is not there was evicted: just as well.
-    CONNTRACK.remove(flow).ok();
     CONNTRACK.remove(partner).ok();
+    was_there
 }
 
 /// The current moment.

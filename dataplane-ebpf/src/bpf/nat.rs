@@ -131,7 +131,15 @@ pub(crate) fn try_reserve(work: &Work) -> bool {
     if conntrack::insert(&work.reply_flow, &work.reply, BPF_NOEXIST) {
         return true;
     }
-    // The client's entry may have been evicted while the reply's was not: then the reservation is its own.
-    let own = conntrack::find(&work.reply_flow).is_some_and(|entry| entry.to == work.reply.to);
-    own && conntrack::insert(&work.reply_flow, &work.reply, BPF_ANY)
+    let Some(entry) = conntrack::find(&work.reply_flow) else {
+        return false;
+    };
+    if entry.to == work.reply.to {
+        // The client's entry was evicted while the reply's was not: the reservation is its own.
+        return conntrack::insert(&work.reply_flow, &work.reply, BPF_ANY);
+    }
+    // What is past gives its port up. Two CPUs may want it: only one of them removes it.
+    conntrack::is_past(entry)
+        && conntrack::close(&work.reply_flow, &entry.partner())
+        && conntrack::insert(&work.reply_flow, &work.reply, BPF_NOEXIST)
 }

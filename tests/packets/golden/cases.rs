@@ -469,9 +469,9 @@ pub(super) fn ports(w: Writer) -> Vec<Case> {
 }
 
 /// The one port that [`leave_one_port`] leaves.
-const ONLY_PORT: u16 = 50001;
+pub(super) const ONLY_PORT: u16 = 50001;
 
-fn leave_one_port(dataplane: &mut Dataplane) -> Result<()> {
+pub(super) fn leave_one_port(dataplane: &mut Dataplane) -> Result<()> {
     dataplane.set_node(Node {
         first_port: ONLY_PORT,
         last_port: ONLY_PORT,

@@ -4,9 +4,10 @@ use dataplane_ebpf::abi::Connection;
 use dataplane_ebpf::addr::{Port, Protocol};
 use dataplane_ebpf::flow::Flow;
 
+use super::cases::{ONLY_PORT, leave_one_port};
 use super::world::{TARGET, World, node_port, service, v4, v6};
 use super::writer::Writer;
-use crate::frame::Frame;
+use crate::frame::{Frame, tcp};
 
 /// A port that source translation may not keep.
 const CLIENT_PORT: u16 = 1024;
@@ -112,4 +113,51 @@ fn lose(world: &mut World, lost: &Flow, kept: &Flow) {
 
 fn without_time(entry: Option<Connection>) -> Option<Connection> {
     entry.map(|entry| Connection { seen: 0, ..entry })
+}
+
+/// A busy node has more connections in two minutes than ports; one that is over keeps its port only while something of it
+/// may still come.
+#[test]
+fn a_connection_that_is_over_and_silent_gives_its_port_up() {
+    for (mut world, w) in worlds().filter(|(_, w)| w.protocol == Protocol::TCP) {
+        leave_one_port(&mut world.dataplane).expect("maps can be written");
+        let node_port = (w.a.node, node_port(service::REMOTE));
+        let backend = (w.a.elsewhere, TARGET);
+        let (flow, masquerade) = (request_flow(w, node_port.1), (w.a.node, ONLY_PORT));
+        send(&world, &w.open((w.a.client, CLIENT_PORT), node_port));
+        let reply = entry(&mut world, &flow)
+            .expect("the connection is known")
+            .partner();
+        let next = (w.a.client, CLIENT_PORT + 1);
+        let begin = |world: &World| {
+            let before = world.dataplane.drops().expect("maps can be read");
+            send(world, &w.open(next, node_port));
+            before == world.dataplane.drops().expect("maps can be read")
+        };
+        let wait = |world: &mut World| {
+            for direction in [&flow, &reply] {
+                let aged = world.dataplane.age(direction, 3);
+                aged.expect("the entry can be changed");
+            }
+        };
+        wait(&mut world);
+        assert!(!begin(&world), "a silent connection is not over");
+        let fin = tcp::FIN | tcp::ACK;
+        send(
+            &world,
+            &w.flagged((w.a.client, CLIENT_PORT), node_port, fin),
+        );
+        assert!(!begin(&world), "half a connection is not over");
+        send(&world, &w.flagged(backend, masquerade, fin));
+        assert!(!begin(&world), "a last packet may be sent again");
+        wait(&mut world);
+        assert!(begin(&world), "the port is free");
+        assert_eq!(
+            entry(&mut world, &flow),
+            None,
+            "nothing is left of the first"
+        );
+        let entry = entry(&mut world, &reply).expect("the second has the port");
+        assert_eq!(entry.to.destination_port, Port::new(next.1));
+    }
 }
