@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use harness::Cluster;
 
 use crate::report::{Cell, Figure, Table};
+use crate::written;
 
 /// How many clusters are built; the median is the figure.
 const ROUNDS: usize = 5;
@@ -24,6 +25,7 @@ const DAEMONS: [&str; 7] = [
 
 pub(crate) fn measure() -> Result<Vec<Table>> {
     let mut times = Vec::new();
+    let mut written = None;
     let mut memory = Table::new(
         "Memory of the daemons",
         "Of the last of these clusters.",
@@ -34,6 +36,7 @@ pub(crate) fn measure() -> Result<Vec<Table>> {
         let cluster = Cluster::up("bench")?;
         times.push(begun.elapsed().as_secs_f64());
         if round == ROUNDS {
+            written = Some(written::measure(&cluster)?);
             for name in DAEMONS {
                 let [all, anonymous] = resident(&cluster, name)?;
                 memory.add(vec![
@@ -53,7 +56,17 @@ pub(crate) fn measure() -> Result<Vec<Table>> {
         "`portolan up`, 2 nodes, to the sample's first HTTPS answer".into(),
         Cell::Figure(Figure::of(times), 2),
     ]);
-    Ok(vec![ready, memory])
+    let mut api = Table::new(
+        "From the API to a node",
+        "A change of an EndpointSlice, written to the API server, until the node's map shows it; a few Services.",
+        &["figure", "milliseconds"],
+    );
+    if let Some(times) = written {
+        for (name, share) in [("median", 0.5), ("p99", 0.99), ("longest", 1.0)] {
+            api.add(vec![name.into(), Cell::Number(times.quantile(share), 2)]);
+        }
+    }
+    Ok(vec![ready, memory, api])
 }
 
 /// Resident memory in MiB: all of it, and the part that is not a file's page.

@@ -69,8 +69,8 @@ pub(crate) fn measure(sandbox: &Sandbox, quick: bool) -> Result<Vec<Table>> {
     let scale = if quick { &QUICK } else { &FULL };
     let mut note = format!(
         "`measure l4 clusterip`: TCP over IPv4 between two pods of one node; {} rounds in which the contestants take turns, \
-         {} ms a figure; the ratio to \"direct\" of the same round, median (minimum–maximum). Client and server share a \
-         processor, but for throughput.",
+         {} ms a figure; the ratio to \"direct\" of the same round, median (minimum–maximum). Rates are per second of \
+         processor time, client's and server's together, on one processor; throughput is per second, on two.",
         scale.rounds,
         scale.time.as_millis()
     );

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::marker::PhantomData;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
@@ -75,8 +75,13 @@ impl Installed {
             "udp" => Protocol::UDP,
             _ => Protocol::TCP,
         };
-        let address = std::net::IpAddr::from(cluster.cluster_ip(service));
-        let key = FrontendKey::new(address.into(), Port::new(PORT), protocol);
+        let address = SocketAddr::from((cluster.cluster_ip(service), PORT));
+        self.id_at(address, protocol)
+    }
+
+    /// The id of the service at an address.
+    pub(crate) fn id_at(&self, address: SocketAddr, protocol: Protocol) -> Option<u32> {
+        let key = FrontendKey::new(address.ip().into(), Port::new(address.port()), protocol);
         self.frontends.get(&key, 0).ok().map(|found| found.service)
     }
 

@@ -20,6 +20,7 @@ mod rules;
 mod sandbox;
 mod test_run;
 mod traffic;
+mod written;
 mod xdp;
 
 use std::path::PathBuf;
