@@ -9,8 +9,8 @@ mod bpf;
 
 use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, classifier, xdp};
 use aya_ebpf::programs::{SockAddrContext, SockContext, TcContext, XdpContext};
+use bpf::call::Call;
 use bpf::frame::Frame;
-use bpf::socket::Call;
 use bpf::{device, socket, xdp};
 use dataplane_ebpf::addr::Family;
 

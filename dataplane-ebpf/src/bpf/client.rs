@@ -1,4 +1,4 @@
-//! Who asks for a backend: the sender of a packet here, a socket's call in `socket`.
+//! Who asks for a backend: the sender of a packet here, a socket's call in `call`.
 
 use dataplane_ebpf::abi::{AffinityKey, Origin, Service};
 use dataplane_ebpf::addr::Addr;

@@ -20,6 +20,7 @@ mod service;
 mod stats;
 mod work;
 
+pub(crate) mod call;
 pub(crate) mod device;
 pub(crate) mod frame;
 pub(crate) mod socket;
