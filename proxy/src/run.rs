@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use nix::sys::prctl::set_no_new_privs;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -35,7 +36,7 @@ use proxy::metrics::Metrics;
 use proxy::node::{self, Settings};
 use proxy::reconcile::{self, Full, Listeners, Orders, Reconciler};
 use proxy::service_metrics::KernelCounters;
-use proxy::{conntrack, handover, health_check, pins, stale_sockets, watch as api};
+use proxy::{capabilities, conntrack, handover, health_check, pins, stale_sockets, watch as api};
 
 /// How many events may wait for the reconciler.
 const EVENTS: usize = 1024;
@@ -96,8 +97,16 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     // It ends when the reconciler does.
     thread::Builder::new()
         .name("stale-sockets".to_owned())
-        .spawn(move || stale_sockets::run(&sockets, &retired_seen))
+        .spawn(move || {
+            if let Err(error) = capabilities::keep(&capabilities::NAMESPACES) {
+                warn!(?error, "a thread keeps more rights than it needs");
+            }
+            stale_sockets::run(&sockets, &retired_seen);
+        })
         .context("cannot start a thread")?;
+    // Whatever is started from here on has no more rights than this thread, and no program gets them back.
+    set_no_new_privs().context("cannot forbid new rights")?;
+    capabilities::keep(&capabilities::DAEMON).context("cannot give up rights")?;
     let stop = || shutdown.child_token();
     let mut parts = JoinSet::new();
     let (notes, left) = Events::channel();

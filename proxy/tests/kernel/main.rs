@@ -20,13 +20,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap, Map, MapData};
-use dataplane_ebpf::abi::{Connection, LAYOUT_VERSION, Mac};
+use dataplane_ebpf::abi::{Connection, LAYOUT_VERSION, Mac, maps};
 use dataplane_ebpf::addr::{Addr, Port, Protocol as WireProtocol};
 use dataplane_ebpf::flow::Flow;
 use futures::TryStreamExt;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Uid;
 use proxy::attach::{Dataplane, Options};
+use proxy::capabilities;
 use proxy::devices::{self, Device, Devices};
 use proxy::features::Features;
 use proxy::inspect::dump;
@@ -339,6 +340,14 @@ fn pods_leave_nothing(features: Features) {
     }
 }
 
+fn options(place: &Place, xdp: &str) -> Options {
+    Options {
+        sizes: MapSizes::default(),
+        features: place.features,
+        xdp: xdp.parse().unwrap(),
+    }
+}
+
 /// A driver that takes the program has it, by a link that the next daemon takes over, as long as it is wanted; one that
 /// takes none does not keep the daemon from anything.
 fn drivers() {
@@ -350,14 +359,7 @@ fn drivers() {
     });
     let uplinks = ["up0".to_owned(), "br0".to_owned()];
     let devices = netlink(async |_| devices::look(&uplinks).await.unwrap());
-    let start = |xdp: &str| {
-        let options = Options {
-            sizes: MapSizes::default(),
-            features: place.features,
-            xdp: xdp.parse().unwrap(),
-        };
-        Daemon::with(&place, &devices, options)
-    };
+    let start = |xdp: &str| Daemon::with(&place, &devices, options(&place, xdp));
     let found = || {
         let layout = place.bpf.join(format!("v{LAYOUT_VERSION}"));
         let map = Map::HashMap(MapData::from_pin(layout.join("maps/XDP_DEVICES")).unwrap());
@@ -379,6 +381,43 @@ fn drivers() {
     ] {
         drop(start(xdp));
         assert_eq!(found(), *expected, "{xdp}");
+    }
+}
+
+/// A daemon with the rights that it keeps does all it has to do, and one without any of these does not start.
+fn with_few_rights() {
+    let place = Place::new(Features::probe());
+    let _outside = build_network();
+    let devices = look();
+    BACKENDS.into_iter().chain(BACKENDS6).for_each(serve);
+    // Rights belong to threads.
+    let enough = || {
+        capabilities::keep(&capabilities::DAEMON).unwrap();
+        for _ in 0..2 {
+            let mut daemon = Daemon::with(&place, &devices, options(&place, "up0"));
+            daemon.see(events(&BACKENDS));
+            assert_eq!(answers(SERVICE, ask, 20), both(&BACKENDS));
+            let maps = daemon.dataplane.grow(maps::SERVICES).unwrap();
+            daemon.reconciler.grow(maps, Instant::now());
+            daemon.see(events(&BACKENDS[..1]));
+            let mut conntrack = Conntrack::take(daemon.dataplane.programs()).unwrap();
+            check_sweep(&place, &mut conntrack);
+        }
+    };
+    thread::scope(|scope| scope.spawn(enough).join()).unwrap();
+
+    for missing in capabilities::DAEMON {
+        let mut others = capabilities::DAEMON.to_vec();
+        others.retain(|right| *right != missing);
+        let root = place.bpf.join("few");
+        let started = || {
+            capabilities::keep(&others).unwrap();
+            Dataplane::open(&root, &place.cgroup, options(&place, "off"))?.attach_sockets()
+        };
+        let started = thread::scope(|scope| scope.spawn(started).join()).unwrap();
+        assert!(started.is_err(), "without {missing}");
+        pins::cleanup(&root).unwrap();
+        fs::remove_dir(root).unwrap();
     }
 }
 
@@ -436,6 +475,11 @@ fn what_does_not_fit_is_installed_after_a_growth() {
 fn clients_notice_nothing_of_a_growth() {
     alone(|| growth::while_connected(Features::probe()));
     alone(|| growth::while_connected(Features { tcx: false }));
+}
+
+#[test]
+fn the_daemon_needs_the_rights_that_it_keeps_and_no_others() {
+    alone(with_few_rights);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
+use proxy::capabilities;
 use proxy::features::Features;
 use proxy::maps::Sockets;
 use proxy::stale_sockets;
@@ -85,7 +86,10 @@ pub(crate) fn scenario(features: Features) {
     daemon.see(events(&BACKENDS));
     let sockets = Sockets::take(daemon.dataplane.programs()).unwrap();
     let (retired, seen) = channel();
-    let thread = thread::spawn(move || stale_sockets::run(&sockets, &seen));
+    let thread = thread::spawn(move || {
+        capabilities::keep(&capabilities::NAMESPACES).unwrap();
+        stale_sockets::run(&sockets, &seen);
+    });
 
     let mut clients = Vec::new();
     let both_have_some = |clients: &[(UdpSocket, String)]| {
