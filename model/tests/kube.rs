@@ -1,11 +1,11 @@
 //! What the parser makes of API objects: defaults, odd spellings, and fields that make no sense.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use k8s_openapi::serde::de::DeserializeOwned;
 use model::kube::{self, Parsed};
-use model::{Family, Kind, Node, Protocol, Service, Slice, TrafficPolicy};
+use model::{Algorithm, Family, Forwarding, Kind, Node, Protocol, Service, Slice, TrafficPolicy};
 use serde_json::{Value, json};
 
 fn parse<K: DeserializeOwned, T>(object: Value, parse: fn(&K) -> Parsed<T>) -> Parsed<T> {
@@ -289,4 +289,61 @@ fn a_node_has_a_zone_and_may_be_leaving() {
     assert!(node(json!({"name": "n1"}), json!({"taints": [taint]})).leaving);
     let deleted = json!({"name": "n1", "deletionTimestamp": "2026-01-01T00:00:00Z"});
     assert!(node(deleted, json!({})).leaving);
+}
+
+#[test]
+fn annotations_choose_algorithm_and_forwarding() {
+    let service = |annotations: Value| {
+        let metadata = json!({"namespace": "shop", "name": "web", "annotations": annotations});
+        let object = json!({"metadata": metadata, "spec": {"clusterIP": "10.96.0.10"}});
+        parse(object, kube::service)
+    };
+    let chosen = |service: Service| (service.algorithm, service.forwarding);
+    assert_eq!(chosen(sound(service(Value::Null))), (None, None));
+    let both = json!({
+        "portolan.dev/load-balancing-algorithm": "maglev", "portolan.dev/forwarding-mode": "dsr",
+    });
+    let expected = (Some(Algorithm::Maglev), Some(Forwarding::Dsr));
+    assert_eq!(chosen(sound(service(both))), expected);
+    let plain = json!({
+        "portolan.dev/load-balancing-algorithm": "random", "portolan.dev/forwarding-mode": "snat",
+    });
+    let expected = (Some(Algorithm::Random), Some(Forwarding::Snat));
+    assert_eq!(chosen(sound(service(plain))), expected);
+    let wrong = service(json!({"portolan.dev/forwarding-mode": "DSR"}));
+    assert_eq!(
+        problems(&wrong),
+        [
+            "Service shop/web: metadata.annotations[portolan.dev/forwarding-mode]: \"DSR\" is not known, the default holds"
+        ]
+    );
+    assert_eq!(chosen(wrong.value.unwrap()), (None, None));
+}
+
+#[test]
+fn a_slice_says_what_triggered_it_if_it_can() {
+    let triggered = |text: &str| {
+        let object = json!({
+            "metadata": {
+                "namespace": "shop", "name": "web-x", "labels": {"kubernetes.io/service-name": "web"},
+                "annotations": {"endpoints.kubernetes.io/last-change-trigger-time": text},
+            },
+            "addressType": "IPv4", "endpoints": [],
+        });
+        sound(parse(object, kube::slice)).triggered
+    };
+    let expected = UNIX_EPOCH + Duration::from_millis(1_700_000_000_250);
+    assert_eq!(triggered("2023-11-14T22:13:20.25Z"), Some(expected));
+    assert_eq!(triggered("yesterday"), None);
+}
+
+#[test]
+fn service_cidrs_are_read() {
+    let object = json!({"metadata": {"name": "more"}, "spec": {"cidrs": ["10.96.0.0/16", "x", "fd00::/108"]}});
+    let parsed = parse(object, kube::service_cidr);
+    assert_eq!(
+        problems(&parsed),
+        ["ServiceCIDR more: spec.cidrs[1]: \"x\" is not an address range"]
+    );
+    assert_eq!(parsed.value.unwrap().ranges.len(), 2);
 }

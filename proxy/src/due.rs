@@ -94,6 +94,11 @@ impl Queue {
         self.put(name, due);
     }
 
+    /// Whether the Service called `name` has been tried in vain.
+    pub(crate) fn has_failed(&self, name: &ServiceName) -> bool {
+        self.due.get(name).is_some_and(|due| due.failures > 0)
+    }
+
     /// The Services that it is time to try, in order of names.
     pub(crate) fn names(&self, now: Instant) -> BTreeSet<ServiceName> {
         let due = self.by_time.iter().take_while(|(at, _)| *at <= now);

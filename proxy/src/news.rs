@@ -98,13 +98,15 @@ impl Gathered {
         }
     }
 
-    /// Takes in how it went to bring the Service called `name` to what is `desired`.
+    /// Takes in how it went to bring the Service called `name` to what is `desired`; whether its owner should hear of a
+    /// failure is `is_news`.
     pub(crate) fn reconciled(
         &mut self,
         world: &World,
         name: &ServiceName,
         desired: &[Port],
         result: &Result<(), Error>,
+        is_news: bool,
     ) {
         self.note_check(world, name);
         self.count_without_local(name, desired);
@@ -113,6 +115,7 @@ impl Gathered {
                 let triggers = self.triggers.remove(name).unwrap_or_default();
                 self.news.programmed.extend(triggers);
             }
+            Err(_) if !is_news => {}
             Err(error) => self.news.notes.push(Note {
                 service: name.clone(),
                 uid: world.service(name).and_then(|service| service.uid.clone()),

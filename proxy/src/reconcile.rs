@@ -284,8 +284,10 @@ impl<M: Maps> Reconciler<M> {
         let desired = desired(view, name);
         let result = self.tables.apply(name, &desired, now);
         self.report_sctp(name);
+        // The maps may grow, and then it fits: nobody needs to hear of that.
+        let is_news = self.due.has_failed(name) || !matches!(result, Err(Error::Full { .. }));
         self.gathered
-            .reconciled(&self.world, name, &desired, &result);
+            .reconciled(&self.world, name, &desired, &result, is_news);
         self.due.settle(name, &result, now);
         result.is_ok()
     }

@@ -13,10 +13,10 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use daemon::{Daemon, LATER, Objects, installed, parse, service, sizes};
+use daemon::{Daemon, LATER, Objects, devices, installed, parse, service, sizes};
 use dataplane_ebpf::abi::{Backend, BackendKey, FrontendKey, Name};
 use dataplane_ebpf::addr::{Port, Protocol};
-use model::{Event, Service};
+use model::{Event, Service, ServiceCidr};
 use proxy::desired::Entry;
 use proxy::maps::{Fake, Maps, Sizes};
 use proxy::tables::Retired;
@@ -516,4 +516,155 @@ fn backends_here_that_answer_clients_themselves_are_found_by_their_addresses() {
     assert_eq!(found(&daemon), expected);
     daemon.see(Event::Slices(Vec::new()));
     assert_eq!(found(&daemon), [""; 0]);
+}
+
+/// The slice called `name` of the first Service, with these endpoints.
+fn slice_of_first(name: &str, endpoints: &str) -> model::Slice {
+    let text = service(1, 0).replace("endpoints: []", &format!("endpoints: [{endpoints}]"));
+    let mut slice = parse(&text).slices.remove(0);
+    slice.name = model::ObjectName::new("d", name);
+    slice
+}
+
+#[test]
+fn an_endpoint_that_moves_from_one_slice_to_another_is_not_touched() {
+    let (first, second) = ("{addresses: [10.244.1.1]}", "{addresses: [10.244.1.2]}");
+    let both = format!("{first}, {second}");
+    let mut daemon = installed(&parse(&service(1, 0)));
+    daemon.see(Event::SliceGone(model::ObjectName::new("d", "s1")));
+    daemon.see(Event::Slice(slice_of_first("a", &both)));
+    let (text, writes) = (daemon.dump(), daemon.writes());
+    assert!(
+        text.contains("cluster=10.244.1.1:80,10.244.1.2:80"),
+        "{text}"
+    );
+    daemon.see(Event::Slice(slice_of_first("b", second)));
+    daemon.see(Event::Slice(slice_of_first("a", first)));
+    daemon.see(Event::Slice(slice_of_first("b", &both)));
+    daemon.see(Event::SliceGone(model::ObjectName::new("d", "a")));
+    assert_eq!((daemon.dump(), daemon.writes()), (text, writes));
+}
+
+/// All backends in use: address and port, id, and generation.
+fn backend_ids(daemon: &Daemon) -> Vec<(String, u32, u32)> {
+    let backends = daemon.reconciler.tables().maps().backends().unwrap();
+    let row = |(id, backend): (u32, Backend)| {
+        let address = format!("{}:{}", backend.address, backend.port);
+        (address, id, backend.generation)
+    };
+    backends.into_iter().map(row).collect()
+}
+
+#[test]
+fn connections_keep_their_backend_while_its_endpoint_is_there_whatever_its_state() {
+    let mut daemon = installed(&parse(&service(1, 2)));
+    let before = backend_ids(&daemon);
+    for state in [
+        "{ready: false, serving: false}",
+        "{ready: false, serving: true, terminating: true}",
+        "{ready: false, serving: false, terminating: true}",
+    ] {
+        let first = format!("{{addresses: [10.244.1.1], conditions: {state}}}");
+        let endpoints = format!("{first}, {{addresses: [10.244.1.2]}}");
+        daemon.see(Event::Slice(slice_of_first("s1", &endpoints)));
+        daemon.settle();
+        assert_eq!(backend_ids(&daemon), before, "{state}");
+    }
+}
+
+#[test]
+fn an_endpoint_whose_port_changes_is_another_backend() {
+    let objects = parse(&service(1, 1));
+    let mut daemon = installed(&objects);
+    let (address, id, generation) = backend_ids(&daemon).remove(0);
+    assert_eq!(address, "10.244.1.1:80");
+    let mut slice = objects.slices[0].clone();
+    slice.ports[0].port = 8080.try_into().unwrap();
+    daemon.see(Event::Slice(slice));
+    let now = backend_ids(&daemon);
+    let old = now.iter().find(|(_, other, _)| *other == id).unwrap();
+    assert!(old.2 > generation, "connections to it are told: {now:?}");
+    let is_new = |row: &(String, u32, u32)| row.0 == "10.244.1.1:8080" && row.1 != id;
+    assert!(now.iter().any(is_new), "{now:?}");
+}
+
+#[test]
+fn node_ports_answer_at_addresses_that_come_and_go() {
+    let mut daemon = installed(&Objects::default());
+    let addresses = |daemon: &Daemon| -> Vec<String> {
+        let all = daemon.reconciler.tables().maps().node_addresses().unwrap();
+        all.iter().map(|(address, _)| address.to_string()).collect()
+    };
+    let all = ["127.0.0.1", "192.168.0.7", "2001:db8::7"];
+    assert_eq!(addresses(&daemon), all);
+    let mut other = devices();
+    other.addresses[1].ip = [192, 168, 0, 9].into();
+    other.addresses.pop();
+    daemon.reconciler.see_devices(other, daemon.now);
+    daemon.reconciler.round(daemon.now);
+    assert_eq!(addresses(&daemon), ["127.0.0.1", "192.168.0.9"]);
+    let node = daemon.reconciler.tables().maps().node().unwrap();
+    assert_eq!(node.source_v4.to_string(), "192.168.0.9");
+    assert!(node.source_v6.is_unspecified());
+}
+
+/// The ServiceCIDRs that the programs know.
+fn known_cidrs(daemon: &Daemon) -> Vec<String> {
+    let node = daemon.reconciler.tables().maps().node().unwrap();
+    let known = &node.service_cidrs[..node.service_cidr_count as usize];
+    let addresses = known.iter().map(|prefix| prefix.address.to_string());
+    addresses.collect()
+}
+
+#[test]
+fn service_cidrs_are_known_once_all_services_are_in_and_across_restarts() {
+    let objects = parse(&service(1, 1));
+    let cidr = |name: &str, ranges: &[&str]| ServiceCidr {
+        name: model::ObjectName::new("", name),
+        ranges: ranges.iter().map(|range| range.parse().unwrap()).collect(),
+    };
+    let all = Event::ServiceCidrs(vec![cidr("kubernetes", &["10.96.0.0/12", "fd00::/108"])]);
+    let mut daemon = Daemon::start(Fake::new(sizes()));
+    daemon.see(all);
+    daemon.see(Event::Services(objects.services.clone()));
+    daemon.see(Event::Node(None));
+    assert_eq!(known_cidrs(&daemon), [""; 0]);
+    daemon.see(Event::Slices(objects.slices.clone()));
+    daemon.settle();
+    assert_eq!(known_cidrs(&daemon), ["10.96.0.0", "fd00::"]);
+
+    daemon.see(Event::ServiceCidr(cidr("more", &["10.112.0.0/16"])));
+    let more = ["10.96.0.0", "10.112.0.0", "fd00::"];
+    assert_eq!(known_cidrs(&daemon), more);
+    daemon.see(Event::ServiceCidrGone(model::ObjectName::new("", "more")));
+    let known = known_cidrs(&daemon);
+    assert_eq!(known, ["10.96.0.0", "fd00::"]);
+    // Whoever starts does not know them for a while, which is no reason to forget.
+    let mut next = daemon.restart();
+    next.see_all(&objects);
+    next.settle();
+    assert_eq!(known_cidrs(&next), known);
+    next.see(Event::ServiceCidrs(Vec::new()));
+    assert_eq!(known_cidrs(&next), [""; 0]);
+}
+
+#[test]
+fn the_address_of_a_service_is_in_before_unknown_ones_are_dropped() {
+    // Each write but the last of the first round may be the last: nowhere are the ranges known without the Service.
+    let objects = parse(&service(1, 1));
+    let cidr = ServiceCidr {
+        name: model::ObjectName::new("", "kubernetes"),
+        ranges: vec!["10.96.0.0/12".parse().unwrap()],
+    };
+    for survived in 0..40 {
+        let mut daemon = Daemon::start(Fake::new(sizes()));
+        daemon.fail(Some(Box::new(move |write| write > survived)));
+        daemon.see(Event::ServiceCidrs(vec![cidr.clone()]));
+        daemon.see_all(&objects);
+        daemon.reconciler.round(daemon.now);
+        let is_in = daemon
+            .dump()
+            .contains("cluster-ip TCP 10.96.0.1:80 cluster=10.244.1.1:80");
+        assert!(is_in || known_cidrs(&daemon).is_empty(), "after {survived}");
+    }
 }
