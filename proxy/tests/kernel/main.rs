@@ -7,6 +7,7 @@ mod namespace;
 #[path = "../node/mod.rs"]
 mod node;
 mod talk;
+mod tools;
 mod udp;
 mod world;
 
@@ -227,6 +228,7 @@ fn scenario(features: Features) {
         "without a daemon"
     );
     assert_eq!(from_outside(NODE_PORT), both(&BACKENDS), "without a daemon");
+    tools::check(&place, &outside);
 
     let other = place.bpf.join("other");
     fs::create_dir_all(other.join("maps")).unwrap();

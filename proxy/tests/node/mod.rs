@@ -19,7 +19,8 @@ use proxy::xdp::Xdp;
 /// A cgroup and a pin directory of our own, gone again at the end.
 pub(crate) struct Place {
     pub(crate) cgroup: PathBuf,
-    home: PathBuf,
+    /// The cgroup that the test was started in.
+    pub(crate) home: PathBuf,
     pub(crate) bpf: PathBuf,
     pub(crate) features: Features,
     /// The cgroup is the whole process's: one test at a time.
