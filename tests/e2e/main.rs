@@ -3,11 +3,16 @@
 //! Scenarios run one after the other on one cluster; each uses objects of its own. A name given as an argument selects
 //! scenarios, as with every Rust test.
 
+mod affinity;
 mod errors;
+mod exposure;
+mod flows;
 mod images;
 mod ingress;
 mod lifecycle;
+mod objects;
 mod pods;
+mod policies;
 mod resilience;
 mod services;
 
@@ -26,6 +31,10 @@ fn main() -> ExitCode {
     arguments.test_threads = Some(1);
     let scenarios: Vec<Scenario> = [
         services::ALL,
+        affinity::ALL,
+        policies::ALL,
+        exposure::ALL,
+        flows::ALL,
         ingress::ALL,
         pods::ALL,
         images::ALL,

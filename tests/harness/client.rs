@@ -147,10 +147,17 @@ impl Loop {
     /// Starts asking `address` from the namespace `netns`.
     #[must_use]
     pub fn start(netns: &str, address: SocketAddr) -> Loop {
+        Loop::expecting("", netns, address)
+    }
+
+    /// The same, where every answer must begin with `prefix`.
+    #[must_use]
+    pub fn expecting(prefix: &str, netns: &str, address: SocketAddr) -> Loop {
+        let prefix = prefix.to_owned();
         let (netns, stop) = (netns.to_owned(), Arc::new(AtomicBool::new(false)));
         let stopped = stop.clone();
         let thread = std::thread::spawn(move || {
-            let run = move || Ok(ask_until(&stopped, address));
+            let run = move || Ok(ask_until(&stopped, address, &prefix));
             Host::inside(&netns, run).unwrap_or_else(|error| (0, vec![format!("{error:#}")]))
         });
         Loop { stop, thread }
@@ -168,11 +175,12 @@ impl Loop {
     }
 }
 
-fn ask_until(stop: &AtomicBool, address: SocketAddr) -> (usize, Vec<String>) {
+fn ask_until(stop: &AtomicBool, address: SocketAddr, prefix: &str) -> (usize, Vec<String>) {
     let (mut good, mut failures) = (0, Vec::new());
     while !stop.load(Ordering::Relaxed) {
         match Connection::open(address).and_then(|mut connection| connection.get("/")) {
-            Ok(_) => good += 1,
+            Ok(answer) if answer.starts_with(prefix) => good += 1,
+            Ok(answer) => failures.push(format!("{answer:?} answered")),
             Err(error) => failures.push(format!("{error:#}")),
         }
     }
