@@ -51,6 +51,7 @@ extern crate alloc;
 pub mod abi;
 pub mod addr;
 pub mod checksum;
+pub mod crc32c;
 pub mod drop;
 pub mod dsr;
 pub mod flow;

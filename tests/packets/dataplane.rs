@@ -113,8 +113,9 @@ impl Dataplane {
             Hook::Xdp => Ok(<&mut Xdp>::try_from(&mut *program)?.load()?),
         };
         let mut loaded: Result<(), ProgramError> = load();
-        // A signal, such as a child's end, interrupts the verifier with EAGAIN; libbpf tries five times as well.
-        for _ in 0..5 {
+        // A signal, such as a child's end, interrupts the verifier with EAGAIN; on a busy machine one follows
+        // the other.
+        for _ in 0..50 {
             match loaded {
                 Err(ProgramError::LoadError { ref io_error, .. })
                     if io_error.kind() == ErrorKind::WouldBlock =>

@@ -45,6 +45,13 @@ pub(crate) enum Body {
         destination: u16,
         data: Vec<u8>,
     },
+    Sctp {
+        source: u16,
+        destination: u16,
+        /// The type of the only chunk.
+        chunk: u8,
+        data: Vec<u8>,
+    },
     Icmp {
         kind: u8,
         code: u8,
@@ -175,6 +182,23 @@ impl Frame {
                 bytes.extend(data);
                 6
             }
+            Body::Sctp {
+                source,
+                destination,
+                chunk,
+                data,
+            } => {
+                bytes.extend(source.to_be_bytes());
+                bytes.extend(destination.to_be_bytes());
+                // A verification tag, and the checksum's place.
+                bytes.extend([1, 2, 3, 4, 0, 0, 0, 0]);
+                bytes.extend([*chunk, 0]);
+                bytes.extend(length(4 + data.len()));
+                bytes.extend(data);
+                let sum = crc32c(&bytes);
+                bytes[8..12].copy_from_slice(&sum.to_le_bytes());
+                return bytes;
+            }
             Body::Icmp {
                 kind,
                 code,
@@ -281,6 +305,15 @@ impl Frame {
     }
 
     fn verified(self, segment: &[u8]) -> Result<Self> {
+        if matches!(self.body, Body::Sctp { .. }) {
+            let mut zeroed = segment.to_vec();
+            zeroed[8..12].fill(0);
+            ensure!(
+                segment[8..12] == crc32c(&zeroed).to_le_bytes(),
+                "wrong checksum in {self:?}"
+            );
+            return Ok(self);
+        }
         let covered = !matches!(self.body, Body::Other { .. });
         ensure!(
             !covered || self.pseudo(segment).partial() == 0xffff,
@@ -296,6 +329,7 @@ impl Body {
         match self {
             Self::Tcp { data, .. }
             | Self::Udp { data, .. }
+            | Self::Sctp { data, .. }
             | Self::Icmp { data, .. }
             | Self::Other { data, .. } => data,
         }
@@ -305,6 +339,7 @@ impl Body {
         match self {
             Self::Tcp { .. } => 6,
             Self::Udp { .. } => 17,
+            Self::Sctp { .. } => 132,
             Self::Icmp { .. } if v4 => 1,
             Self::Icmp { .. } => 58,
             Self::Other { protocol, .. } => *protocol,
@@ -326,6 +361,12 @@ impl Body {
                 destination: u16::from_be_bytes(array(bytes, 2)?),
                 data: bytes.get(8..).context("a short UDP header")?.to_vec(),
             },
+            132 => Self::Sctp {
+                source: u16::from_be_bytes(array(bytes, 0)?),
+                destination: u16::from_be_bytes(array(bytes, 2)?),
+                chunk: array::<1>(bytes, 12)?[0],
+                data: bytes.get(16..).context("a short SCTP chunk")?.to_vec(),
+            },
             1 | 58 => Self::Icmp {
                 kind: array::<1>(bytes, 0)?[0],
                 code: array::<1>(bytes, 1)?[0],
@@ -338,6 +379,19 @@ impl Body {
             },
         })
     }
+}
+
+/// SCTP's checksum by its definition (RFC 9260, appendix A).
+fn crc32c(bytes: &[u8]) -> u32 {
+    let mut remainder = !0u32;
+    for byte in bytes {
+        remainder ^= u32::from(*byte);
+        for _ in 0..8 {
+            let carry = remainder & 1;
+            remainder = (remainder >> 1) ^ (carry * 0x82f6_3b78);
+        }
+    }
+    !remainder
 }
 
 fn length(bytes: usize) -> [u8; 2] {
@@ -393,6 +447,18 @@ impl fmt::Debug for Body {
                 write!(
                     f,
                     "UDP {source} > {destination} {:?}",
+                    data.escape_ascii().to_string()
+                )
+            }
+            Self::Sctp {
+                source,
+                destination,
+                chunk,
+                data,
+            } => {
+                write!(
+                    f,
+                    "SCTP {source} > {destination} chunk {chunk} {:?}",
                     data.escape_ascii().to_string()
                 )
             }

@@ -169,6 +169,8 @@ fn course(packet: &Packet, connection: &mut Connection) -> Result<Course, Drop> 
     let standing = service::standing(connection.backend, connection.backend_generation);
     if packet.is_tcp() {
         tcp_course(packet, connection, standing)
+    } else if packet.is_sctp() {
+        Ok(sctp_course(packet, connection, standing))
     } else {
         Ok(udp_course(connection, standing))
     }
@@ -215,6 +217,20 @@ fn orphan_course(packet: &Packet, connection: &mut Connection) -> Result<Course,
 #[inline(always)]
 fn is_answered(connection: &Connection) -> bool {
     find(&connection.partner()).is_some_and(|partner| partner.seen >= connection.seen)
+}
+
+/// An association stays where it is as long as the backend exists, whatever becomes of it otherwise. When it is gone,
+/// another one ends the association, which it does not know.
+#[inline(always)]
+fn sctp_course(packet: &Packet, connection: &Connection, standing: Standing) -> Course {
+    if packet.is_syn()
+        || standing == Standing::Gone
+        || !service::is_same(connection.service, connection.service_generation)
+    {
+        Course::Begin
+    } else {
+        Course::Continue
+    }
 }
 
 #[inline(always)]

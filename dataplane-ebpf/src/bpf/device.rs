@@ -7,7 +7,7 @@ use super::icmp::{self, Outcome, Side};
 use super::maps::NODE;
 use super::parse::{self, Packet};
 use super::work::Work;
-use super::{dsr, fragment, nat, reject, rewrite, service, stats};
+use super::{dsr, fragment, nat, reject, rewrite, sctp, service, stats};
 use aya_ebpf::bindings::TC_ACT_SHOT;
 use aya_ebpf::programs::TcContext;
 use dataplane_ebpf::abi::{Connection, Frontend, Origin};
@@ -23,13 +23,26 @@ const PACKET_HOST: u32 = 0;
 /// Not a verdict of the kernel's: the packet goes no further, for the work's reason.
 const DROPPED: i32 = 100;
 
+/// Not a verdict of the kernel's: the packet is read, it is the work's.
+const READ: i32 = 103;
+
 /// Not a verdict of the kernel's: the packet belongs to the work's connection.
-const OURS: i32 = 103;
+const OURS: i32 = 104;
+
+/// Not a verdict of the kernel's: the packet opens a connection if it is for a service.
+const OPENS: i32 = 105;
+
+/// Not a verdict of the kernel's: the packet opens a connection if it can, but otherwise it belongs to the work's.
+const MOVES: i32 = 106;
+
+/// Not a verdict of the kernel's: the packet's way is found, it is the work's.
+const ROUTED: i32 = 108;
 
 /// Not a verdict of the kernel's: another node tells of the packet's connection in it.
-const TOLD: i32 = 104;
+const TOLD: i32 = 107;
 
-/// Not a verdict of the kernel's: the packet is neither TCP nor UDP, so it may be an ICMP error about one that is.
+/// Not a verdict of the kernel's: the packet is of no protocol that services can speak, but it may be an ICMP error about
+/// one that is.
 const OTHER: i32 = 101;
 
 /// Not a verdict of the kernel's: the packet cannot be read.
@@ -54,14 +67,24 @@ pub(crate) fn pod_ingress(ctx: &TcContext) -> i32 {
 
 #[inline(always)]
 fn arrive(ctx: &TcContext, origin: Origin, side: Side) -> i32 {
-    let verdict = match from_device(ctx, origin) {
+    let verdict = read(ctx);
+    let is_other = verdict == OTHER;
+    let verdict = match verdict {
+        READ => find(ctx, origin),
+        OTHER => error(ctx, side),
+        verdict => verdict,
+    };
+    let verdict = match verdict {
+        OPENS | MOVES => open(ctx, origin, verdict),
         TOLD => hear(ctx),
         verdict => verdict,
     };
-    let is_other = verdict == OTHER;
     let verdict = match verdict {
-        OURS => go_on(ctx),
-        OTHER => error(ctx, side),
+        OURS => find_way(ctx),
+        verdict => verdict,
+    };
+    let verdict = match verdict {
+        ROUTED => go_on(ctx),
         verdict => verdict,
     };
     match verdict {
@@ -76,8 +99,13 @@ fn arrive(ctx: &TcContext, origin: Origin, side: Side) -> i32 {
 /// The verdict on a packet to the wire, or to a pod.
 #[inline(always)]
 pub(crate) fn egress(ctx: &TcContext) -> i32 {
-    let verdict = match to_device(ctx) {
+    let verdict = match read(ctx) {
+        READ => find_reply(),
         OTHER => error(ctx, Side::Egress),
+        verdict => verdict,
+    };
+    let verdict = match verdict {
+        OURS => leave(ctx),
         verdict => verdict,
     };
     match verdict {
@@ -127,8 +155,34 @@ fn count_drop(ctx: &TcContext) -> bool {
 /// one runs, of which there are 512 bytes for all that call each other ("combined stack size of 2 calls is too large"),
 /// and the verifier, which then knows nothing any more of how it came there, walks through the next one once.
 #[inline(never)]
-fn from_device(ctx: &TcContext, origin: Origin) -> i32 {
-    settle(try_from_device(ctx, origin))
+fn read(ctx: &TcContext) -> i32 {
+    settle(try_read(ctx))
+}
+
+/// Finds the connection of a packet that comes from `origin`. From the wire: requests of clients outside, and replies of
+/// backends on other nodes. From a pod: its requests, and its replies.
+#[inline(never)]
+fn find(ctx: &TcContext, origin: Origin) -> i32 {
+    settle(try_find(ctx, origin))
+}
+
+/// Opens a connection for the first packet of one, or for a later packet whose entry was evicted: the hash chooses the
+/// same backend again as long as the service's backends are the same.
+#[inline(never)]
+fn open(ctx: &TcContext, origin: Origin, course: i32) -> i32 {
+    match try_open(ctx, origin) {
+        // With no backend that serves, or none for a new client, a flow keeps the one it has; choosing failed before
+        // anything changed.
+        Err(Drop::NoBackend | Drop::NoPolicyBackend | Drop::SourceRange) if course == MOVES => OURS,
+        result => settle(result),
+    }
+}
+
+/// Finds the connection of a packet that the node's stack sends: replies of backends on this node, and of any backend to a
+/// pod.
+#[inline(never)]
+fn find_reply() -> i32 {
+    settle(try_find_reply())
 }
 
 /// Packets in which another node tells of their connection.
@@ -138,18 +192,25 @@ fn hear(ctx: &TcContext) -> i32 {
     settle(heard.map(|heard| if heard { OURS } else { PASS }))
 }
 
-/// Sends a packet, whose connection is found, on its way.
+/// Finds out where a packet, whose connection is found, goes.
+#[inline(never)]
+fn find_way(ctx: &TcContext) -> i32 {
+    settle(try_find_way(ctx))
+}
+
+/// Translates a packet, whose way is found, and sends it there.
 #[inline(never)]
 fn go_on(ctx: &TcContext) -> i32 {
     settle(try_go_on(ctx))
 }
 
+/// Translates a packet, whose connection is found, on its way out.
 #[inline(never)]
-fn to_device(ctx: &TcContext) -> i32 {
-    settle(try_to_device(ctx))
+fn leave(ctx: &TcContext) -> i32 {
+    settle(try_leave(ctx))
 }
 
-/// ICMP errors.
+/// ICMP errors, which are never answered.
 #[inline(never)]
 fn error(ctx: &TcContext, side: Side) -> i32 {
     settle(icmp::translate(ctx, side).map(|outcome| match outcome {
@@ -177,49 +238,79 @@ fn belongs_to_services(ctx: &TcContext) -> bool {
     parse::destination(ctx).is_some_and(service::may_answer)
 }
 
-/// From the wire: requests of clients outside, and replies of backends on other nodes. From a pod: its requests, and its
-/// replies.
 #[inline(always)]
-fn try_from_device(ctx: &TcContext, origin: Origin) -> Result<i32, Drop> {
+fn try_read(ctx: &TcContext) -> Result<i32, Drop> {
     let Some(packet) = parse::packet(ctx)? else {
         return Ok(OTHER);
     };
-    let work = Work::begin(packet)?;
+    Work::begin(packet)?;
+    Ok(READ)
+}
+
+#[inline(always)]
+fn try_find(ctx: &TcContext, origin: Origin) -> Result<i32, Drop> {
+    let work = Work::get()?;
     if origin == Origin::Outside && dsr::is_told(ctx, &work.packet) {
         return Ok(TOLD);
     }
     if !fragment::recall(&mut work.packet) {
         return lone_piece(&work.packet);
     }
-    if find_connection(ctx, work, origin)? {
-        Ok(OURS)
-    } else {
-        Ok(PASS)
+    let course = match conntrack::find(&work.packet.flow) {
+        Some(known) => conntrack::resume(work, known, origin)?,
+        None => Course::Begin,
+    };
+    Ok(match course {
+        Course::Ignore => PASS,
+        Course::Continue => OURS,
+        Course::Begin => OPENS,
+        Course::Move => MOVES,
+    })
+}
+
+#[inline(always)]
+fn try_find_way(ctx: &TcContext) -> Result<i32, Drop> {
+    let work = Work::get()?;
+    fragment::remember(&work.packet);
+    let hop = Hop::of(ctx, &work.packet);
+    let connection = &work.connection;
+    forward::way(ctx, &hop, connection, &connection.to, &mut work.route)
+        .inspect_err(|_| stats::count_drop(connection.service))?;
+    if work.route.is_by_stack() && connection.flags & Connection::REPLY != 0 {
+        // It is translated where it leaves the node's stack.
+        return Ok(PASS);
     }
+    work.tells = dsr::is_to_tell(ctx, work);
+    Ok(ROUTED)
 }
 
 #[inline(always)]
 fn try_go_on(ctx: &TcContext) -> Result<i32, Drop> {
-    let work = Work::get()?;
-    fragment::remember(&work.packet);
-    let service = work.connection.service;
-    carry(ctx, work).inspect_err(|_| stats::count_drop(service))
+    let Work {
+        packet,
+        connection,
+        route,
+        tells,
+        ..
+    } = Work::get()?;
+    translate(ctx, packet, connection)?;
+    if route.is_by_stack() {
+        return Ok(PASS);
+    }
+    rewrite::decrement_ttl(ctx, packet.is_v4(), packet.ttl)?;
+    if *tells {
+        dsr::tell(ctx, packet)?;
+    }
+    Ok(forward::send(route))
 }
 
-/// Takes the work's packet where its connection goes.
 #[inline(always)]
-fn carry(ctx: &TcContext, work: &mut Work) -> Result<i32, Drop> {
-    let hop = Hop::of(ctx, &work.packet);
-    let connection = &work.connection;
-    forward::way(ctx, &hop, connection, &connection.to, &mut work.route)?;
-    if !work.route.is_by_stack() {
-        send_on(ctx, work)
-    } else if connection.flags & Connection::REPLY != 0 {
-        // It is translated where it leaves the node's stack.
-        Ok(PASS)
-    } else {
-        hand_over(ctx, &work.packet, connection)
-    }
+fn try_leave(ctx: &TcContext) -> Result<i32, Drop> {
+    let Work {
+        packet, connection, ..
+    } = Work::get()?;
+    translate(ctx, packet, connection)?;
+    Ok(PASS)
 }
 
 /// Whether the frame is addressed to this machine. A switch may flood a frame for another one, and two nodes must not
@@ -230,22 +321,19 @@ fn is_for_us(ctx: &TcContext) -> bool {
     unsafe { (*ctx.skb.skb).pkt_type == PACKET_HOST }
 }
 
-/// What the node's stack sends: replies of backends on this node, and of any backend to a pod.
 #[inline(always)]
-fn try_to_device(ctx: &TcContext) -> Result<i32, Drop> {
-    let Some(mut packet) = parse::packet(ctx)? else {
-        return Ok(OTHER);
-    };
-    if !fragment::recall(&mut packet) {
+fn try_find_reply() -> Result<i32, Drop> {
+    let work = Work::get()?;
+    if !fragment::recall(&mut work.packet) {
         return Ok(PASS);
     }
-    match conntrack::find(&packet.flow) {
+    match conntrack::find(&work.packet.flow) {
         Some(reply)
             if reply.flags & (Connection::REPLY | Connection::REMOTE) == Connection::REPLY =>
         {
-            conntrack::touch(&packet, reply);
-            fragment::remember(&packet);
-            hand_over(ctx, &packet, reply).inspect_err(|_| stats::count_drop(reply.service))
+            conntrack::take_up(work, reply);
+            fragment::remember(&work.packet);
+            Ok(OURS)
         }
         _ => Ok(PASS),
     }
@@ -262,36 +350,15 @@ fn lone_piece(packet: &Packet) -> Result<i32, Drop> {
     }
 }
 
-/// Finds or opens the connection that a packet belongs to; `false` if it is none of ours, or another hook's.
 #[inline(always)]
-fn find_connection(ctx: &TcContext, work: &mut Work, origin: Origin) -> Result<bool, Drop> {
-    let course = match conntrack::find(&work.packet.flow) {
-        Some(known) => conntrack::resume(work, known, origin)?,
-        None => Course::Begin,
-    };
-    match course {
-        Course::Ignore => Ok(false),
-        Course::Continue => Ok(true),
-        Course::Begin => open(ctx, work, origin),
-        Course::Move => match open(ctx, work, origin) {
-            // With no backend that serves, or none for a new client, a flow keeps the one it has; choosing failed before
-            // anything changed.
-            Err(Drop::NoBackend | Drop::NoPolicyBackend | Drop::SourceRange) => Ok(true),
-            moved => moved,
-        },
-    }
-}
-
-/// Opens a connection for the first packet of one, or for a later packet whose entry was evicted: the hash chooses the
-/// same backend again as long as the service's backends are the same.
-#[inline(always)]
-fn open(ctx: &TcContext, work: &mut Work, origin: Origin) -> Result<bool, Drop> {
+fn try_open(ctx: &TcContext, origin: Origin) -> Result<i32, Drop> {
+    let work = Work::get()?;
     let Some(frontend) = frontend(&work.packet.flow)? else {
-        return Ok(false);
+        return Ok(PASS);
     };
     let node = NODE.get(0).ok_or(Drop::Inconsistent)?;
     if conntrack::is_foreign(work, node) {
-        return Ok(false);
+        return Ok(PASS);
     }
     let sender = Sender {
         flow: &work.packet.flow,
@@ -304,7 +371,7 @@ fn open(ctx: &TcContext, work: &mut Work, origin: Origin) -> Result<bool, Drop> 
             .inspect_err(|_| stats::count_drop(choice.service))?;
     }
     stats::count_connection(choice.service);
-    Ok(true)
+    Ok(OURS)
 }
 
 /// The service that a packet of `flow` is for, if it is for one.
@@ -315,29 +382,14 @@ pub(crate) fn frontend(flow: &Flow) -> Result<Option<Frontend>, Drop> {
     service::find(address, port, flow.protocol, || false)
 }
 
-/// Translates a packet and leaves it to the node's stack.
+/// Makes the packet one of its connection's other side.
 #[inline(always)]
-fn hand_over(ctx: &TcContext, packet: &Packet, connection: &Connection) -> Result<i32, Drop> {
-    rewrite::flow(ctx, packet, &connection.to)?;
-    stats::count_packet(connection.service, ctx.len());
-    Ok(PASS)
-}
-
-/// Translates the work's packet and sends it to the next hop: a pod, the backend's node, or the client's way back.
-#[inline(always)]
-fn send_on(ctx: &TcContext, work: &mut Work) -> Result<i32, Drop> {
-    let tells = dsr::is_to_tell(ctx, work);
-    let Work {
-        packet,
-        connection,
-        route,
-        ..
-    } = work;
-    rewrite::flow(ctx, packet, &connection.to)?;
-    rewrite::decrement_ttl(ctx, packet.is_v4(), packet.ttl)?;
-    if tells {
-        dsr::tell(ctx, packet)?;
+fn translate(ctx: &TcContext, packet: &Packet, connection: &Connection) -> Result<(), Drop> {
+    let translated = sctp::change_checksum(ctx, packet, &connection.to)
+        .and_then(|()| rewrite::flow(ctx, packet, &connection.to));
+    match translated {
+        Ok(()) => stats::count_packet(connection.service, ctx.len()),
+        Err(_) => stats::count_drop(connection.service),
     }
-    stats::count_packet(connection.service, ctx.len());
-    Ok(forward::send(route))
+    translated
 }

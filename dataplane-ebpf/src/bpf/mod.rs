@@ -16,6 +16,7 @@ mod nat;
 mod parse;
 mod reject;
 mod rewrite;
+mod sctp;
 mod service;
 mod stats;
 mod work;

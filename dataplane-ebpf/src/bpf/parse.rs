@@ -24,7 +24,10 @@ pub(crate) mod tcp {
     pub(crate) const ACK: u8 = 0x10;
 }
 
-/// A TCP or UDP packet, or a piece of one.
+/// The type of the chunk that opens an SCTP association (RFC 9260, section 3.2). It is the only one in its packet.
+const SCTP_INIT: u8 = 1;
+
+/// A TCP, UDP or SCTP packet, or a piece of one.
 pub(crate) struct Packet {
     /// Who talks to whom. A later fragment has no ports.
     pub(crate) flow: Flow,
@@ -36,7 +39,7 @@ pub(crate) struct Packet {
     pub(crate) l4_length: u32,
     /// Time to live or hop limit.
     pub(crate) ttl: u8,
-    /// TCP flags; zero for UDP.
+    /// TCP flags; zero for UDP. Of SCTP, SYN for an INIT.
     pub(crate) tcp_flags: u8,
     /// Which piece it is.
     pub(crate) fragment: Fragment,
@@ -68,13 +71,18 @@ impl Packet {
         self.flow.protocol == Protocol::TCP
     }
 
+    #[inline(always)]
+    pub(crate) fn is_sctp(&self) -> bool {
+        self.flow.protocol == Protocol::SCTP
+    }
+
     /// Whether TCP at the other end has to answer: it carries data, a SYN or a FIN.
     #[inline(always)]
     pub(crate) fn asks(&self) -> bool {
         self.payload > self.l4_length || self.tcp_flags & (tcp::SYN | tcp::FIN) != 0
     }
 
-    /// Whether this opens a TCP connection.
+    /// Whether this opens a TCP connection or an SCTP association.
     #[inline(always)]
     pub(crate) fn is_syn(&self) -> bool {
         self.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
@@ -136,7 +144,7 @@ impl Network {
     }
 }
 
-/// The TCP or UDP packet in `ctx`; `None` if it is neither.
+/// The TCP, UDP or SCTP packet in `ctx`; `None` if it is none.
 #[inline(always)]
 pub(crate) fn packet(ctx: &impl Context) -> Result<Option<Packet>, Drop> {
     match network(ctx)? {
@@ -302,6 +310,7 @@ fn transport(ctx: &impl Context, network: &Network) -> Result<Option<Packet>, Dr
     let header_length = match network.protocol {
         Protocol::TCP => 20,
         Protocol::UDP => 8,
+        Protocol::SCTP => 12,
         _ => return Ok(None),
     };
     let payload = network.payload()?;
@@ -321,6 +330,9 @@ fn transport(ctx: &impl Context, network: &Network) -> Result<Option<Packet>, Dr
             let [offset, flags]: [u8; 2] = ctx.load(network.l4 + 12)?;
             tcp_flags = flags;
             l4_length = u32::from(offset >> 4) * 4;
+        } else if network.protocol == Protocol::SCTP && payload > header_length {
+            let chunk: u8 = ctx.load(network.l4 + 12)?;
+            tcp_flags = if chunk == SCTP_INIT { tcp::SYN } else { 0 };
         }
     }
     Ok(Some(Packet {
@@ -336,7 +348,7 @@ fn transport(ctx: &impl Context, network: &Network) -> Result<Option<Packet>, Dr
     }))
 }
 
-/// An ICMP error about a TCP or UDP packet.
+/// An ICMP error about a TCP, UDP or SCTP packet.
 pub(crate) struct IcmpError {
     /// Who sends it to whom.
     pub(crate) source: Addr,
@@ -376,8 +388,11 @@ fn quotation(ctx: &impl Context, network: &Network) -> Option<IcmpError> {
         (Protocol::ICMPV6, 1..=4) => ipv6(ctx, quoted_l3).ok()?,
         _ => return None,
     };
-    let translatable = quoted.protocol == Protocol::TCP || quoted.protocol == Protocol::UDP;
-    if quoted.fragment == Fragment::Later || !translatable {
+    let is_translated = matches!(
+        quoted.protocol,
+        Protocol::TCP | Protocol::UDP | Protocol::SCTP
+    );
+    if quoted.fragment == Fragment::Later || !is_translated {
         return None;
     }
     if quoted.l4 as u32 + 4 > network.end {

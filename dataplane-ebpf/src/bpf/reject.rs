@@ -6,8 +6,8 @@
 //! made so that the completion comes out right.
 
 use super::parse::{Fragment, L3, Packet, tcp};
-use super::stats;
 use super::work::Work;
+use super::{sctp, stats};
 use aya_ebpf::bindings::TC_ACT_SHOT;
 use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_skb_change_tail};
@@ -61,6 +61,10 @@ fn try_answer(ctx: &TcContext) -> Result<bool, Drop> {
         }
         reset(ctx, packet)?;
     } else if packet.l4 - L3 > MAX_NETWORK_WORDS * 4 {
+        return Ok(false);
+    } else if packet.is_sctp() && sctp::is_unsummed(ctx, packet)? {
+        // A device would sum the answer in its stead. Nothing is lost with a refusal: Linux opens an association as
+        // patiently after one as without (`sctp_v4_err`).
         return Ok(false);
     } else {
         let kind = Kind::of(answer, packet.is_v4(), mtu);
@@ -315,7 +319,11 @@ fn error_v6(ctx: &TcContext, packet: &Packet, kind: &Kind, quote: Quote) -> Resu
 /// first 8 bytes (RFC 792) and the kernel, to complete a checksum, that checksum.
 #[inline(always)]
 fn quote(ctx: &TcContext, packet: &Packet) -> Result<Quote, Drop> {
-    let (field, transport) = if packet.is_tcp() { (16, 20) } else { (6, 8) };
+    let (field, transport) = match packet.flow.protocol {
+        Protocol::TCP => (16, 20),
+        Protocol::SCTP => (8, 12),
+        _ => (6, 8),
+    };
     let (field, end) = (packet.l4 + field, packet.l4 + transport);
     let checksum: u16 = ctx.load(field).map_err(|_| Drop::Malformed)?;
     let partial = is_partial(ctx, field)?;

@@ -7,7 +7,7 @@ use dataplane_ebpf::checksum::Sum;
 use dataplane_ebpf::drop::Drop;
 use dataplane_ebpf::flow::Flow;
 
-/// Makes the packet belong to the flow `to`.
+/// Makes the packet belong to the flow `to`, except for SCTP's checksum.
 #[inline(always)]
 pub(crate) fn flow(ctx: &impl Context, packet: &Packet, to: &Flow) -> Result<(), Drop> {
     let addresses = addresses(ctx, L3, &packet.flow, to)?;
@@ -19,6 +19,9 @@ pub(crate) fn flow(ctx: &impl Context, packet: &Packet, to: &Flow) -> Result<(),
         return Ok(());
     }
     let ports = ports(ctx, packet.l4, &packet.flow, to)?;
+    if packet.is_sctp() {
+        return Ok(());
+    }
     transport_checksum(ctx, packet, addresses, ports)
 }
 
@@ -53,7 +56,7 @@ pub(crate) fn ports(ctx: &impl Context, at: usize, from: &Flow, to: &Flow) -> Re
 
 /// Both ports as they lie in the packet.
 #[inline(always)]
-fn port_word(flow: &Flow) -> u32 {
+pub(crate) fn port_word(flow: &Flow) -> u32 {
     u32::from(flow.source_port.word()) | u32::from(flow.destination_port.word()) << 16
 }
 

@@ -23,6 +23,8 @@ pub(crate) struct Work {
     pub(crate) reply_flow: Flow,
     /// Where the packet goes.
     pub(crate) route: Route,
+    /// Whether the packet tells the backend's node of its connection.
+    pub(crate) tells: bool,
     /// Why the packet goes no further.
     pub(crate) reason: Drop,
     /// What the packet's sender is told.

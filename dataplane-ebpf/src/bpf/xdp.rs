@@ -45,7 +45,7 @@ fn find_way(frame: &Frame) -> Result<Option<(&'static mut Work, Exit)>, Drop> {
     let Some(packet) = parse::packet(frame)? else {
         return Ok(None);
     };
-    if packet.fragment != Fragment::Whole {
+    if packet.fragment != Fragment::Whole || packet.is_sctp() {
         return Ok(None);
     }
     let work = Work::begin(packet)?;

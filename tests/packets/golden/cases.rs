@@ -155,7 +155,7 @@ pub(super) fn common(w: Writer) -> Vec<Case> {
                     a.client,
                     a.cluster_ip,
                     Body::Other {
-                        protocol: 132,
+                        protocol: 133,
                         data: vec![0; 32],
                     },
                 ),
@@ -399,13 +399,13 @@ pub(super) fn udp_only(w: Writer) -> Vec<Case> {
 }
 
 /// Makes the scratch service have one backend.
-fn point_to(dataplane: &mut Dataplane, id: u32) -> Result<()> {
+pub(super) fn point_to(dataplane: &mut Dataplane, id: u32) -> Result<()> {
     let run = dataplane.add_run(&[id])?;
     dataplane.set_service(service::SCRATCH, run, run, 0)
 }
 
 /// Undoes what a case changed.
-fn restore(dataplane: &mut Dataplane) -> Result<()> {
+pub(super) fn restore(dataplane: &mut Dataplane) -> Result<()> {
     dataplane.change_backend(backend::FIRST, |b| b.flags |= Backend::SERVING)?;
     point_to(dataplane, backend::FIRST)
 }

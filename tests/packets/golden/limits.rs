@@ -7,7 +7,7 @@ use super::Step::{Change, Ingress, Pod};
 use super::pods::{go_straight, go_through_stack};
 use super::world::{TARGET, World, node_port, service, v4, v6};
 use super::writer::{Writer, forwarded};
-use super::{Case, Expected, REDIRECT, check_all};
+use super::{Case, Expected, PROTOCOLS, REDIRECT, check_all};
 use crate::frame::Frame;
 use Expected::{Passed, Refused, Sent, Untouched};
 
@@ -25,7 +25,7 @@ fn kinds(w: Writer) -> [(u8, u8); 2] {
 
 #[test]
 fn a_sender_learns_that_the_time_to_live_ran_out() {
-    check_all(expired, &[Protocol::TCP, Protocol::UDP]);
+    check_all(expired, &PROTOCOLS);
 }
 
 fn expired(w: Writer) -> Vec<Case> {
@@ -82,7 +82,7 @@ fn expired(w: Writer) -> Vec<Case> {
 
 #[test]
 fn a_sender_learns_what_the_next_link_takes() {
-    check_all(too_big, &[Protocol::TCP, Protocol::UDP]);
+    check_all(too_big, &PROTOCOLS);
 }
 
 /// A packet of as many bytes that may not be cut to pieces.

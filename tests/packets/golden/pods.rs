@@ -4,30 +4,29 @@ use std::net::IpAddr;
 
 use anyhow::Result;
 use dataplane_ebpf::abi::Node;
-use dataplane_ebpf::addr::Protocol;
 use dataplane_ebpf::drop::Drop;
 
 use super::Step::{Change, Egress, Ingress, Pod};
 use super::world::{self, TARGET, backend, cluster_port, ip, node_port, service, v4, v6};
 use super::writer::{Writer, forwarded};
-use super::{Case, Expected, check_all};
+use super::{Case, Expected, PROTOCOLS, check_all};
 use crate::dataplane::Dataplane;
 use crate::frame::{Body, Frame};
 use Expected::{Dropped, Passed, Refused, Sent, Untouched};
 
 #[test]
 fn pods_reach_services_and_keep_their_address() {
-    check_all(requests, &[Protocol::TCP, Protocol::UDP]);
+    check_all(requests, &PROTOCOLS);
 }
 
 #[test]
 fn packets_between_a_client_outside_and_a_pod_go_straight() {
-    check_all(straight, &[Protocol::TCP, Protocol::UDP]);
+    check_all(straight, &PROTOCOLS);
 }
 
 #[test]
 fn errors_of_pods_are_translated() {
-    check_all(errors, &[Protocol::TCP, Protocol::UDP]);
+    check_all(errors, &PROTOCOLS);
 }
 
 /// A pod of this node that is nobody's backend.

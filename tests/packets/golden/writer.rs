@@ -24,6 +24,16 @@ impl Writer {
                 data,
             };
         }
+        if self.protocol == Protocol::SCTP {
+            // INIT or DATA.
+            let chunk = if flags & tcp::SYN != 0 { 1 } else { 0 };
+            return Body::Sctp {
+                source,
+                destination,
+                chunk,
+                data,
+            };
+        }
         Body::Tcp {
             source,
             destination,
@@ -136,6 +146,7 @@ impl Writer {
         };
         let transport = match packet.body {
             Body::Tcp { .. } => 20,
+            Body::Sctp { .. } => 12,
             _ => 8,
         };
         let data = packet.packet()[..network + transport].to_vec();
