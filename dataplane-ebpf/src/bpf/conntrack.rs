@@ -131,8 +131,7 @@ pub(crate) fn is_settled(packet: &Packet, known: &Connection) -> bool {
 /// Copies the connection of a packet into the work and notes that it was used.
 #[inline(always)]
 pub(crate) fn take_up(work: &mut Work, known: &mut Connection) {
-    let is_first = known.seen != now();
-    touch(&work.packet, known);
+    let is_first = touch(&work.packet, known);
     // SAFETY: both are valid, and in different maps. An assignment would become a call that copies byte by byte, since
     // the compiler cannot know that.
     unsafe { copy_nonoverlapping(&raw const *known, &raw mut work.connection, 1) };
@@ -280,11 +279,13 @@ pub(crate) fn is_past(connection: &Connection) -> bool {
         })
 }
 
-/// Notes that `packet` used `connection`. Writes only what changed: a write takes the cache line from other CPUs.
+/// Notes that `packet` used `connection`; whether it is the first to do so at this moment. Writes only what changed: a
+/// write takes the cache line from other CPUs.
 #[inline(always)]
-pub(crate) fn touch(packet: &Packet, connection: &mut Connection) {
+pub(crate) fn touch(packet: &Packet, connection: &mut Connection) -> bool {
     let now = now();
-    if connection.seen != now && connection.flags & Connection::ORPHANED == 0 {
+    let is_first = connection.seen != now;
+    if is_first && connection.flags & Connection::ORPHANED == 0 {
         connection.seen = now;
     }
     let mut flags = connection.flags;
@@ -297,6 +298,7 @@ pub(crate) fn touch(packet: &Packet, connection: &mut Connection) {
     if connection.flags != flags {
         connection.flags = flags;
     }
+    is_first
 }
 
 /// Records an entry; `flags` say whether it may replace one. Whether it was recorded.

@@ -8,7 +8,6 @@ use super::parse::L3;
 use aya_ebpf::bindings::xdp_action::XDP_TX;
 use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup};
 use aya_ebpf::helpers::generated::bpf_redirect;
-use core::mem::zeroed;
 use dataplane_ebpf::drop::Drop;
 use dataplane_ebpf::flow::Flow;
 
@@ -22,26 +21,26 @@ pub(crate) struct Exit {
 /// Looks up where a frame of flow `to` with this time to live goes next. `None` unless all is known and plain: it lives
 /// long enough and fits, its neighbour's address is known, and it leaves by a device that takes frames from drivers.
 #[inline(always)]
-pub(crate) fn find(frame: &Frame, ttl: u8, to: &Flow) -> Option<Exit> {
+pub(crate) fn find(frame: &Frame, ttl: u8, to: &Flow, lookup: &mut FibLookup) -> Option<Exit> {
     if ttl <= 1 {
         return None;
     }
+    let device = frame.device();
     let length = frame.length().wrapping_sub(L3 as u32);
-    // SAFETY: integers only; zero is a legal value of each.
-    let mut lookup: FibLookup = unsafe { zeroed() };
-    let result = forward::ask(
-        frame.as_ptr(),
-        frame.device(),
-        to,
-        length as u16,
-        &mut lookup,
-    );
-    // SAFETY: the map is not preallocated, so the entry outlives this program's run.
-    let takes_frames = unsafe { XDP_DEVICES.get(lookup.ifindex) }.is_some();
-    (result == BPF_FIB_LKUP_RET_SUCCESS && takes_frames).then_some(Exit {
+    if forward::ask(frame.as_ptr(), device, to, length as u16, lookup) != BPF_FIB_LKUP_RET_SUCCESS {
+        return None;
+    }
+    (lookup.ifindex == device || takes_frames(lookup.ifindex)).then_some(Exit {
         device: lookup.ifindex,
         ethernet: [lookup.dmac, lookup.smac],
     })
+}
+
+/// Whether a device other than the frame's own, which does, takes frames from drivers.
+#[inline(always)]
+fn takes_frames(device: u32) -> bool {
+    // SAFETY: the map is not preallocated, so the entry outlives this program's run.
+    unsafe { XDP_DEVICES.get(device) }.is_some()
 }
 
 impl Exit {

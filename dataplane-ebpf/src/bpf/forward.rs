@@ -14,7 +14,6 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect_neigh};
 use aya_ebpf::programs::TcContext;
 use core::ffi::c_void;
-use core::mem::zeroed;
 use dataplane_ebpf::abi::{Connection, Node};
 use dataplane_ebpf::drop::Drop;
 use dataplane_ebpf::flow::Flow;
@@ -30,7 +29,7 @@ pub(crate) struct Route {
     /// Zero for the node's stack.
     device: u32,
     neighbour: Neighbour,
-    lookup: FibLookup,
+    pub(crate) lookup: FibLookup,
     /// The most that the next link takes, if the packet is too big for it.
     pub(crate) mtu: u16,
 }
@@ -164,8 +163,8 @@ pub(crate) fn ask(
     length: u16,
     lookup: &mut FibLookup,
 ) -> u32 {
-    // SAFETY: integers only; zero is a legal value of each.
-    *lookup = unsafe { zeroed() };
+    // What the kernel reads, one by one: to clear all of it takes a call.
+    lookup.__bindgen_anon_2.flowinfo = 0;
     lookup.l4_protocol = to.protocol.number();
     lookup.sport = to.source_port.word();
     lookup.dport = to.destination_port.word();

@@ -52,7 +52,8 @@ fn find_way(frame: &Frame) -> Result<Option<(&'static mut Work, Exit)>, Drop> {
     if !find_connection(work)? || !is_plain(&work.packet, &work.connection) {
         return Ok(None);
     }
-    let exit = exit::find(frame, work.packet.ttl, &work.connection.to);
+    let (ttl, to) = (work.packet.ttl, &work.connection.to);
+    let exit = exit::find(frame, ttl, to, &mut work.route.lookup);
     Ok(exit.map(|exit| (work, exit)))
 }
 
