@@ -132,6 +132,10 @@ pub struct Config {
     #[arg(long, value_name = "COUNT", default_value_t = 1000)]
     pub metrics_service_limit: usize,
 
+    /// How much is written to the log: 4 and more for what matters when looking for a fault. RUST_LOG says it more exactly.
+    #[arg(long, value_name = "LEVEL", default_value_t = 2)]
+    pub v: u8,
+
     /// Remove all programs and maps from the kernel, and exit.
     #[arg(long)]
     pub cleanup: bool,

@@ -24,7 +24,12 @@ fn main() -> ExitCode {
 // One thread is enough: the kernel does the work that has to be fast, and one thread keeps memory small.
 #[tokio::main(flavor = "current_thread")]
 async fn daemon(config: Config) -> ExitCode {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let level = if config.v < 4 {
+        "info"
+    } else {
+        "info,proxy=debug"
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
