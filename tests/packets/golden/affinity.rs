@@ -13,7 +13,7 @@ use dataplane_ebpf::abi::{AffinityKey, Backend, Service};
 use dataplane_ebpf::addr::Protocol;
 
 use super::Expected::{Passed, Sent};
-use super::Step::{Change, Ingress};
+use super::Step::{Change, Ingress, Pod};
 use super::world::{TARGET, World, backend, cluster_port, node_port, service, v4, v6};
 use super::writer::{Writer, forwarded};
 use super::{Case, Step, check_all};
@@ -55,6 +55,11 @@ fn cases(w: Writer) -> Vec<Case> {
     let other_ip = opening(a.client, (a.other_ip, cluster_port(service::SCRATCH)));
     let policy = opening(a.client, (a.node, node_port(service::POLICY_LOCAL)));
     let remote = (a.node, node_port(service::REMOTE));
+    let other_service = opening(a.client, (a.node, node_port(service::LOCAL)));
+    let pod = |port, backend| {
+        let open = |to| w.open((a.elsewhere, port), to);
+        Pod(open(cluster_ip.to).bytes(), Passed(open((backend, TARGET))))
+    };
     vec![
         Case {
             name: "a client keeps its backend at every address of the service, another client gets its own",
@@ -67,6 +72,27 @@ fn cases(w: Writer) -> Vec<Case> {
                 other_ip.reaches(47004, a.here),
                 stranger.reaches(47005, a.second),
                 client.reaches(47006, a.here),
+            ],
+        },
+        Case {
+            name: "each service holds its clients by itself",
+            steps: vec![
+                Change(begin),
+                client.reaches(47_101, a.here),
+                Change(give_the_other_service_the_second_backend),
+                other_service.reaches(47_102, a.second),
+                client.reaches(47_103, a.here),
+                other_service.reaches(47_104, a.second),
+            ],
+        },
+        Case {
+            name: "a pod whose packets had no socket hook is a client as well",
+            steps: vec![
+                Change(begin),
+                pod(47_111, a.here),
+                Change(replace),
+                pod(47_112, a.here),
+                client.reaches(47_113, a.second),
             ],
         },
         Case {
@@ -152,6 +178,18 @@ fn cases(w: Writer) -> Vec<Case> {
             ],
         },
     ]
+}
+
+/// On the same terms, and with the same generation.
+fn give_the_other_service_the_second_backend(dataplane: &mut Dataplane) -> Result<()> {
+    let run = dataplane.add_run(&[backend::SECOND])?;
+    let mut generation = 0;
+    dataplane.change_service(service::SCRATCH, |s| generation = s.affinity_generation)?;
+    dataplane.change_service(service::LOCAL, |s| {
+        s.cluster = run;
+        s.affinity_seconds = THREE_HOURS;
+        s.affinity_generation = generation;
+    })
 }
 
 /// Gives the service affinity, and the first backend.
