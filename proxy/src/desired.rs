@@ -87,8 +87,7 @@ pub enum Target {
     Drop,
 }
 
-/// The entries of the Service called `name`, empty if it has none: because it is gone, is not for a service proxy, or
-/// speaks SCTP.
+/// The entries of the Service called `name`, empty if it has none: because it is gone, or is not for a service proxy.
 pub fn desired(view: View<'_>, name: &ServiceName) -> Vec<Port> {
     let Some(service) = view
         .world
@@ -99,11 +98,8 @@ pub fn desired(view: View<'_>, name: &ServiceName) -> Vec<Port> {
     };
     let mut ports = Vec::new();
     for port in &service.ports {
-        let Some(protocol) = wire_protocol(port.protocol) else {
-            continue;
-        };
         for family in Family::ALL {
-            let entries = entries(service, port, protocol, family);
+            let entries = entries(service, port, family);
             if !entries.is_empty() {
                 ports.push(desired_port(view, service, port, family, entries));
             }
@@ -120,12 +116,12 @@ fn wire_family(family: Family) -> WireFamily {
     }
 }
 
-/// The number on the wire of a protocol that the dataplane speaks.
-pub fn wire_protocol(protocol: Protocol) -> Option<WireProtocol> {
+/// The number of `protocol` on the wire.
+fn wire_protocol(protocol: Protocol) -> WireProtocol {
     match protocol {
-        Protocol::Tcp => Some(WireProtocol::TCP),
-        Protocol::Udp => Some(WireProtocol::UDP),
-        Protocol::Sctp => None,
+        Protocol::Tcp => WireProtocol::TCP,
+        Protocol::Udp => WireProtocol::UDP,
+        Protocol::Sctp => WireProtocol::SCTP,
     }
 }
 
@@ -155,7 +151,7 @@ impl Port {
 
     /// The protocol on the wire.
     pub fn protocol(&self) -> WireProtocol {
-        wire_protocol(self.key.name.protocol).unwrap_or(WireProtocol::NONE)
+        wire_protocol(self.key.name.protocol)
     }
 }
 
@@ -186,13 +182,9 @@ fn desired_port(
 }
 
 /// A Service without a cluster address in `family` does not exist there.
-fn entries(
-    service: &Service,
-    port: &ServicePort,
-    protocol: WireProtocol,
-    family: Family,
-) -> BTreeMap<Entry, Kind> {
+fn entries(service: &Service, port: &ServicePort, family: Family) -> BTreeMap<Entry, Kind> {
     let mut entries = BTreeMap::new();
+    let protocol = wire_protocol(port.protocol);
     let number = WirePort::new(port.port.get());
     let mut add = |addresses: &[IpAddr], kind| {
         for address in addresses.iter().filter(|address| family.has(**address)) {

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use model::{Event, Protocol, ServiceName, World};
+use model::{Event, ServiceName, World};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -283,23 +283,12 @@ impl<M: Maps> Reconciler<M> {
         };
         let desired = desired(view, name);
         let result = self.tables.apply(name, &desired, now);
-        self.report_sctp(name);
         // The maps may grow, and then it fits: nobody needs to hear of that.
         let is_news = self.due.has_failed(name) || !matches!(result, Err(Error::Full { .. }));
         self.gathered
             .reconciled(&self.world, name, &desired, &result, is_news);
         self.due.settle(name, &result, now);
         result.is_ok()
-    }
-
-    fn report_sctp(&self, name: &ServiceName) {
-        let ports = self
-            .world
-            .service(name)
-            .map_or(&[][..], |service| &service.ports);
-        if ports.iter().any(|port| port.protocol == Protocol::Sctp) {
-            info!(service = %name, "its SCTP ports are left out: the dataplane does not speak SCTP");
-        }
     }
 
     fn prune(&mut self, now: Instant) {
