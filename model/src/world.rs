@@ -79,11 +79,11 @@ impl World {
     pub fn apply(&mut self, event: Event) -> BTreeSet<ServiceName> {
         match event {
             Event::Services(all) => self.replace_services(all),
-            Event::Service(service) => self.put_service(service),
-            Event::ServiceGone(name) => self.remove_service(&name),
+            Event::Service(service) => self.put_service(service).into_iter().collect(),
+            Event::ServiceGone(name) => self.remove_service(&name).into_iter().collect(),
             Event::Slices(all) => self.replace_slices(all),
-            Event::Slice(slice) => self.put_slice(slice),
-            Event::SliceGone(name) => self.remove_slice(&name),
+            Event::Slice(slice) => self.put_slice(slice).collect(),
+            Event::SliceGone(name) => self.remove_slice(&name).into_iter().collect(),
             Event::ServiceCidrs(all) => {
                 let all = all.into_iter().map(|cidr| (cidr.name, cidr.ranges));
                 self.service_cidrs = Some(all.collect());
@@ -162,28 +162,28 @@ impl World {
         let kept: BTreeSet<_> = all.iter().map(|service| service.name.clone()).collect();
         let gone = self.services.keys().filter(|name| !kept.contains(*name));
         let gone: Vec<_> = gone.cloned().collect();
-        let mut changed = BTreeSet::new();
+        // Collected at last: a set that is made of many at once costs less than one that they are put into.
+        let mut changed = Vec::new();
         for name in gone {
             changed.extend(self.remove_service(&name));
         }
         for service in all {
             changed.extend(self.put_service(service));
         }
-        changed
+        changed.into_iter().collect()
     }
 
-    fn put_service(&mut self, service: Service) -> BTreeSet<ServiceName> {
+    fn put_service(&mut self, service: Service) -> Option<ServiceName> {
         if self.service(&service.name) == Some(&service) {
-            return BTreeSet::new();
+            return None;
         }
         let name = service.name.clone();
         self.services.insert(name.clone(), Box::new(service));
-        BTreeSet::from([name])
+        Some(name)
     }
 
-    fn remove_service(&mut self, name: &ServiceName) -> BTreeSet<ServiceName> {
-        let gone = self.services.remove_entry(name);
-        gone.into_iter().map(|(name, _)| name).collect()
+    fn remove_service(&mut self, name: &ServiceName) -> Option<ServiceName> {
+        self.services.remove_entry(name).map(|(name, _)| name)
     }
 
     fn replace_slices(&mut self, all: Vec<Slice>) -> BTreeSet<ServiceName> {
@@ -191,43 +191,41 @@ impl World {
         let kept: BTreeSet<_> = all.iter().map(|slice| slice.name.clone()).collect();
         let gone = self.owners.keys().filter(|name| !kept.contains(*name));
         let gone: Vec<_> = gone.cloned().collect();
-        let mut changed = BTreeSet::new();
+        let mut changed = Vec::new();
         for name in gone {
             changed.extend(self.remove_slice(&name));
         }
         for slice in all {
             changed.extend(self.put_slice(slice));
         }
-        changed
+        changed.into_iter().collect()
     }
 
-    fn put_slice(&mut self, slice: Slice) -> BTreeSet<ServiceName> {
+    fn put_slice(&mut self, slice: Slice) -> impl Iterator<Item = ServiceName> + use<> {
         let owner = slice.service.clone();
         if self.slices(&owner).any(|known| *known == slice) {
-            return BTreeSet::new();
+            return [None, None].into_iter().flatten();
         }
-        let mut changed = BTreeSet::from([owner.clone()]);
         // The label that names the Service may be changed in place.
-        changed.extend(self.remove_slice(&slice.name));
+        let old = self.remove_slice(&slice.name);
+        let changed = [Some(owner.clone()), old];
         self.owners.insert(slice.name.clone(), owner.clone());
         let slices = self.slices.entry(owner).or_default();
         let place = slices.partition_point(|known| known.name < slice.name);
         slices.reserve_exact(1);
         slices.insert(place, slice);
-        changed
+        changed.into_iter().flatten()
     }
 
-    fn remove_slice(&mut self, name: &SliceName) -> BTreeSet<ServiceName> {
-        let Some(owner) = self.owners.remove(name) else {
-            return BTreeSet::new();
-        };
+    fn remove_slice(&mut self, name: &SliceName) -> Option<ServiceName> {
+        let owner = self.owners.remove(name)?;
         if let Some(slices) = self.slices.get_mut(&owner) {
             slices.retain(|slice| slice.name != *name);
             if slices.is_empty() {
                 self.slices.remove(&owner);
             }
         }
-        BTreeSet::from([owner])
+        Some(owner)
     }
 
     /// A node's zone decides for every service with hints, and changes about never: all services then count as changed.

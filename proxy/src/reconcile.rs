@@ -115,8 +115,11 @@ impl<M: Maps> Reconciler<M> {
                 self.gathered.trigger(service, at);
             }
         }
-        for service in changed {
-            self.due.now(service, now);
+        // In the first round, all are due.
+        if self.phase != Phase::Listing {
+            for service in changed {
+                self.due.now(service, now);
+            }
         }
         if is_node && self.addresses.is_some() {
             self.sort_addresses(now);
