@@ -4,13 +4,16 @@
 mod node;
 mod trace;
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use dataplane_ebpf::abi::{Backend, Connection, DropRecord, Kind, Run, Service, Stats, maps};
 use dataplane_ebpf::addr::{Addr, Port, Protocol};
 use dataplane_ebpf::drop::Drop;
 use dataplane_ebpf::flow::Flow;
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Uid;
 use node::{Node, run};
 use proxy::metrics::Metrics;
@@ -322,6 +325,46 @@ fn what_the_programs_count_is_in_the_metrics() {
             .encode()
             .contains("kubeproxy_")
     );
+}
+
+/// A program that is ended with the test.
+struct Running(Child);
+
+impl std::ops::Drop for Running {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn drops_are_followed_as_they_happen() {
+    let Some(mut node) = node() else { return };
+    let program = Command::new(env!("CARGO_BIN_EXE_portolan-proxy"))
+        .args(["drops", "--watch", "-o", "json", "--bpf-root"])
+        .arg(&node.root)
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut program = Running(program.unwrap());
+    let mut lines = BufReader::new(program.0.stdout.take().unwrap()).lines();
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap().tv_sec();
+    // Later than whenever the program begins to look.
+    let time = (u64::try_from(now).unwrap() + 3600) * 1_000_000_000;
+    for (index, client) in [(3, "203.0.113.1"), (4, "203.0.113.2")] {
+        let record = DropRecord {
+            time: time + u64::from(index),
+            flow: flow(client, 1, "10.96.0.10", 80),
+            reason: Drop::SourceRange as u32,
+            device: 0,
+        };
+        let cpus = node.set_on_all_cpus(maps::RECENT_DROPS, index, record);
+        for _ in 0..cpus {
+            let line = lines.next().unwrap().unwrap();
+            let drop: Value = serde_json::from_str(&line).unwrap();
+            assert_eq!(drop["reason"], "source-range");
+            assert_eq!(drop["source"], client);
+        }
+    }
 }
 
 #[test]

@@ -134,6 +134,8 @@ pub(super) enum Source {
     Kept,
     /// This node's, with the client's port if that may be kept.
     Node(Addr, bool),
+    /// The client's own if the way to the backend's node allows that the backend answers the client itself.
+    Direct,
 }
 
 /// All that can be said.
@@ -271,7 +273,9 @@ fn open(maps: &impl Snapshot, flow: &Flow, asker: Asker) -> Result<Decision, Err
     };
     if let Verdict::Backend(id) = decision.verdict {
         let backend = maps.backend(id)?.unwrap_or_default();
+        let is_direct = is_direct(&service, frontend.kind, asker, &backend);
         match source(&maps.node()?, flow, asker, &backend) {
+            Ok(_) if is_direct => decision.source = Some(Source::Direct),
             Ok(source) => decision.source = Some(source),
             Err(reason) => decision.verdict = Verdict::Stopped(reason),
         }
@@ -426,6 +430,14 @@ fn held(
         true => Held::To(affinity.backend, service.affinity_seconds - elapsed),
         false => Held::Stale,
     })
+}
+
+/// Whether the backend may answer the client itself, from another node.
+fn is_direct(service: &Service, kind: Kind, asker: Asker, backend: &Backend) -> bool {
+    service.flags & Service::DSR != 0
+        && backend.flags & Backend::LOCAL == 0
+        && kind != Kind::NODE_PORT
+        && asker.origin() == Origin::Outside
 }
 
 /// What the backend sees as the source of a packet.

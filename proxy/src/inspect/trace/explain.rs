@@ -234,6 +234,10 @@ fn source(decision: &Decision) -> Option<String> {
     Some(match decision.source? {
         Source::Stack => "what the node's or the pod's routes to the backend give".to_owned(),
         Source::Kept => "kept".to_owned(),
+        Source::Direct => {
+            "kept if the backend's node can be told so, else the node's (direct server return)"
+                .to_owned()
+        }
         Source::Node(address, true) => format!("{address}, with the client's port if it is free"),
         Source::Node(address, false) => format!("{address}, with another port"),
     })

@@ -285,6 +285,17 @@ fn the_source_is_kept_where_replies_pass_here_anyway() {
         "40000 is none of its ports"
     );
     assert_eq!(source(&fake, PodPacket), Some(Source::Kept));
+    service(&mut fake).flags = Service::DSR;
+    assert_eq!(source(&fake, OutsidePacket), Some(Source::Direct));
+    assert_eq!(
+        source(&fake, PodPacket),
+        Some(Source::Kept),
+        "only for clients outside"
+    );
+    let by_node_port = self::flow(CLIENT, NODE, 30_080);
+    let decision = decided(&fake, &by_node_port, OutsidePacket);
+    assert_eq!(decision.source, Some(node), "never at node ports");
+    service(&mut fake).flags = 0;
     fake.node.source_v4 = Addr::UNSPECIFIED;
     check(
         &fake,
