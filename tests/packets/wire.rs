@@ -7,6 +7,7 @@
 //!                               └── machine 172.30.0.12, also 10.244.2.6
 //! ```
 
+mod bridge;
 mod direct;
 mod driver;
 
