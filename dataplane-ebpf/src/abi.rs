@@ -111,7 +111,7 @@ pub struct FrontendKey {
     pub address: Addr,
     /// The port clients use.
     pub port: Port,
-    /// TCP or UDP.
+    /// TCP, UDP or SCTP.
     pub protocol: Protocol,
     padding: u8,
 }
@@ -143,7 +143,7 @@ impl FrontendKey {
 pub struct NodePortKey {
     /// The node port.
     pub port: Port,
-    /// TCP or UDP.
+    /// TCP, UDP or SCTP.
     pub protocol: Protocol,
     /// The family of the node's address that clients use.
     pub family: Family,
@@ -335,7 +335,7 @@ pub struct Backend {
     pub address: Addr,
     /// Where it listens.
     pub port: Port,
-    /// TCP or UDP.
+    /// TCP, UDP or SCTP.
     pub protocol: Protocol,
     /// Bits of this type.
     pub flags: u8,
@@ -696,7 +696,7 @@ pub struct BackendKey {
     pub address: Addr,
     /// The backend's port.
     pub port: Port,
-    /// TCP or UDP.
+    /// TCP, UDP or SCTP.
     pub protocol: Protocol,
     padding: u8,
 }

@@ -15,7 +15,7 @@ pub struct Flow {
     pub source_port: Port,
     /// The receiver's port.
     pub destination_port: Port,
-    /// TCP or UDP.
+    /// TCP, UDP or SCTP.
     pub protocol: Protocol,
     /// Bytes of a hash key are all compared, so padding is spelled out and always zero. Two integers: the compiler for BPF
     /// clears an array of three bytes by a call.

@@ -18,8 +18,11 @@
 //! | `egress` | uplinks and devices towards pods, egress | translates replies that come from the node's stack |
 //! | `driver` | uplinks, native XDP where there is | does for plain packets from and to other nodes what `ingress` does |
 //!
-//! All three also translate ICMP errors about the packets they translate, and the first two answer what is to be refused
-//! with a TCP reset or a port unreachable.
+//! `ingress`, `pod_ingress` and `egress` also translate ICMP errors about the packets they translate, and packets that were
+//! cut to pieces, piece by piece. The first two answer what is to be refused with a TCP reset or a port unreachable, and
+//! tell the sender of a packet that is too big for the next link or whose time to live ran out. They translate SCTP as
+//! they do UDP, between one address of each side; there are no socket hooks for it, so processes in the node's own network
+//! namespace do not reach SCTP services.
 //!
 //! # One packet's way
 //!
