@@ -76,6 +76,17 @@ impl Dataplane {
 
     /// Loads the programs, with small maps, and one of so many entries for connections.
     pub(crate) fn load_with_room_for(connections: u32) -> Result<Self> {
+        Self::load_some(connections, |_| true)
+    }
+
+    /// Loads the programs for sockets only, which the verifier is done with soon.
+    pub(crate) fn load_for_sockets() -> Result<Self> {
+        Self::load_some(16384, |hook| {
+            matches!(hook, Hook::SocketAddress | Hook::Socket)
+        })
+    }
+
+    fn load_some(connections: u32, is_wanted: fn(Hook) -> bool) -> Result<Self> {
         let mut loader = EbpfLoader::new();
         for (name, size) in [
             (maps::FRONTENDS, 256),
@@ -94,7 +105,9 @@ impl Dataplane {
             .context("loading the object file: this test needs CAP_BPF and BTF")?;
         let mut dataplane = Self { ebpf, slots: 0 };
         for program in PROGRAMS {
-            dataplane.load_program(program.name, program.hook)?;
+            if is_wanted(program.hook) {
+                dataplane.load_program(program.name, program.hook)?;
+            }
         }
         Ok(dataplane)
     }

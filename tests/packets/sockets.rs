@@ -71,7 +71,7 @@ impl World {
     fn create() -> Result<Self> {
         let namespace = node_namespace()?;
         let cgroup = Cgroup::enter()?;
-        let mut dataplane = Dataplane::load()?;
+        let mut dataplane = Dataplane::load_for_sockets()?;
         cgroup.attach(&mut dataplane)?;
         dataplane.set_node(Node {
             netns_cookie: namespace.cookie()?,
