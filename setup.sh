@@ -82,6 +82,7 @@ need_bpf_linker() {
 # What only the tests need.
 need_test_tools() {
     has ip && has nsenter || install "tests make network namespaces" iproute2 util-linux
+    has ethtool || install "a test has virtual devices complete their checksums" ethtool
     has curl || install "tests ask the gateway with it" curl
     has python3 || install "tests run the Python client" python3 python3-venv
     if has apt-get && ! has docker-registry; then install "tests pull an image from it" docker-registry; fi

@@ -31,14 +31,17 @@ const NEXT_HEADER_V6: usize = L3 + 6;
 const OPTIONS_V6: usize = L3 + 40;
 
 /// Opens a connection whose backend answers the client itself. `false` if it cannot be one: the packet has no room for
-/// the option, or the client talks to the backend from the same port by another service, which only another address can
-/// keep apart.
+/// the option, the client talks to the backend from the same port by another service, which only another address can keep
+/// apart, or the client is the backend, which would answer itself.
 #[inline(always)]
 pub(crate) fn open(ctx: &TcContext, work: &mut Work, choice: &Choice) -> bool {
     if work.packet.fragment != Fragment::Whole || is_other_protocol(&work.packet) {
         return false;
     }
     let client = work.packet.flow.source;
+    if client == choice.address {
+        return false;
+    }
     nat::draft(work, choice, client, Connection::REMOTE | Connection::DSR);
     if tells(&work.packet) && !has_room(ctx, work) {
         return false;
@@ -160,7 +163,10 @@ pub(crate) fn hear(ctx: &TcContext, work: &mut Work) -> Result<bool, Drop> {
 fn backend(packet: &Packet, address: Addr, port: Port) -> Option<Choice> {
     let flow = &packet.flow;
     // SAFETY: the map is not preallocated, so the entry outlives this program's run.
-    let frontend = unsafe { FRONTENDS.get(FrontendKey::new(address, port, flow.protocol)) }?;
+    let frontend = *unsafe { FRONTENDS.get(FrontendKey::new(address, port, flow.protocol)) }?;
+    if !service::admits(frontend, flow.source) {
+        return None;
+    }
     let service_generation = service::direct_generation(frontend.service)?;
     let key = BackendKey::new(
         frontend.service,

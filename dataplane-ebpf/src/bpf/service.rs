@@ -162,6 +162,12 @@ pub(crate) fn is_restricted(frontend: Frontend) -> bool {
     Settings::read(frontend.service).is_ok_and(|service| service.restricts(frontend.kind))
 }
 
+/// Whether a client with the address `source` may use the frontend.
+#[inline(always)]
+pub(crate) fn admits(frontend: Frontend, source: Addr) -> bool {
+    !is_restricted(frontend) || is_in_range(frontend.service, source)
+}
+
 #[inline(always)]
 fn is_in_range(service: u32, source: Addr) -> bool {
     SOURCE_RANGES

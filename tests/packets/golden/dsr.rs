@@ -246,6 +246,16 @@ fn a_client_that_uses_a_port_twice_gets_the_nodes_address() {
 }
 
 #[test]
+fn a_backend_that_is_its_own_client_gets_the_nodes_address() {
+    for (world, w) in entries() {
+        let (vip, elsewhere) = ((vips(w).first, PORT), (w.a.elsewhere, TARGET));
+        let packet = w.open((w.a.elsewhere, 45010), vip).bytes();
+        let wanted = forwarded(w.open((w.a.node, 45010), elsewhere)).bytes();
+        becomes(&world, "ingress", &packet, REDIRECT, &wanted);
+    }
+}
+
+#[test]
 fn node_ports_and_backends_here_are_served_as_without() {
     for (mut world, w) in entries() {
         let client = (w.a.client, 45006);
@@ -383,12 +393,23 @@ fn a_node_is_told_only_of_services_it_knows() {
         let kind = if w.a.node.is_ipv4() { 34 } else { 56 };
         another[kind] ^= 1;
         becomes(&world, "ingress", &another, PASS, &another);
+        // A client that the service is not for.
+        let set = |flags| move |service: &mut Service| service.flags = flags;
+        let packet = telling(&open, (vips.first, PORT));
+        world
+            .dataplane
+            .change_service(FIRST, set(Service::DSR | Service::SOURCE_RANGES))
+            .expect("the service is there");
+        becomes(&world, "ingress", &packet, PASS, &packet);
+        world
+            .dataplane
+            .change_service(FIRST, set(Service::DSR))
+            .expect("the service is there");
         // The backend's id was given to another service.
         world
             .dataplane
             .change_backend(backend::HERE, |backend| backend.service = PLAIN)
             .expect("the backend is there");
-        let packet = telling(&open, (vips.first, PORT));
         becomes(&world, "ingress", &packet, PASS, &packet);
         // None of them left anything behind.
         let reply = w.data(here, (w.a.client, 46002)).bytes();
