@@ -42,6 +42,15 @@ pub(crate) struct Setting<'a> {
     pub(crate) at_driver: bool,
 }
 
+/// How a start went.
+pub(crate) struct Start {
+    pub(crate) maps: Installed,
+    /// When everything was right.
+    pub(crate) done: Instant,
+    /// The processor time used at several moments on the way.
+    used: Vec<(Instant, Duration)>,
+}
+
 /// Resident memory in KiB.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Resident {
@@ -87,10 +96,11 @@ impl Daemon {
         })
     }
 
-    /// Waits until everything is installed as it should be; returns the maps and when it was.
-    pub(crate) fn wait(&mut self, cluster: &Cluster) -> Result<(Installed, Instant)> {
+    /// Waits until everything is installed as it should be.
+    pub(crate) fn wait(&mut self, cluster: &Cluster) -> Result<Start> {
         let deadline = Instant::now() + PATIENCE;
         let mut maps = None;
+        let mut used = Vec::new();
         loop {
             if self.child.try_wait()?.is_some() || Instant::now() > deadline {
                 let log = fs::read_to_string(&self.log)?;
@@ -103,11 +113,17 @@ impl Daemon {
             // The maps appear one by one.
             let open = maps.take().or_else(|| Installed::open(&self.pins).ok());
             let done = Instant::now();
+            // It may just have ended, which the next round tells better.
+            used.extend(self.processor_time().ok().map(|time| (done, time)));
             match open {
                 Some(open)
                     if open.served() >= cluster.services as usize && open.is_right(cluster) =>
                 {
-                    return Ok((open, done));
+                    return Ok(Start {
+                        maps: open,
+                        done,
+                        used,
+                    });
                 }
                 open => maps = open,
             }
@@ -142,6 +158,15 @@ impl Daemon {
             total += time.parse::<u64>()?;
         }
         Ok(Duration::from_nanos(total))
+    }
+}
+
+impl Start {
+    /// The processor time used after a moment.
+    pub(crate) fn used_after(&self, moment: Instant) -> Duration {
+        let before = self.used.iter().rfind(|(at, _)| *at <= moment);
+        let all = self.used.last().map_or(Duration::ZERO, |(_, used)| *used);
+        all.saturating_sub(before.map_or(Duration::ZERO, |(_, used)| *used))
     }
 }
 
