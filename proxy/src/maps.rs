@@ -3,6 +3,7 @@
 //! [`Maps`] has one method for each kind of write that the rules of [`dataplane_ebpf::abi`] know; who calls them in which
 //! order is the business of [`crate::tables`]. There are two implementations: the kernel's maps, and [`Fake`] for tests.
 
+mod conntrack;
 mod fake;
 mod kernel;
 mod sockets;
@@ -19,8 +20,9 @@ use model::TrafficPolicy;
 
 use crate::desired::Entry;
 
+pub use conntrack::{Conntrack, Swept};
 pub use fake::Fake;
-pub use kernel::{Conntrack, KernelMaps, Swept};
+pub use kernel::KernelMaps;
 pub use sockets::Sockets;
 pub(crate) use xdp_devices::XdpDevices;
 

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use aya::Pod;
 
-pub(crate) use batch::copy_map;
+pub(crate) use batch::{BatchReader, copy_map};
 
 /// `BPF_OBJ_GET`, `BPF_OBJ_GET_INFO_BY_FD` and `BPF_LINK_UPDATE` of `enum bpf_cmd`.
 const OBJ_GET: libc::c_long = 7;

@@ -12,11 +12,10 @@ use aya::maps::{
 use aya::util::nr_cpus;
 use aya::{Ebpf, Pod};
 use dataplane_ebpf::abi::{
-    Backend, BackendKey, Connection, Frontend, FrontendKey, Name, Node, NodeAddress, NodePortKey,
-    Run, Service, SourceRange, Stats, maps,
+    Backend, BackendKey, Frontend, FrontendKey, Name, Node, NodeAddress, NodePortKey, Run, Service,
+    SourceRange, Stats, maps,
 };
 use dataplane_ebpf::addr::Addr;
-use dataplane_ebpf::flow::Flow;
 use model::TrafficPolicy;
 
 use super::{Error, Maps, Settings, Sizes, is_used};
@@ -41,23 +40,6 @@ pub struct KernelMaps {
 
 /// What of a [`SourceRange`] the trie's prefix covers: the service and the address, word by word as they lie there.
 type RangeKey = [u32; 5];
-
-/// The connections that the programs track.
-#[derive(Debug)]
-pub struct Conntrack {
-    connections: HashMap<MapData, Flow, Connection>,
-    /// How many entries there can be.
-    size: usize,
-}
-
-/// What a sweep found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Swept {
-    /// Entries that stay.
-    pub kept: u64,
-    /// Entries that were removed.
-    pub removed: u64,
-}
 
 impl KernelMaps {
     /// Takes the maps out of what was loaded.
@@ -327,71 +309,6 @@ impl Maps for KernelMaps {
     }
 }
 
-impl Conntrack {
-    /// Takes the map out of what was loaded.
-    pub fn take(programs: &mut Ebpf) -> Result<Self, Error> {
-        let map = take(programs, maps::CONNTRACK)?;
-        let size = match &map {
-            Map::LruHashMap(data) => data.info().map_err(failed("open", maps::CONNTRACK))?,
-            _ => return Err(unexpected(maps::CONNTRACK)),
-        };
-        Ok(Self {
-            size: size.max_entries() as usize,
-            connections: HashMap::try_from(map).map_err(failed("open", maps::CONNTRACK))?,
-        })
-    }
-
-    /// Removes every connection for which `is_expired` is true; it gets an entry and its partner of the other direction.
-    /// The kernel goes on writing meanwhile, so whatever has expired is looked at once more right before it is removed.
-    pub fn sweep(
-        &mut self,
-        is_expired: impl Fn(&Connection, Option<&Connection>) -> bool,
-    ) -> Result<Swept, Error> {
-        let mut expired = Vec::new();
-        let mut swept = Swept::default();
-        // The kernel begins anew when the key is gone from which it should go on: that must not go on for ever.
-        for item in self.connections.iter().take(2 * self.size) {
-            let (flow, connection) = item.map_err(failed("list", maps::CONNTRACK))?;
-            let partner = self.find(&connection.partner())?;
-            if is_expired(&connection, partner.as_ref()) {
-                expired.push(flow);
-            } else {
-                swept.kept += 1;
-            }
-        }
-        for flow in expired {
-            let Some(connection) = self.find(&flow)? else {
-                continue;
-            };
-            let partner = self.find(&connection.partner())?;
-            if !is_expired(&connection, partner.as_ref()) {
-                swept.kept += 1;
-                continue;
-            }
-            self.remove(&flow, &mut swept)?;
-            // Together, for one direction alone no longer tells that the connection is over.
-            if partner.is_some_and(|partner| partner.partner() == flow) {
-                self.remove(&connection.partner(), &mut swept)?;
-            }
-        }
-        Ok(swept)
-    }
-
-    fn find(&self, flow: &Flow) -> Result<Option<Connection>, Error> {
-        match self.connections.get(flow, 0) {
-            Ok(connection) => Ok(Some(connection)),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(failed("read", maps::CONNTRACK)(error)),
-        }
-    }
-
-    fn remove(&mut self, flow: &Flow, swept: &mut Swept) -> Result<(), Error> {
-        absent_is_fine(self.connections.remove(flow), maps::CONNTRACK)?;
-        swept.removed += 1;
-        Ok(())
-    }
-}
-
 fn range_key(range: SourceRange) -> Key<RangeKey> {
     let [a, b, c, d] = range.address.words();
     Key::new(range.bits, [range.service, a, b, c, d])
@@ -421,13 +338,13 @@ pub(super) fn hash<K: Pod, V: Pod>(
     HashMap::try_from(take(programs, name)?).map_err(failed("open", name))
 }
 
-fn take(programs: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
+pub(super) fn take(programs: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
     let missing = || io_failed("open", name)(io::ErrorKind::NotFound.into());
     programs.take_map(name).ok_or_else(missing)
 }
 
 /// The map called `name` is of another type than this build declares.
-fn unexpected(name: &'static str) -> Error {
+pub(super) fn unexpected(name: &'static str) -> Error {
     failed("open", name)(MapError::InvalidName {
         name: name.to_owned(),
     })
@@ -459,7 +376,10 @@ pub(super) fn failed(action: &'static str, map: &'static str) -> impl FnOnce(Map
     }
 }
 
-fn io_failed(action: &'static str, map: &'static str) -> impl FnOnce(io::Error) -> Error {
+pub(super) fn io_failed(
+    action: &'static str,
+    map: &'static str,
+) -> impl FnOnce(io::Error) -> Error {
     move |source| Error {
         action,
         map,

@@ -4,6 +4,8 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::ptr;
 
+use aya::Pod;
+
 use super::fd_number;
 
 /// `BPF_MAP_LOOKUP_BATCH` and `BPF_MAP_UPDATE_BATCH` of `enum bpf_cmd`.
@@ -31,6 +33,23 @@ pub(crate) struct Entries<'a> {
     pub(crate) count: u32,
     pub(crate) keys: &'a [u8],
     pub(crate) values: &'a [u8],
+}
+
+impl Entries<'_> {
+    /// The keys and values as what they are.
+    pub(crate) fn iter<K: Pod, V: Pod>(&self) -> impl Iterator<Item = (K, V)> {
+        let keys = self.keys.chunks_exact(size_of::<K>()).map(read);
+        let values = self.values.chunks_exact(size_of::<V>()).map(read);
+        keys.zip(values).take(self.count as usize)
+    }
+}
+
+/// The value whose bytes these are.
+#[expect(unsafe_code, reason = "makes a value of bytes")]
+fn read<T: Pod>(bytes: &[u8]) -> T {
+    assert_eq!(bytes.len(), size_of::<T>(), "all bytes of a value");
+    // SAFETY: there are as many bytes as the value has, and any bit pattern is a legal `T`, which is `Pod`.
+    unsafe { bytes.as_ptr().cast::<T>().read_unaligned() }
 }
 
 /// Reads a map from its beginning to its end. Entries that come or go meanwhile may be missed.

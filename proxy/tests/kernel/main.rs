@@ -172,13 +172,16 @@ fn check_sweep(place: &Place, conntrack: &mut Conntrack) {
 
     let looks = Cell::new(0);
     let only_at_first = |_: &Connection, _: Option<&Connection>| looks.replace(looks.get() + 1) < 2;
+    let all = |_: &Connection| true;
     let swept = |kept, removed| Swept { kept, removed };
-    assert_eq!(conntrack.sweep(only_at_first).unwrap(), swept(2, 0));
-    assert_eq!(conntrack.sweep(|_, _| false).unwrap(), swept(2, 0));
+    assert_eq!(conntrack.sweep(all, only_at_first).unwrap(), swept(2, 0));
+    let none = conntrack.sweep(|_| false, |_, _| true);
+    assert_eq!(none.unwrap(), swept(2, 0));
+    assert_eq!(conntrack.sweep(all, |_, _| false).unwrap(), swept(2, 0));
     // Once a direction is gone, the other does not look expired by itself.
     let expired = |_: &Connection, other: Option<&Connection>| other.is_some();
-    assert_eq!(conntrack.sweep(expired).unwrap(), swept(0, 2));
-    assert_eq!(conntrack.sweep(|_, _| true).unwrap(), swept(0, 0));
+    assert_eq!(conntrack.sweep(all, expired).unwrap(), swept(0, 2));
+    assert_eq!(conntrack.sweep(all, |_, _| true).unwrap(), swept(0, 0));
 }
 
 fn look() -> Devices {
