@@ -249,7 +249,11 @@ impl NodeSettings {
             v6.clone().unwrap_or_else(none)
         )?;
         writeln!(out, "node ports {}", list(&self.node_port_addresses))?;
-        writeln!(out, "services   in {}", list(&self.service_cidrs))?;
+        writeln!(
+            out,
+            "cidrs      {} (ServiceCIDRs)",
+            list(&self.service_cidrs)
+        )?;
         let way = match self.through_stack {
             true => "through the node's stack",
             false => "straight from device to device",
