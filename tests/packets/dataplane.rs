@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
 use aya::programs::{
-    CgroupSock, CgroupSockAddr, Program, ProgramError, ProgramInfo, SchedClassifier, TestRun as _,
-    TestRunOptions, Xdp, XdpMode,
+    CgroupSock, CgroupSockAddr, Program, ProgramError, ProgramInfo, SchedClassifier, TcAttachType,
+    TestRun as _, TestRunOptions, Xdp, XdpMode, tc,
 };
 use aya::{Ebpf, EbpfLoader, Pod};
 use dataplane_ebpf::abi::{
@@ -206,6 +206,17 @@ impl Dataplane {
         };
         out.truncate(result.data_size_out as usize);
         Ok((result.return_value as i32, out, result.duration))
+    }
+
+    /// Attaches a program to one side of a device of the calling thread's namespace.
+    pub(crate) fn attach(&mut self, name: &str, side: TcAttachType, device: &str) -> Result<()> {
+        if SchedClassifier::query_tcx(device, side).is_err() {
+            // Before 6.6, programs hang on a queueing discipline. The program of the other side may have brought it.
+            tc::qdisc_add_clsact(device).ok();
+        }
+        let program = self.ebpf.program_mut(name).context("no such program")?;
+        <&mut SchedClassifier>::try_from(program)?.attach(device, side)?;
+        Ok(())
     }
 
     /// Attaches the driver's program to a device of the calling thread's namespace, which has the given address.

@@ -215,11 +215,7 @@ impl World {
                 ("pod_ingress", TcAttachType::Ingress, "to-guest"),
                 ("ingress", TcAttachType::Ingress, "uplink"),
             ] {
-                let program = dataplane
-                    .ebpf
-                    .program_mut(name)
-                    .expect("the programs are in the object file");
-                <&mut SchedClassifier>::try_from(program)?.attach(device, side)?;
+                dataplane.attach(name, side, device)?;
             }
             Ok(())
         })

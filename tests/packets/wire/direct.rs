@@ -93,11 +93,7 @@ impl Host {
         namespace.set("ipv6/conf/all/forwarding", "1")?;
         namespace.run(|| {
             for (name, side, device) in hooks {
-                let program = dataplane
-                    .ebpf
-                    .program_mut(name)
-                    .expect("the programs are in the object file");
-                <&mut SchedClassifier>::try_from(program)?.attach(device, *side)?;
+                dataplane.attach(name, *side, device)?;
             }
             Ok(())
         })
