@@ -15,7 +15,7 @@ use proxy::pins::MapSizes;
 use proxy::xdp::Xdp;
 
 use crate::node::{Daemon, Place};
-use crate::talk::{answers, ask, both, eventually, serve};
+use crate::talk::{answers, as_stranger, ask, both, eventually, serve};
 use crate::world::{BACKENDS, BACKENDS6, NODE_PORT, SERVICE, events};
 use crate::{build_network, dump_of, links, look};
 
@@ -127,7 +127,8 @@ pub(crate) fn while_connected(features: Features) {
     let (pins, before) = (links(&place), dump_of(&daemon));
 
     let mut near = TcpStream::connect(SERVICE).unwrap();
-    let mut far = outside.run(|| TcpStream::connect(NODE_PORT).unwrap());
+    let connect = || TcpStream::connect(NODE_PORT).unwrap();
+    let mut far = as_stranger(&place, || outside.run(connect));
     for stream in [&near, &far] {
         stream
             .set_read_timeout(Some(Duration::from_secs(5)))
