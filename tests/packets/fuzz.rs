@@ -21,7 +21,7 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
 use self::choices::Choices;
 use self::judge::{Verdict, judge};
-use self::reading::{TCP, UDP};
+use self::reading::{TCP, Tuple, UDP};
 use self::world::{World, families, talks};
 use crate::net::Namespace;
 use crate::pcap;
@@ -36,6 +36,10 @@ fn device_hooks() -> Vec<Hook> {
     all.into_iter().filter(has_program).collect()
 }
 
+fn tuple(frame: &[u8]) -> Option<Tuple> {
+    reading::read(frame)?.tuple(frame)
+}
+
 /// Has one conversation, with a few packets in it that may be anything, and counts what became of those.
 fn converse(world: &mut World, tally: &mut BTreeMap<Verdict, u32>, bytes: &[u8]) -> Result<()> {
     let c = &mut Choices::new(bytes);
@@ -44,8 +48,8 @@ fn converse(world: &mut World, tally: &mut BTreeMap<Verdict, u32>, bytes: &[u8])
     let talk = &all[c.below(all.len())];
     world.set_flags(c.pick(&[0, Node::THROUGH_STACK]))?;
     let opened = world.run(talk.hook, &packet::opening(talk.asked))?;
-    let sent = reading::read(&opened.packet).and_then(|reading| reading.tuple(&opened.packet));
-    let sent = sent.filter(|sent| opened.drops == 0 && *sent != talk.asked);
+    let sent = tuple(&opened.packet);
+    let mut sent = sent.filter(|sent| opened.drops == 0 && *sent != talk.asked);
     for _ in 0..1 + c.below(3) {
         let there = sent.unwrap_or(talk.asked);
         // Packets of the talk, and errors about what became of them: those go against the stream.
@@ -71,6 +75,9 @@ fn converse(world: &mut World, tally: &mut BTreeMap<Verdict, u32>, bytes: &[u8])
             )
         })?;
         *tally.entry(verdict).or_default() += 1;
+        if verdict == Verdict::Translated && tuple(&input) == Some(talk.asked) {
+            sent = tuple(&outcome.packet);
+        }
     }
     Ok(())
 }
