@@ -56,9 +56,12 @@ fn clients_reach_backends_elsewhere_with_the_driver_alone() {
             exchange((&world.client, a.client), host, there, seen);
         }
     }
-    let ingress = world.dataplane.ebpf.program_mut("ingress");
-    <&mut SchedClassifier>::try_from(ingress.expect("the program is in the object file"))
-        .and_then(|ingress| ingress.unload())
+    let World {
+        node, dataplane, ..
+    } = &mut world;
+    let ingress = dataplane.ebpf.program_mut("ingress");
+    let ingress = ingress.expect("the program is in the object file");
+    node.run(|| <&mut SchedClassifier>::try_from(ingress)?.unload())
         .expect("a program can be unloaded");
     for a in families() {
         let there = (a.elsewhere, services(a, REMOTE));
