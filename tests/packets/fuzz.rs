@@ -59,7 +59,9 @@ fn converse(world: &mut World, tally: &mut BTreeMap<Verdict, u32>, bytes: &[u8])
             (there, talk.reply_hook, true),
             (talk.asked.reversed(), talk.hook, true),
         ]);
-        let hook = if c.once_in(5) {
+        // A pod's request that came by wire would open another connection than the talk's.
+        let is_bound = talk.hook == Hook::Pod && of == talk.asked;
+        let hook = if c.once_in(5) && !is_bound {
             c.pick(&device_hooks())
         } else {
             likely
