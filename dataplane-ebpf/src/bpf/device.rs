@@ -23,30 +23,30 @@ const PACKET_HOST: u32 = 0;
 /// Not a verdict of the kernel's: the packet goes no further, for the work's reason.
 const DROPPED: i32 = 100;
 
-/// Not a verdict of the kernel's: the packet is read, it is the work's.
-const READ: i32 = 103;
-
-/// Not a verdict of the kernel's: the packet belongs to the work's connection.
-const OURS: i32 = 104;
-
-/// Not a verdict of the kernel's: the packet opens a connection if it is for a service.
-const OPENS: i32 = 105;
-
-/// Not a verdict of the kernel's: the packet opens a connection if it can, but otherwise it belongs to the work's.
-const MOVES: i32 = 106;
-
-/// Not a verdict of the kernel's: the packet's way is found, it is the work's.
-const ROUTED: i32 = 108;
-
-/// Not a verdict of the kernel's: another node tells of the packet's connection in it.
-const TOLD: i32 = 107;
-
 /// Not a verdict of the kernel's: the packet is of no protocol that services can speak, but it may be an ICMP error about
 /// one that is.
 const OTHER: i32 = 101;
 
 /// Not a verdict of the kernel's: the packet cannot be read.
 const UNREADABLE: i32 = 102;
+
+/// Not a verdict of the kernel's: the packet is read, it is the work's.
+const READ: i32 = 103;
+
+/// Not a verdict of the kernel's: the packet is read, and seems to tell of its connection as another node does.
+const TOLD: i32 = 104;
+
+/// Not a verdict of the kernel's: the packet belongs to the work's connection.
+const OURS: i32 = 105;
+
+/// Not a verdict of the kernel's: the packet opens a connection if it is for a service.
+const OPENS: i32 = 106;
+
+/// Not a verdict of the kernel's: the packet opens a connection if it can, but otherwise it belongs to the work's.
+const MOVES: i32 = 107;
+
+/// Not a verdict of the kernel's: the packet's way is found, it is the work's.
+const ROUTED: i32 = 108;
 
 /// The verdict on a packet from the wire.
 #[inline(always)]
@@ -70,13 +70,16 @@ fn arrive(ctx: &TcContext, origin: Origin, side: Side) -> i32 {
     let verdict = read(ctx);
     let is_other = verdict == OTHER;
     let verdict = match verdict {
-        READ => find(ctx, origin),
+        TOLD => hear(ctx, origin),
+        verdict => verdict,
+    };
+    let verdict = match verdict {
+        READ => find(origin),
         OTHER => error(ctx, side),
         verdict => verdict,
     };
     let verdict = match verdict {
         OPENS | MOVES => open(ctx, origin, verdict),
-        TOLD => hear(ctx),
         verdict => verdict,
     };
     let verdict = match verdict {
@@ -100,7 +103,8 @@ fn arrive(ctx: &TcContext, origin: Origin, side: Side) -> i32 {
 #[inline(always)]
 pub(crate) fn egress(ctx: &TcContext) -> i32 {
     let verdict = match read(ctx) {
-        READ => find_reply(),
+        // What a packet of the node's own tells, other nodes may judge.
+        READ | TOLD => find_reply(),
         OTHER => error(ctx, Side::Egress),
         verdict => verdict,
     };
@@ -162,8 +166,8 @@ fn read(ctx: &TcContext) -> i32 {
 /// Finds the connection of a packet that comes from `origin`. From the wire: requests of clients outside, and replies of
 /// backends on other nodes. From a pod: its requests, and its replies.
 #[inline(never)]
-fn find(ctx: &TcContext, origin: Origin) -> i32 {
-    settle(try_find(ctx, origin))
+fn find(origin: Origin) -> i32 {
+    settle(try_find(origin))
 }
 
 /// Opens a connection for the first packet of one, or for a later packet whose entry was evicted: the hash chooses the
@@ -185,11 +189,18 @@ fn find_reply() -> i32 {
     settle(try_find_reply())
 }
 
-/// Packets in which another node tells of their connection.
+/// Packets that tell of their connection. From a pod, none may: another node would believe it.
 #[inline(never)]
-fn hear(ctx: &TcContext) -> i32 {
-    let heard = Work::get().and_then(|work| dsr::hear(ctx, work));
-    settle(heard.map(|heard| if heard { OURS } else { PASS }))
+fn hear(ctx: &TcContext, origin: Origin) -> i32 {
+    let Ok(work) = Work::get() else {
+        return TC_ACT_SHOT;
+    };
+    if origin == Origin::Node {
+        // Whosever address it is for: not by way of `UNREADABLE`.
+        work.reason = Drop::Malformed;
+        return DROPPED;
+    }
+    settle(dsr::hear(ctx, work).map(|heard| if heard { OURS } else { READ }))
 }
 
 /// Finds out where a packet, whose connection is found, goes.
@@ -243,16 +254,17 @@ fn try_read(ctx: &TcContext) -> Result<i32, Drop> {
     let Some(packet) = parse::packet(ctx)? else {
         return Ok(OTHER);
     };
-    Work::begin(packet)?;
-    Ok(READ)
+    let work = Work::begin(packet)?;
+    Ok(if dsr::is_told(ctx, &work.packet) {
+        TOLD
+    } else {
+        READ
+    })
 }
 
 #[inline(always)]
-fn try_find(ctx: &TcContext, origin: Origin) -> Result<i32, Drop> {
+fn try_find(origin: Origin) -> Result<i32, Drop> {
     let work = Work::get()?;
-    if origin == Origin::Outside && dsr::is_told(ctx, &work.packet) {
-        return Ok(TOLD);
-    }
     if !fragment::recall(&mut work.packet) {
         return lone_piece(&work.packet);
     }

@@ -136,38 +136,73 @@ fn frontend(ctx: &TcContext, packet: &Packet) -> Option<(Addr, Port)> {
 }
 
 /// Takes the option out of the work's packet and records the connection that it tells of. `false`, with the packet as it
-/// was, if it names no service that may be told of: whoever can send packets to a pod could otherwise make it answer as
-/// anybody.
+/// was, if no node tells of it so: whoever can send packets to a pod could otherwise make it answer as anybody.
 #[inline(always)]
 pub(crate) fn hear(ctx: &TcContext, work: &mut Work) -> Result<bool, Drop> {
     let Some((address, port)) = frontend(ctx, &work.packet) else {
         return Ok(false);
     };
-    let Some(choice) = backend(&work.packet, address, port) else {
+    if !tells(&work.packet) {
+        return Ok(false);
+    }
+    let Some(choice) = backend(&work.packet, address, port)? else {
         return Ok(false);
     };
     let flow = work.packet.flow;
     nat::draft(work, &choice, flow.source, Connection::DSR);
     work.reply.to.source = address;
     work.reply.to.source_port = port;
-    if !nat::try_reserve(work) && !replaces_old(work) {
-        return Err(Drop::NoPort);
+    if !is_known(work) {
+        record(work)?;
     }
-    conntrack::insert(&flow, &work.connection, BPF_ANY);
     take_out(ctx, work)?;
     Ok(true)
 }
 
-/// The backend on this node that the packet is for, if it is one of a service with direct server return at this address.
+/// Whether the connection is recorded as it is told of: most datagrams of a flow tell nothing new.
 #[inline(always)]
-fn backend(packet: &Packet, address: Addr, port: Port) -> Option<Choice> {
-    let flow = &packet.flow;
-    // SAFETY: the map is not preallocated, so the entry outlives this program's run.
-    let frontend = *unsafe { FRONTENDS.get(FrontendKey::new(address, port, flow.protocol)) }?;
-    if !service::admits(frontend, flow.source) {
-        return None;
+fn is_known(work: &Work) -> bool {
+    if work.packet.is_tcp() {
+        return false;
     }
-    let service_generation = service::direct_generation(frontend.service)?;
+    let Some(known) = conntrack::find(&work.packet.flow) else {
+        return false;
+    };
+    let is_same = known.flags == work.connection.flags
+        && known.service_generation == work.connection.service_generation
+        && known.backend == work.connection.backend
+        && known.backend_generation == work.connection.backend_generation;
+    is_same && conntrack::find(&work.reply_flow).is_some_and(|reply| reply.to == work.reply.to) && {
+        conntrack::touch(&work.packet, known);
+        true
+    }
+}
+
+#[inline(always)]
+fn record(work: &Work) -> Result<(), Drop> {
+    if !is_free(work) || (!nat::try_reserve(work) && !replaces_old(work)) {
+        return Err(Drop::NoPort);
+    }
+    conntrack::insert(&work.packet.flow, &work.connection, BPF_ANY);
+    Ok(())
+}
+
+/// The backend on this node that the packet is for, if the option names a service with direct server return. The answers
+/// of one that is not known here, or not yet, would leave with an address that the client never used.
+#[inline(always)]
+fn backend(packet: &Packet, address: Addr, port: Port) -> Result<Option<Choice>, Drop> {
+    let flow = &packet.flow;
+    let key = FrontendKey::new(address, port, flow.protocol);
+    // SAFETY: the map is not preallocated, so the entry outlives this program's run.
+    let Some(frontend) = (unsafe { FRONTENDS.get(key) }).copied() else {
+        return Ok(None);
+    };
+    let Some(service_generation) = service::direct_generation(frontend.service) else {
+        return Ok(None);
+    };
+    if !service::admits(frontend, flow.source) {
+        return Err(Drop::SourceRange);
+    }
     let key = BackendKey::new(
         frontend.service,
         flow.destination,
@@ -175,9 +210,12 @@ fn backend(packet: &Packet, address: Addr, port: Port) -> Option<Choice> {
         flow.protocol,
     );
     // SAFETY: as above.
-    let id = *unsafe { LOCAL_BACKENDS.get(key) }?;
-    let line = BACKENDS.get(id)?;
-    (line.service == frontend.service).then_some(Choice {
+    let id = *unsafe { LOCAL_BACKENDS.get(key) }.ok_or(Drop::Inconsistent)?;
+    let line = BACKENDS.get(id).ok_or(Drop::Inconsistent)?;
+    if line.service != frontend.service {
+        return Err(Drop::Inconsistent);
+    }
+    Ok(Some(Choice {
         service: frontend.service,
         service_generation,
         backend: id,
@@ -186,15 +224,41 @@ fn backend(packet: &Packet, address: Addr, port: Port) -> Option<Choice> {
         port: flow.destination_port,
         is_local: true,
         is_direct: true,
+    }))
+}
+
+/// Whether the place of the client's direction is free: nobody's, that of another one that was told of, which
+/// [`replaces_old`] asks about, or one's that is past.
+#[inline(always)]
+fn is_free(work: &Work) -> bool {
+    conntrack::find(&work.packet.flow).is_none_or(|old| {
+        old.flags & Connection::DSR != 0
+            || conntrack::is_past(old)
+            || (!work.packet.is_tcp() && conntrack::is_unused(old))
     })
 }
 
 /// Whether what the client's address and port were used for before is over, so that the work's reply could be recorded in
-/// its place.
+/// its place. Both directions pass this node.
 #[inline(always)]
 fn replaces_old(work: &Work) -> bool {
-    let is_old = conntrack::find(&work.reply_flow)
-        .is_none_or(|old| Connection::is_over(old.flags, old.flags) || conntrack::is_unused(old));
+    let Some(reply) = conntrack::find(&work.reply_flow) else {
+        return false;
+    };
+    let client = conntrack::find(&work.packet.flow);
+    let is_old = if !work.packet.is_tcp() {
+        let partner = conntrack::find(&reply.partner());
+        conntrack::is_unused(reply)
+            && client.is_none_or(|client| conntrack::is_unused(client))
+            && partner.is_none_or(|partner| conntrack::is_unused(partner))
+    } else if reply.flags & Connection::DSR != 0 {
+        // Of a direction that was evicted nothing more will be known.
+        let client = client.map_or(Connection::FIN, |client| client.flags);
+        Connection::is_over(reply.flags & !Connection::DSR, client & !Connection::DSR)
+    } else {
+        // One that is past has given its place up by now.
+        false
+    };
     is_old && conntrack::insert(&work.reply_flow, &work.reply, BPF_ANY)
 }
 
@@ -206,6 +270,9 @@ fn take_out(ctx: &TcContext, work: &mut Work) -> Result<(), Drop> {
         let [kind, address] = option.words();
         let change = Sum::ZERO.remove(kind).remove(address);
         change_lengths_v4(ctx, OptionV4::LENGTH.wrapping_neg(), change)?;
+        // The helper takes what it cuts out off the device's own sum of the packet. But the header, whose sum is the same
+        // with the option and without because of its checksum, has not changed that.
+        ctx.change_device_sum(Sum::ZERO.add(kind).add(address));
         OptionV4::LENGTH
     } else {
         let next: u8 = load(ctx, OPTIONS_V6)?;

@@ -367,7 +367,7 @@ fn a_backends_node_answers_with_the_services_address() {
 /// Otherwise whoever reaches a pod could make it answer as anybody.
 #[test]
 fn a_node_is_told_only_of_services_it_knows() {
-    for (mut world, w) in worlds([backend::HERE, backend::FIRST, backend::SECOND]) {
+    for (world, w) in worlds([backend::HERE, backend::FIRST, backend::SECOND]) {
         let (vips, here) = (vips(w), (w.a.here, TARGET));
         let open = w.open((w.a.client, 46002), here);
         let second = w.open((w.a.client, 46002), (w.a.second, TARGET));
@@ -377,9 +377,8 @@ fn a_node_is_told_only_of_services_it_knows() {
             telling(&open, nobody),
             telling(&open, node_port),
             telling(&open, (vips.first, PORT + 1)),
-            // A service whose backends do not answer themselves, and one that does not have this backend.
+            // A service whose backends do not answer themselves.
             telling(&second, (vips.plain, PORT)),
-            telling(&second, (vips.first, PORT)),
             // Options that mean something else, or nothing.
             Frame {
                 options: true,
@@ -393,14 +392,34 @@ fn a_node_is_told_only_of_services_it_knows() {
         let kind = if w.a.node.is_ipv4() { 34 } else { 56 };
         another[kind] ^= 1;
         becomes(&world, "ingress", &another, PASS, &another);
+        // A connection's later packets tell nothing.
+        let data = telling(&w.data((w.a.client, 46002), here), (vips.first, PORT));
+        if w.protocol == Protocol::TCP {
+            becomes(&world, "ingress", &data, PASS, &data);
+        }
+        // None of them left anything behind.
+        let reply = w.data(here, (w.a.client, 46002)).bytes();
+        becomes(&world, "egress", &reply, PASS, &reply);
+    }
+}
+
+/// The backend would answer with its own address, of which the client knows nothing.
+#[test]
+fn what_is_told_of_an_unknown_backend_is_dropped() {
+    for (mut world, w) in worlds([backend::HERE, backend::FIRST, backend::SECOND]) {
+        let vip = (vips(w).first, PORT);
+        let client = (w.a.client, 46004);
+        let packet = telling(&w.open(client, (w.a.here, TARGET)), vip);
+        // The service does not have this backend, or not yet.
+        let second = telling(&w.open(client, (w.a.second, TARGET)), vip);
+        is_dropped(&world, "ingress", &second, Drop::Inconsistent);
         // A client that the service is not for.
         let set = |flags| move |service: &mut Service| service.flags = flags;
-        let packet = telling(&open, (vips.first, PORT));
         world
             .dataplane
             .change_service(FIRST, set(Service::DSR | Service::SOURCE_RANGES))
             .expect("the service is there");
-        becomes(&world, "ingress", &packet, PASS, &packet);
+        is_dropped(&world, "ingress", &packet, Drop::SourceRange);
         world
             .dataplane
             .change_service(FIRST, set(Service::DSR))
@@ -410,10 +429,95 @@ fn a_node_is_told_only_of_services_it_knows() {
             .dataplane
             .change_backend(backend::HERE, |backend| backend.service = PLAIN)
             .expect("the backend is there");
-        becomes(&world, "ingress", &packet, PASS, &packet);
+        is_dropped(&world, "ingress", &packet, Drop::Inconsistent);
         // None of them left anything behind.
-        let reply = w.data(here, (w.a.client, 46002)).bytes();
+        let reply = w.data((w.a.here, TARGET), client).bytes();
         becomes(&world, "egress", &reply, PASS, &reply);
+    }
+}
+
+#[track_caller]
+fn is_dropped(world: &World, hook: &str, packet: &[u8], reason: Drop) {
+    let count = || {
+        let drops = world.dataplane.drops().expect("maps can be read");
+        let counts = drops.into_iter().filter(|(dropped, _)| *dropped == reason);
+        counts.map(|(_, count)| count).sum::<u64>()
+    };
+    let before = count();
+    let (verdict, ..) = world.run(hook, packet, 1).expect("the program runs");
+    assert_eq!((verdict, count()), (SHOT, before + 1), "{}", show(packet));
+}
+
+/// The option is no way around the services.
+#[test]
+fn a_packet_that_tells_of_nothing_is_served_as_any_other() {
+    for (world, w) in worlds([backend::HERE, backend::FIRST, backend::SECOND]) {
+        let nothing = (w.a.router, PORT);
+        let client = (w.a.client, 46005);
+        let telling = |to| telling(&w.open(client, to), nothing);
+        becomes(
+            &world,
+            "ingress",
+            &telling((vips(w).plain, PORT)),
+            PASS,
+            &telling((w.a.second, TARGET)),
+        );
+        world
+            .run("ingress", &telling((w.a.cluster_ip, 9)), 1)
+            .expect("the program runs");
+        let drops = world.dataplane.drops().expect("maps can be read");
+        assert_eq!(drops, [(Drop::UnknownPort, 1)]);
+    }
+}
+
+/// A pod's word would be taken for a node's wherever the packet goes.
+#[test]
+fn a_pod_tells_nobody_anything() {
+    for (world, w) in worlds([backend::HERE, backend::FIRST, backend::SECOND]) {
+        let vip = (vips(w).first, PORT);
+        let client = (w.a.client, 46006);
+        for backend in [w.a.here, w.a.elsewhere] {
+            let packet = telling(&w.open(client, (backend, TARGET)), vip);
+            is_dropped(&world, "pod_ingress", &packet, Drop::Malformed);
+        }
+        let reply = w.data((w.a.here, TARGET), client).bytes();
+        becomes(&world, "egress", &reply, PASS, &reply);
+    }
+}
+
+/// When a known flow was last used.
+fn seen(world: &mut World, flow: &Flow) -> u32 {
+    let entry = world.dataplane.connection(flow).expect("maps can be read");
+    entry.expect("the flow is known").seen
+}
+
+#[test]
+fn what_is_known_is_not_written_again() {
+    for (mut world, w) in worlds([backend::HERE, backend::FIRST, backend::SECOND])
+        .filter(|(_, w)| w.protocol == Protocol::UDP)
+    {
+        let (vips, here) = (vips(w), (w.a.here, TARGET));
+        let client = (w.a.client, 46007);
+        let open = w.open(client, here);
+        let told = telling(&open, (vips.first, PORT));
+        becomes(&world, "ingress", &told, PASS, &open.bytes());
+        let (asks, answers) = (flow(w, client, here), flow(w, here, client));
+        for direction in [asks, answers] {
+            let aged = world.dataplane.age(&direction, 10);
+            aged.expect("the flow is known");
+        }
+        let before = seen(&mut world, &answers);
+        assert_eq!(seen(&mut world, &asks), before);
+        becomes(&world, "ingress", &told, PASS, &open.bytes());
+        assert!(seen(&mut world, &asks) >= before + 10);
+        assert_eq!(seen(&mut world, &answers), before);
+        // A client that goes on asking keeps its port, although nobody answers.
+        world
+            .dataplane
+            .age(&answers, 120)
+            .expect("the flow is known");
+        let second = telling(&open, (vips.second, PORT));
+        is_dropped(&world, "ingress", &second, Drop::NoPort);
     }
 }
 
@@ -446,16 +550,20 @@ fn two_services_do_not_get_one_clients_port_at_once() {
             PASS,
             &w.data(first, client).bytes(),
         );
-        // The first one ends, or has been silent for long.
+        // However long it has been silent, TCP goes on until both have ended it.
+        for direction in [flow(w, here, client), flow(w, client, here)] {
+            let aged = world.dataplane.age(&direction, 120);
+            aged.expect("the flow is known");
+        }
         if w.protocol == Protocol::TCP {
+            let told = telling(&open, second);
+            is_dropped(&world, "ingress", &told, Drop::NoPort);
             let end = w.flagged(here, client, tcp::FIN | tcp::ACK).bytes();
             let wanted = w.flagged(first, client, tcp::FIN | tcp::ACK).bytes();
             becomes(&world, "egress", &end, PASS, &wanted);
-        } else {
-            world
-                .dataplane
-                .age(&flow(w, here, client), 120)
-                .expect("the flow is known");
+            is_dropped(&world, "ingress", &told, Drop::NoPort);
+            let end = w.flagged(client, here, tcp::FIN | tcp::ACK).bytes();
+            becomes(&world, "ingress", &end, PASS, &end);
         }
         becomes(
             &world,
