@@ -459,11 +459,29 @@ impl Connection {
     /// The client is a pod of this node and keeps its address: packets go the way that all of the pod's packets go,
     /// through the node's stack, and the backend's are translated where they reach the pod's device.
     pub const FROM_POD: u32 = 64;
+    /// The connection began with a SYN, or the association with an INIT, and the client has sent nothing else yet. The
+    /// other direction keeps it: a backend's answer to them does not show that there is such a client.
+    pub const HALF_OPEN: u32 = 256;
 
     /// The key of the other direction.
     #[inline(always)]
     pub const fn partner(&self) -> Flow {
         self.to.reversed()
+    }
+
+    /// For how long, in units of [`moment`], both directions with these flags may be silent while the connection is not
+    /// over.
+    #[inline(always)]
+    pub fn idle_limit(protocol: Protocol, one: u32, other: u32) -> u32 {
+        if one & other & Self::HALF_OPEN != 0 {
+            HALF_OPEN_IDLE
+        } else if protocol == Protocol::TCP {
+            TCP_IDLE
+        } else if protocol == Protocol::SCTP {
+            SCTP_IDLE
+        } else {
+            UDP_IDLE
+        }
     }
 
     /// Whether a TCP connection with these flags of its two directions is over. Of one whose backend answers the client
@@ -776,11 +794,31 @@ pub const fn moment(nanoseconds: u64) -> u32 {
     (nanoseconds >> 30) as u32
 }
 
+/// How many units of [`moment`] ago `seen` was. What another CPU, whose clock is ahead a little, has seen after `now` is
+/// no time ago.
+#[inline(always)]
+pub const fn age(seen: u32, now: u32) -> u32 {
+    now.saturating_sub(seen)
+}
+
 /// After so many units of [`moment`] without an answer, a TCP connection whose backend has gone is reset.
 pub const ORPHAN_PATIENCE: u32 = 2;
 
 /// After so many units of [`moment`] without a packet, a UDP flow is a new one (kube-proxy's conntrack: 120 s).
 pub const UDP_IDLE: u32 = 112;
+
+/// After so many units of [`moment`] without a packet, a TCP connection is none any more: a day, as kube-proxy sets it for
+/// the kernel's own tracking.
+pub const TCP_IDLE: u32 = 80_466;
+
+/// After so many units of [`moment`] without a packet, an SCTP association is none any more: a quarter of an hour. Its ends
+/// exchange heartbeats every half a minute when they are idle, and give up after ten without an answer, which are a minute
+/// apart at most (RFC 9260, 16).
+pub const SCTP_IDLE: u32 = 838;
+
+/// After so many units of [`moment`] without a packet, a connection that was never completed is none any more: as long as
+/// the kernel's own tracking waits for the end of a handshake. Otherwise whoever sends SYNs takes all ports for a day.
+pub const HALF_OPEN_IDLE: u32 = 60;
 
 const _: () = {
     assert!(size_of::<FrontendKey>() == 20);
@@ -904,6 +942,25 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn what_is_seen_after_the_clock_was_read_is_no_time_ago() {
+        assert_eq!(age(90, 100), 10);
+        assert_eq!(age(100, 100), 0);
+        assert_eq!(age(101, 100), 0);
+    }
+
+    #[test]
+    fn a_connection_is_half_open_until_the_client_goes_on() {
+        let half = Connection::HALF_OPEN;
+        let limit = Connection::idle_limit;
+        assert_eq!(limit(Protocol::TCP, half, half), HALF_OPEN_IDLE);
+        assert_eq!(limit(Protocol::SCTP, half, half), HALF_OPEN_IDLE);
+        assert_eq!(limit(Protocol::TCP, half, 0), TCP_IDLE);
+        assert_eq!(limit(Protocol::TCP, 0, half), TCP_IDLE);
+        assert_eq!(limit(Protocol::SCTP, 0, 0), SCTP_IDLE);
+        assert_eq!(limit(Protocol::UDP, 0, 0), UDP_IDLE);
     }
 
     #[test]

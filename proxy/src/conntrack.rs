@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use dataplane_ebpf::abi::{Connection, UDP_IDLE, moment};
+use dataplane_ebpf::abi::{Connection, HALF_OPEN_IDLE, age, moment};
 use dataplane_ebpf::addr::Protocol;
 use nix::time::{ClockId, clock_gettime};
 use tokio_util::sync::CancellationToken;
@@ -17,8 +17,6 @@ use crate::metrics::Metrics;
 const PERIOD: Duration = Duration::from_secs(30);
 /// How long a finished TCP connection stays, in units of [`moment`]: the two minutes of TIME-WAIT.
 const TCP_OVER: u32 = 112;
-/// How long an idle TCP connection stays: a day, as kube-proxy sets it for the kernel's own tracking.
-const TCP_IDLE: u32 = 80_466;
 
 /// Sweeps until `shutdown`. A sweep that is under way then is finished.
 pub async fn run(mut conntrack: Conntrack, metrics: Metrics, shutdown: CancellationToken) {
@@ -56,25 +54,19 @@ pub async fn run(mut conntrack: Conntrack, metrics: Metrics, shutdown: Cancellat
 /// Whether the `other` direction has to be looked at, too, to tell what [`is_expired`] does. Most connections in a table
 /// were used a moment ago.
 fn may_be_expired(one: &Connection, now: u32) -> bool {
-    idle(one.seen, now) > UDP_IDLE.min(TCP_OVER)
+    age(one.seen, now) > HALF_OPEN_IDLE
 }
 
 /// Whether `one` direction of a connection, whose `other` direction may have been evicted, has had its time.
 fn is_expired(one: &Connection, other: Option<&Connection>, now: u32) -> bool {
     let other = other.unwrap_or(one);
-    let idle = idle(one.seen, now).min(idle(other.seen, now));
-    let limit = match one.to.protocol {
-        Protocol::UDP => UDP_IDLE,
-        _ if Connection::is_over(one.flags, other.flags) => TCP_OVER,
-        _ => TCP_IDLE,
+    let protocol = one.to.protocol;
+    let limit = if protocol == Protocol::TCP && Connection::is_over(one.flags, other.flags) {
+        TCP_OVER
+    } else {
+        Connection::idle_limit(protocol, one.flags, other.flags)
     };
-    idle > limit
-}
-
-/// For how long a direction last `seen` has been idle. One used after the clock was read is not idle at all.
-fn idle(seen: u32, now: u32) -> u32 {
-    let idle = now.wrapping_sub(seen);
-    if idle > u32::MAX / 2 { 0 } else { idle }
+    age(one.seen.max(other.seen), now) > limit
 }
 
 /// The present moment on the clock that the programs read.
@@ -86,6 +78,7 @@ pub fn now() -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dataplane_ebpf::abi::{SCTP_IDLE, TCP_IDLE, UDP_IDLE};
     use dataplane_ebpf::addr::{Addr, Port};
     use dataplane_ebpf::flow::Flow;
 
@@ -159,6 +152,26 @@ mod tests {
             Some((TCP_IDLE + 1, 0)),
             true,
         );
+    }
+
+    #[test]
+    fn a_connection_that_was_never_completed_expires_soon() {
+        let half = Connection::HALF_OPEN;
+        let idle = HALF_OPEN_IDLE + 1;
+        for protocol in [Protocol::TCP, Protocol::SCTP] {
+            check(protocol, (idle, half), Some((idle, half)), true);
+            check(protocol, (idle, half), None, true);
+            check(protocol, (idle - 1, half), Some((idle, half)), false);
+            check(protocol, (idle, 0), Some((idle, half)), false);
+            check(protocol, (idle, half), Some((idle, 0)), false);
+        }
+    }
+
+    #[test]
+    fn an_association_expires_when_its_heartbeats_have_ceased() {
+        let idle = SCTP_IDLE + 1;
+        check(Protocol::SCTP, (idle, 0), Some((idle, 0)), true);
+        check(Protocol::SCTP, (idle - 1, 0), Some((idle, 0)), false);
     }
 
     #[test]

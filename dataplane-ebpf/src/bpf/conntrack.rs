@@ -11,7 +11,7 @@ use super::work::Work;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use core::ptr::copy_nonoverlapping;
-use dataplane_ebpf::abi::{Connection, Node, ORPHAN_PATIENCE, Origin, UDP_IDLE, moment};
+use dataplane_ebpf::abi::{Connection, Node, ORPHAN_PATIENCE, Origin, UDP_IDLE, age, moment};
 use dataplane_ebpf::addr::Protocol;
 use dataplane_ebpf::drop::Drop;
 use dataplane_ebpf::flow::Flow;
@@ -153,7 +153,11 @@ fn restore_partner(work: &mut Work) {
     if find(&work.reply_flow).is_some() {
         return;
     }
-    let sides = Connection::REPLY | Connection::REMOTE | Connection::FROM_POD | Connection::DSR;
+    let sides = Connection::REPLY
+        | Connection::REMOTE
+        | Connection::FROM_POD
+        | Connection::DSR
+        | Connection::HALF_OPEN;
     work.reply = Connection {
         to: work.packet.flow.reversed(),
         flags: work.connection.flags & sides ^ Connection::REPLY,
@@ -205,7 +209,7 @@ fn orphan_course(packet: &Packet, connection: &mut Connection) -> Result<Course,
     if is_first || is_answered(connection) {
         connection.flags |= Connection::ORPHANED;
         connection.seen = now();
-    } else if now().wrapping_sub(connection.seen) >= ORPHAN_PATIENCE {
+    } else if age(connection.seen, now()) >= ORPHAN_PATIENCE {
         stats::count_drop(connection.service);
         return Err(Drop::BackendGone);
     }
@@ -255,7 +259,7 @@ fn is_idle(connection: &Connection) -> bool {
 /// Whether this direction was not used for long.
 #[inline(always)]
 pub(crate) fn is_unused(connection: &Connection) -> bool {
-    now().wrapping_sub(connection.seen) > UDP_IDLE
+    age(connection.seen, now()) > UDP_IDLE
 }
 
 #[inline(always)]
@@ -264,19 +268,25 @@ fn is_over(connection: &Connection) -> bool {
     Connection::is_over(connection.flags, partner)
 }
 
-/// Whether a TCP connection is over and neither end has said anything since for a while: all that may still come is a last
-/// packet that is sent again.
+/// Whether neither end of a connection has said anything for so long that it is none any more. When a TCP connection is
+/// over, that is soon: all that may still come is a last packet that is sent again.
 #[inline(always)]
 pub(crate) fn is_past(connection: &Connection) -> bool {
-    let is_quiet = |seen: u32| now().wrapping_sub(seen) >= QUIET;
-    if connection.to.protocol != Protocol::TCP || !is_quiet(connection.seen) {
-        return false;
-    }
+    // Of a direction that was evicted nothing is known.
+    let (other_seen, other) = find(&connection.partner())
+        .map_or((connection.seen, Connection::HALF_OPEN), |partner| {
+            (partner.seen, partner.flags)
+        });
+    let (one, protocol) = (connection.flags, connection.to.protocol);
     // The node that a client's packets enter by sees nothing of what a backend answers straight.
-    connection.flags & Connection::DSR == 0
-        && find(&connection.partner()).is_some_and(|partner| {
-            is_quiet(partner.seen) && Connection::is_over(connection.flags, partner.flags)
-        })
+    let is_over =
+        protocol == Protocol::TCP && one & Connection::DSR == 0 && Connection::is_over(one, other);
+    let idle = age(connection.seen.max(other_seen), now());
+    if is_over {
+        idle >= QUIET
+    } else {
+        idle > Connection::idle_limit(protocol, one, other)
+    }
 }
 
 /// Notes that `packet` used `connection`; whether it is the first to do so at this moment. Writes only what changed: a
@@ -289,6 +299,9 @@ pub(crate) fn touch(packet: &Packet, connection: &mut Connection) -> bool {
         connection.seen = now;
     }
     let mut flags = connection.flags;
+    if packet.tcp_flags & tcp::SYN == 0 && flags & Connection::REPLY == 0 {
+        flags &= !Connection::HALF_OPEN;
+    }
     if packet.tcp_flags & tcp::FIN != 0 {
         flags |= Connection::FIN;
     }

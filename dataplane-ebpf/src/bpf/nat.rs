@@ -57,6 +57,11 @@ pub(crate) fn open(
 #[inline(always)]
 pub(crate) fn draft(work: &mut Work, choice: &Choice, source: Addr, flags: u32) {
     let client = &work.packet.flow;
+    let flags = if work.packet.is_syn() {
+        flags | Connection::HALF_OPEN
+    } else {
+        flags
+    };
     work.connection = Connection {
         to: Flow::new(
             (source, client.source_port),

@@ -11,7 +11,7 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_ktime_get_coarse_ns, bpf_set_retval};
 use aya_ebpf::programs::SockContext;
 use core::ptr::{read_volatile, write_volatile};
-use dataplane_ebpf::abi::{Frontend, NodePortKey, Peer, SocketKey, UDP_IDLE, moment};
+use dataplane_ebpf::abi::{Frontend, NodePortKey, Peer, SocketKey, UDP_IDLE, age, moment};
 use dataplane_ebpf::addr::{Addr, Family, Port, Protocol};
 use dataplane_ebpf::drop::{Answer, Drop};
 
@@ -161,7 +161,7 @@ fn udp_standing(cookie: u64, service: u32, peer: &mut Peer) -> Standing {
 /// Whether a socket has neither sent to `peer` nor heard from it for long.
 #[inline(always)]
 fn is_idle(cookie: u64, peer: &Peer) -> bool {
-    let is_old = |seen: u32| now().wrapping_sub(seen) > UDP_IDLE;
+    let is_old = |seen: u32| age(seen, now()) > UDP_IDLE;
     let answers = SocketKey::new(cookie, peer.backend, peer.backend_port, SocketKey::BACKEND);
     is_old(peer.seen) && find_peer(answers).is_none_or(|answers| is_old(answers.seen))
 }

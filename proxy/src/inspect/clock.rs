@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dataplane_ebpf::abi::moment;
+use dataplane_ebpf::abi::{self, moment};
 use nix::time::{ClockId, clock_gettime};
 
 /// Nanoseconds since some time in the past.
@@ -13,9 +13,7 @@ pub(super) fn nanoseconds() -> u64 {
 
 /// How many seconds ago `seen` was, which is in units of [`moment`]. What is seen after the clock was read is no time ago.
 pub(super) fn age(seen: u32, now: u64) -> u64 {
-    let age = moment(now).wrapping_sub(seen);
-    let age = if age > u32::MAX / 2 { 0 } else { age };
-    (u64::from(age) << 30) / 1_000_000_000
+    (u64::from(abi::age(seen, moment(now))) << 30) / 1_000_000_000
 }
 
 #[cfg(test)]

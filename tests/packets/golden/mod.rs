@@ -10,6 +10,7 @@ mod drops;
 mod dsr;
 mod eviction;
 mod fragments;
+mod idle;
 mod limits;
 mod maglev;
 mod migration;

@@ -3,7 +3,7 @@
 
 use dataplane_ebpf::abi::{
     AffinityKey, Backend, Connection, Frontend, FrontendKey, Kind, Node, NodeAddress, NodePortKey,
-    Origin, Run, Service, UDP_IDLE, moment,
+    Origin, Run, Service, UDP_IDLE, age, moment,
 };
 use dataplane_ebpf::addr::{Addr, Family, Protocol};
 use dataplane_ebpf::drop::Drop;
@@ -243,7 +243,7 @@ fn course(maps: &impl Snapshot, connection: &Connection) -> Result<Course, Error
     }
     let service = maps.service(connection.service)?.unwrap_or_default();
     let now = moment(maps.now());
-    let is_old = |seen: u32| now.wrapping_sub(seen) > UDP_IDLE;
+    let is_old = |seen: u32| age(seen, now) > UDP_IDLE;
     let is_idle = is_old(connection.seen) && partner.is_none_or(|partner| is_old(partner.seen));
     Ok(
         if service.generation != connection.service_generation || is_idle {
