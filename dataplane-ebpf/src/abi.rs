@@ -67,6 +67,10 @@ pub mod maps {
     /// Hash device index → [`Mac`](super::Mac): the devices on which the program for drivers runs, with their addresses.
     /// The daemon writes: after it has attached the program to a device, and before it detaches it.
     pub const XDP_DEVICES: &str = "XDP_DEVICES";
+    /// Mappable array of eight bytes by [`FilterPlace`](super::FilterPlace), one for each slot: not zero if packets from or
+    /// to an address with this slot may be ours. The daemon sets those of services and of the node, the kernel those of
+    /// the backends it chose; nobody clears them, since connections outlive what they were made by.
+    pub const ADDRESS_FILTER: &str = "ADDRESS_FILTER";
     /// Hash service id → [`Name`](super::Name); the daemon writes, tools read. The kernel does not.
     pub const NAMES: &str = "NAMES";
 
@@ -96,6 +100,8 @@ pub mod maps {
     pub const SOURCE_RANGES_SIZE: u32 = 1 << 14;
     /// Entries of `AFFINITY`: one for each client and service with affinity.
     pub const AFFINITY_SIZE: u32 = 1 << 15;
+    /// Entries of `ADDRESS_FILTER`, eight slots each: with 50,000 addresses, one stranger in twenty shares a slot.
+    pub const ADDRESS_FILTER_SIZE: u32 = 1 << 17;
     /// Entries of `FRAGMENTS`: one for each fragmented packet under way.
     pub const FRAGMENTS_SIZE: u32 = 1 << 13;
 }
@@ -649,6 +655,36 @@ pub struct Affinity {
     pub since: u32,
 }
 
+/// Where `ADDRESS_FILTER` keeps the slot of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FilterPlace {
+    /// The entry.
+    pub entry: u32,
+    /// The byte in it.
+    pub byte: u32,
+}
+
+impl FilterPlace {
+    /// The slot of `address`.
+    #[inline(always)]
+    pub const fn of(address: Addr) -> Self {
+        const SLOTS: u32 = maps::ADDRESS_FILTER_SIZE * 8;
+        let words = address.words();
+        let high = (words[0] as u64) << 32 | words[1] as u64;
+        let low = (words[2] as u64) << 32 | words[3] as u64;
+        // Addresses are close to one another, so one multiplication would leave them in rows.
+        let mut hash =
+            (high.wrapping_mul(0xd6e8_feb8_6659_fd93) ^ low).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        hash ^= hash >> 32;
+        hash = hash.wrapping_mul(0xd6e8_feb8_6659_fd93);
+        let slot = flow::index((hash >> 32) as u32, SLOTS);
+        Self {
+            entry: slot / 8,
+            byte: slot % 8,
+        }
+    }
+}
+
 /// Key of `FRAGMENTS`: a packet that was cut to pieces (RFC 791, RFC 8200).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -913,6 +949,21 @@ mod tests {
             slots.into_iter().collect::<std::vec::Vec<_>>(),
             [100, 101, 102]
         );
+    }
+
+    #[test]
+    fn neighbouring_addresses_have_slots_of_their_own() {
+        let ranges: [fn(u32) -> core::net::IpAddr; 3] = [
+            |i| core::net::Ipv4Addr::from_bits(0x0a60_0000 + i).into(),
+            |i| core::net::Ipv6Addr::from_bits(0xfd00_0010_0096 << 80 | u128::from(i)).into(),
+            |i| core::net::Ipv6Addr::from_bits(0x2001_0db8 << 96 | u128::from(i) << 64 | 1).into(),
+        ];
+        for range in ranges {
+            let places = (0..10_000).map(|i| FilterPlace::of(range(i).into()));
+            let places: std::collections::BTreeSet<_> =
+                places.map(|place| (place.entry, place.byte)).collect();
+            assert!(places.len() > 9_900, "{}", places.len());
+        }
     }
 
     #[test]

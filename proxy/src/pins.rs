@@ -94,7 +94,7 @@ const fn declare<K, V>(name: &'static str, kind: MapType, flags: u32) -> Declara
     }
 }
 
-pub(crate) const DECLARATIONS: [Declaration; 19] = [
+pub(crate) const DECLARATIONS: [Declaration; 20] = [
     declare::<abi::FrontendKey, abi::Frontend>(maps::FRONTENDS, MapType::Hash, NO_PREALLOC),
     declare::<abi::NodePortKey, abi::Frontend>(maps::NODEPORTS, MapType::Hash, NO_PREALLOC),
     declare::<Addr, abi::NodeAddress>(maps::NODE_ADDRESSES, MapType::Hash, NO_PREALLOC),
@@ -117,6 +117,7 @@ pub(crate) const DECLARATIONS: [Declaration; 19] = [
     ),
     declare::<u32, u32>(maps::UDP_CONNECTED, MapType::Array, MMAPABLE),
     declare::<u32, abi::Mac>(maps::XDP_DEVICES, MapType::Hash, NO_PREALLOC),
+    declare::<u32, [u8; 8]>(maps::ADDRESS_FILTER, MapType::Array, MMAPABLE),
     declare::<u32, abi::Name>(maps::NAMES, MapType::Hash, NO_PREALLOC),
 ];
 

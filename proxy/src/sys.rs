@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use aya::Pod;
 
@@ -127,6 +127,17 @@ impl<T: Pod> Array<T> {
         let value = self.value(index)?;
         // SAFETY: `value` is in bounds and aligned, and no reference to it exists in this process.
         unsafe { value.as_ptr().write_volatile(new) };
+        Ok(())
+    }
+
+    /// Stores the byte at `offset` of a value, and touches no other.
+    #[expect(unsafe_code, reason = "writes mapped memory")]
+    pub(crate) fn store_u8(&self, index: u32, offset: usize, byte: u8) -> io::Result<()> {
+        let value = self.value(index)?;
+        assert!(offset < size_of::<T>(), "a byte of the value");
+        // SAFETY: in bounds by the assertion.
+        let byte_at = unsafe { AtomicU8::from_ptr(value.as_ptr().byte_add(offset).cast()) };
+        byte_at.store(byte, Ordering::Release);
         Ok(())
     }
 

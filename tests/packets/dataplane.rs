@@ -12,9 +12,9 @@ use aya::programs::{
 };
 use aya::{Ebpf, EbpfLoader, Pod};
 use dataplane_ebpf::abi::{
-    Affinity, AffinityKey, Backend, BackendKey, Connection, DropRecord, Frontend, FrontendKey,
-    Kind, Mac, Node, NodeAddress, NodePortKey, Peer, Run, Service, SocketKey, SourceRange, Stats,
-    maps,
+    Affinity, AffinityKey, Backend, BackendKey, Connection, DropRecord, FilterPlace, Frontend,
+    FrontendKey, Kind, Mac, Node, NodeAddress, NodePortKey, Peer, Run, Service, SocketKey,
+    SourceRange, Stats, maps,
 };
 use dataplane_ebpf::addr::{Addr, Family, Port, Protocol};
 use dataplane_ebpf::drop::Drop;
@@ -235,8 +235,18 @@ impl Dataplane {
         Ok(())
     }
 
+    /// Lets the programs look at packets to `address`.
+    fn let_through(&mut self, address: IpAddr) -> Result<()> {
+        let place = FilterPlace::of(address.into());
+        let mut filter = self.array::<[u8; 8]>(maps::ADDRESS_FILTER)?;
+        let mut entry = filter.get(&place.entry, 0)?;
+        entry[place.byte as usize] = 1;
+        Ok(filter.set(place.entry, entry, 0)?)
+    }
+
     /// Makes node ports answer at `address`.
     pub(crate) fn add_node_address(&mut self, address: IpAddr, flags: u32) -> Result<()> {
+        self.let_through(address)?;
         self.hash(maps::NODE_ADDRESSES)?
             .insert(Addr::from(address), NodeAddress { flags }, 0)?;
         Ok(())
@@ -250,6 +260,7 @@ impl Dataplane {
         port: u16,
         protocol: Protocol,
     ) -> Result<()> {
+        self.let_through(address)?;
         let mut frontends = self.hash(maps::FRONTENDS)?;
         let address = Addr::from(address);
         let key = FrontendKey::new(address, Port::new(port), protocol);
@@ -270,6 +281,7 @@ impl Dataplane {
         (address, port): (IpAddr, u16),
         protocol: Protocol,
     ) -> Result<()> {
+        self.let_through(address)?;
         let key = FrontendKey::new(address.into(), Port::new(port), protocol);
         self.hash(maps::FRONTENDS)?
             .insert(key, Frontend::new(id, kind), 0)?;
@@ -389,6 +401,7 @@ impl Dataplane {
     pub(crate) fn add_local_backend(&mut self, id: u32, backend: u32) -> Result<()> {
         self.change_backend(backend, |backend| backend.service = id)?;
         let line = self.array::<Backend>(maps::BACKENDS)?.get(&backend, 0)?;
+        self.let_through(line.address.ip())?;
         let key = BackendKey::new(id, line.address, line.port, line.protocol);
         Ok(self.hash(maps::LOCAL_BACKENDS)?.insert(key, backend, 0)?)
     }

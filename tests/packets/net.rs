@@ -2,8 +2,10 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
+use std::net::{Ipv6Addr, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -47,17 +49,18 @@ impl Namespace {
 
     /// Runs `ip` for each line of `commands` inside.
     pub(crate) fn ip(&self, commands: &str) -> Result<()> {
+        let lines = || {
+            let lines = commands.lines().map(str::trim);
+            lines.filter(|line| !line.is_empty())
+        };
         self.run(|| {
-            for line in commands
-                .lines()
-                .map(str::trim)
-                .filter(|line| !line.is_empty())
-            {
+            for line in lines() {
                 let output = Command::new("ip").args(line.split_whitespace()).output();
                 let output = output.context("this test needs the program ip (package iproute2)")?;
                 let error = String::from_utf8_lossy(&output.stderr);
                 ensure!(output.status.success(), "ip {line}: {error}");
             }
+            lines().filter_map(added_v6).for_each(wait_for_route);
             Ok(())
         })
     }
@@ -101,6 +104,22 @@ impl Namespace {
         self.run(|| {
             nix::net::if_::if_nametoindex(device).with_context(|| format!("looking for {device}"))
         })
+    }
+}
+
+/// The IPv6 address that `ip` adds by `line`, if it does that.
+fn added_v6(line: &str) -> Option<Ipv6Addr> {
+    let (address, _) = line.strip_prefix("addr add ")?.split_once('/')?;
+    address.parse().ok()
+}
+
+/// Waits until the calling thread's namespace has a route to an address of its own. The kernel makes it some time after
+/// the address (`addrconf_dad_work`), and never while the address' device is down.
+fn wait_for_route(address: Ipv6Addr) {
+    let is_there = || UdpSocket::bind("[::]:0").and_then(|socket| socket.connect((address, 9)));
+    let deadline = Instant::now() + Duration::from_millis(500);
+    while is_there().is_err() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

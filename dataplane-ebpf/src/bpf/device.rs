@@ -7,7 +7,7 @@ use super::icmp::{self, Outcome, Side};
 use super::maps::NODE;
 use super::parse::{self, Packet};
 use super::work::Work;
-use super::{dsr, fragment, nat, reject, rewrite, sctp, service, stats};
+use super::{dsr, filter, fragment, nat, reject, rewrite, sctp, service, stats};
 use aya_ebpf::bindings::TC_ACT_SHOT;
 use aya_ebpf::programs::TcContext;
 use dataplane_ebpf::abi::{Connection, Frontend, Origin};
@@ -51,17 +51,19 @@ const ROUTED: i32 = 108;
 /// The verdict on a packet from the wire.
 #[inline(always)]
 pub(crate) fn ingress(ctx: &TcContext) -> i32 {
-    if is_for_us(ctx) {
-        arrive(ctx, Origin::Outside, Side::Wire)
-    } else {
-        PASS
+    if !is_for_us(ctx) || filter::is_foreign(ctx) {
+        return PASS;
     }
+    arrive(ctx, Origin::Outside, Side::Wire)
 }
 
 /// The verdict on a packet from a pod. Whom its frame is for does not matter: where the pod's device is a port of a
 /// bridge, another pod may be meant.
 #[inline(always)]
 pub(crate) fn pod_ingress(ctx: &TcContext) -> i32 {
+    if filter::is_foreign(ctx) {
+        return PASS;
+    }
     arrive(ctx, Origin::Node, Side::Pod)
 }
 
@@ -102,6 +104,9 @@ fn arrive(ctx: &TcContext, origin: Origin, side: Side) -> i32 {
 /// The verdict on a packet to the wire, or to a pod.
 #[inline(always)]
 pub(crate) fn egress(ctx: &TcContext) -> i32 {
+    if filter::is_foreign(ctx) {
+        return PASS;
+    }
     let verdict = match read(ctx) {
         // What a packet of the node's own tells, other nodes may judge.
         READ | TOLD => find_reply(),

@@ -92,6 +92,10 @@ pub(crate) static XDP_DEVICES: HashMap<u32, Mac> =
     HashMap::with_max_entries(maps::XDP_DEVICES_SIZE, BPF_F_NO_PREALLOC);
 
 #[map]
+pub(crate) static ADDRESS_FILTER: Array<[u8; 8]> =
+    Array::with_max_entries(maps::ADDRESS_FILTER_SIZE, BPF_F_MMAPABLE);
+
+#[map]
 pub(crate) static NAMES: HashMap<u32, Name> =
     HashMap::with_max_entries(maps::SERVICES_SIZE, BPF_F_NO_PREALLOC);
 

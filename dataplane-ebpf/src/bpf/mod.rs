@@ -8,6 +8,7 @@ mod conntrack;
 mod context;
 mod dsr;
 mod exit;
+mod filter;
 mod forward;
 mod fragment;
 mod icmp;

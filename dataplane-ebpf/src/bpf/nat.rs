@@ -3,9 +3,9 @@
 //! There is no table of ports: the reply's entry in `CONNTRACK` is the reservation. Inserting it fails if it exists,
 //! so two CPUs cannot get the same port, and ports are shared between backends.
 
-use super::conntrack;
 use super::service::Choice;
 use super::work::Work;
+use super::{conntrack, filter};
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use dataplane_ebpf::abi::{Connection, Node, Origin};
 use dataplane_ebpf::addr::{Addr, Port};
@@ -133,6 +133,7 @@ fn may_keep(work: &Work, node: &Node) -> bool {
 /// in a loop.
 #[inline(never)]
 pub(crate) fn try_reserve(work: &Work) -> bool {
+    filter::note(work.reply_flow.source);
     if conntrack::insert(&work.reply_flow, &work.reply, BPF_NOEXIST) {
         return true;
     }

@@ -12,8 +12,8 @@ use aya::maps::{
 use aya::util::nr_cpus;
 use aya::{Ebpf, Pod};
 use dataplane_ebpf::abi::{
-    Backend, BackendKey, Frontend, FrontendKey, Name, Node, NodeAddress, NodePortKey, Run, Service,
-    SourceRange, Stats, maps,
+    Backend, BackendKey, FilterPlace, Frontend, FrontendKey, Name, Node, NodeAddress, NodePortKey,
+    Run, Service, SourceRange, Stats, maps,
 };
 use dataplane_ebpf::addr::Addr;
 use model::TrafficPolicy;
@@ -34,6 +34,7 @@ pub struct KernelMaps {
     names: HashMap<MapData, u32, Name>,
     stats: PerCpuArray<MapData, Stats>,
     udp_connected: Array<u32>,
+    filter: Array<[u8; 8]>,
     node_addresses: HashMap<MapData, Addr, NodeAddress>,
     node: SmallArray<MapData, Node>,
 }
@@ -61,12 +62,23 @@ impl KernelMaps {
                 PerCpuArray::try_from(map).map_err(failed("open", maps::STATS))?
             },
             udp_connected: array(programs, maps::UDP_CONNECTED)?,
+            filter: array(programs, maps::ADDRESS_FILTER)?,
             node_addresses: hash(programs, maps::NODE_ADDRESSES)?,
             node: {
                 let map = take(programs, maps::NODE)?;
                 SmallArray::try_from(map).map_err(failed("open", maps::NODE))?
             },
         })
+    }
+}
+
+impl KernelMaps {
+    /// Lets the programs look at packets to `address`, before there is anything for them to find.
+    fn let_through(&self, address: Addr) -> Result<(), Error> {
+        let place = FilterPlace::of(address);
+        self.filter
+            .store_u8(place.entry, place.byte as usize, 1)
+            .map_err(io_failed("write", maps::ADDRESS_FILTER))
     }
 }
 
@@ -218,10 +230,12 @@ impl Maps for KernelMaps {
 
     fn insert_entry(&mut self, entry: Entry, frontend: Frontend) -> Result<(), Error> {
         match entry {
-            Entry::Frontend(key) => self
-                .frontends
-                .insert(key, frontend, 0)
-                .map_err(failed("write", maps::FRONTENDS)),
+            Entry::Frontend(key) => {
+                self.let_through(key.address)?;
+                self.frontends
+                    .insert(key, frontend, 0)
+                    .map_err(failed("write", maps::FRONTENDS))
+            }
             Entry::NodePort(port, protocol, family) => {
                 let key = NodePortKey::new(port, protocol, family);
                 self.node_ports
@@ -253,6 +267,7 @@ impl Maps for KernelMaps {
     }
 
     fn insert_local_backend(&mut self, key: BackendKey, id: u32) -> Result<(), Error> {
+        self.let_through(key.address)?;
         self.local_backends
             .insert(key, id, 0)
             .map_err(failed("write", maps::LOCAL_BACKENDS))
@@ -290,6 +305,7 @@ impl Maps for KernelMaps {
 
     fn insert_node_address(&mut self, address: IpAddr, value: NodeAddress) -> Result<(), Error> {
         let key = Addr::from(address);
+        self.let_through(key)?;
         self.node_addresses
             .insert(key, value, 0)
             .map_err(failed("write", maps::NODE_ADDRESSES))
