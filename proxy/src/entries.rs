@@ -3,6 +3,9 @@
 //! Two Services may claim the same address and port: for a moment, while one takes over from another, or for long, by
 //! mistake. The first in order of names has it then, whichever came first, so that all nodes agree and no order of events
 //! matters. When it lets go, the entry goes to the next one by a single write.
+//!
+//! A cluster address comes before all that: the API server gave it to one Service, while the others are whatever somebody
+//! wrote into theirs (CVE-2020-8554). It waits for its Service even where that is not in yet.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -17,11 +20,14 @@ use crate::tables::Error;
 /// All entries: who wants them, and what is in the maps.
 #[derive(Debug, Default)]
 pub(crate) struct Entries {
-    /// In order of names. Nearly every entry has one claimant.
+    /// Cluster addresses first, then in order of names. Nearly every entry has one claimant.
     claims: HashMap<Entry, Vec<Claim>>,
     installed: HashMap<Entry, Frontend>,
     /// How many entries in the maps lead to each service.
     leading: HashMap<u32, usize>,
+    /// Every Service there is has claimed what it wants. Until then nobody knows whose cluster addresses those are that an
+    /// earlier daemon left.
+    all_claimed: bool,
 }
 
 /// That a Service port wants an entry.
@@ -67,19 +73,22 @@ impl Entries {
     /// Notes that `port` will want `entry` to be `frontend`. If it already is, it stays.
     pub(crate) fn reserve(&mut self, entry: Entry, port: &Arc<PortKey>, frontend: Frontend) {
         let claims = self.claims.entry(entry).or_default();
-        match claims.binary_search_by(|claim| claim.port.cmp(port)) {
-            Ok(place) => claims[place].frontend = frontend,
-            Err(place) => {
-                claims.reserve_exact(1);
-                let claim = Claim {
-                    port: port.clone(),
-                    frontend,
-                    is_ready: false,
-                };
-                claims.insert(place, claim);
-                warn_of_conflict(entry, claims);
-            }
+        let known = claims.iter().position(|claim| claim.port == *port);
+        if let Some(known) = known
+            && is_given(claims[known].frontend.kind) == is_given(frontend.kind)
+        {
+            claims[known].frontend = frontend;
+            return;
         }
+        let claim = Claim {
+            port: port.clone(),
+            frontend,
+            is_ready: known.is_some_and(|known| claims.remove(known).is_ready),
+        };
+        let place = claims.partition_point(|other| other.rank() < claim.rank());
+        claims.reserve_exact(1);
+        claims.insert(place, claim);
+        warn_of_conflict(entry, claims);
     }
 
     /// Notes that `port`, which has reserved `entry`, wants it now.
@@ -102,13 +111,17 @@ impl Entries {
 
     /// Brings `entry` in the maps to what is claimed.
     pub(crate) fn sync(&mut self, entry: Entry, maps: &mut impl Maps) -> Result<(), Error> {
-        let claims = self.claims.get(&entry).map_or(&[][..], Vec::as_slice);
-        let wanted = claims.iter().find(|claim| claim.is_ready);
+        let all = self.claims.get(&entry).map_or(&[][..], Vec::as_slice);
+        let is_given_to_one = all.first().is_some_and(Claim::is_given);
+        let claims = all.iter().filter(|c| c.is_given() == is_given_to_one);
+        let wanted = claims.clone().find(|claim| claim.is_ready);
         let wanted = wanted.map(|claim| claim.frontend);
         let installed = self.installed.get(&entry);
         let is_own = |claim: &Claim| installed.is_some_and(|i| i.service == claim.frontend.service);
-        let is_reserved = wanted.is_none() && claims.iter().any(is_own);
-        if is_reserved || installed == wanted.as_ref() {
+        let is_reserved = wanted.is_none() && claims.clone().any(is_own);
+        let is_left = !self.all_claimed && installed.is_some_and(|i| is_given(i.kind));
+        let is_kept = is_left && wanted.is_some_and(|frontend| !is_given(frontend.kind));
+        if is_reserved || is_kept || installed == wanted.as_ref() {
             return Ok(());
         }
         match wanted {
@@ -144,19 +157,38 @@ impl Entries {
         }
     }
 
-    /// Removes every entry from the maps that nobody claims.
+    /// Takes every entry from those who do not claim it, now that all have claimed what they want.
     pub(crate) fn remove_unclaimed(&mut self, maps: &mut impl Maps) -> Result<(), Error> {
-        let unclaimed = self
-            .installed
-            .keys()
-            .filter(|entry| !self.claims.contains_key(entry));
-        let unclaimed: Vec<Entry> = unclaimed.copied().collect();
+        self.all_claimed = true;
+        let is_claimed = |(entry, frontend): &(&Entry, &Frontend)| {
+            let claims = self.claims.get(entry).into_iter().flatten();
+            claims.into_iter().any(|claim| claim.frontend == **frontend)
+        };
+        let unclaimed = self.installed.iter().filter(|row| !is_claimed(row));
+        let unclaimed: Vec<Entry> = unclaimed.map(|(entry, _)| *entry).collect();
         let mut result = Ok(());
         for entry in unclaimed {
             result = result.and(self.sync(entry, maps));
         }
         result
     }
+}
+
+impl Claim {
+    /// Whether the API server gave the address.
+    fn is_given(&self) -> bool {
+        is_given(self.frontend.kind)
+    }
+
+    /// What decides who comes first.
+    fn rank(&self) -> (bool, &PortKey) {
+        (!self.is_given(), &self.port)
+    }
+}
+
+/// Whether the API server gave addresses of this `kind` to one Service, and nobody chose them.
+fn is_given(kind: Kind) -> bool {
+    kind == Kind::CLUSTER_IP || kind == Kind::ADDRESS
 }
 
 /// The ports of one Service share its whole addresses; anything else should have a single claimant.
@@ -168,7 +200,7 @@ fn warn_of_conflict(entry: Entry, claims: &[Claim]) {
         warn!(
             ?entry,
             ?claimants,
-            "several Services claim one address and port; the first has it"
+            "several Services claim one address and port; the first of these has it"
         );
     }
 }

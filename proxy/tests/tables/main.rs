@@ -277,6 +277,54 @@ fn an_address_passes_from_one_service_to_another() {
     assert_eq!(daemon.dump(), installed(&objects).dump());
 }
 
+/// What the Service at 10.96.0.`number`, port 80, is called.
+fn owner_of(daemon: &Daemon, number: u8) -> String {
+    let id = number_of(daemon, number);
+    let names = daemon.reconciler.tables().maps().names().unwrap();
+    let name = names.into_iter().find(|(named, _)| *named == id);
+    name.unwrap().1.text().to_owned()
+}
+
+#[test]
+fn a_cluster_address_belongs_to_its_service_whoever_else_names_it() {
+    let objects = parse(&[service(1, 1), service(2, 1)].concat());
+    let mut thief = objects.services[0].clone();
+    thief.external_ips.push([10, 96, 0, 2].into());
+    let victim = objects.services[1].clone();
+    assert!(thief.name < victim.name);
+    let mut daemon = installed(&objects);
+    daemon.see(Event::Service(thief.clone()));
+    assert_eq!(owner_of(&daemon, 2), "d/s2");
+    let (text, id) = (daemon.dump(), number_of(&daemon, 2));
+
+    // The other one comes first after a restart too.
+    let mut stolen = objects.clone();
+    stolen.services[0] = thief.clone();
+    let writes = daemon.writes();
+    let mut daemon = daemon.restart();
+    daemon.see_all(&stolen);
+    daemon.settle();
+    assert_eq!((daemon.dump(), number_of(&daemon, 2)), (text, id));
+    assert_eq!(daemon.writes(), writes);
+
+    // While there is no such Service, the address is as good as any.
+    daemon.see(Event::ServiceGone(victim.name.clone()));
+    daemon.settle();
+    assert_eq!(owner_of(&daemon, 2), "d/s1");
+    daemon.see(Event::Service(victim.clone()));
+    assert_eq!(owner_of(&daemon, 2), "d/s2");
+
+    // Nor does one that has gone while no daemon ran hold the address for ever.
+    let mut daemon = daemon.restart();
+    stolen.services.pop();
+    daemon.see_all(&stolen);
+    daemon.settle();
+    assert_eq!(owner_of(&daemon, 2), "d/s1");
+    daemon.see(Event::Services(Vec::new()));
+    daemon.settle();
+    daemon.assert_empty();
+}
+
 /// A Service with a node port or none.
 fn exposed(number: u8, node_port: Option<u16>) -> Service {
     let mut objects = parse(&service(number, 0));
