@@ -54,6 +54,9 @@ pub enum Error {
 /// Where the BPF file system is by convention.
 const BPFFS: &str = "/sys/fs/bpf";
 
+/// The directories of a layout, in the order in which they are removed.
+const PARTS: [&str; 4] = ["filters", "links", "maps", "maps-next"];
+
 /// How many entries the maps may have at most; zero for what this build allows. Those that hold what the API says begin
 /// smaller and grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -94,7 +97,7 @@ const fn declare<K, V>(name: &'static str, kind: MapType, flags: u32) -> Declara
     }
 }
 
-pub(crate) const DECLARATIONS: [Declaration; 20] = [
+pub(crate) const DECLARATIONS: [Declaration; 21] = [
     declare::<abi::FrontendKey, abi::Frontend>(maps::FRONTENDS, MapType::Hash, NO_PREALLOC),
     declare::<abi::NodePortKey, abi::Frontend>(maps::NODEPORTS, MapType::Hash, NO_PREALLOC),
     declare::<Addr, abi::NodeAddress>(maps::NODE_ADDRESSES, MapType::Hash, NO_PREALLOC),
@@ -116,6 +119,7 @@ pub(crate) const DECLARATIONS: [Declaration; 20] = [
         PREALLOCATED,
     ),
     declare::<u32, u32>(maps::UDP_CONNECTED, MapType::Array, MMAPABLE),
+    declare::<abi::BackendKey, u32>(maps::LOCAL_BACKENDS, MapType::Hash, NO_PREALLOC),
     declare::<u32, abi::Mac>(maps::XDP_DEVICES, MapType::Hash, NO_PREALLOC),
     declare::<u32, [u8; 8]>(maps::ADDRESS_FILTER, MapType::Array, MMAPABLE),
     declare::<u32, abi::Name>(maps::NAMES, MapType::Hash, NO_PREALLOC),
@@ -258,9 +262,10 @@ impl Pins {
 }
 
 /// Removes every program, link and map under `root`: traffic is no longer translated. Returns whether there was anything.
+/// What cannot be removed does not keep the rest from it; the first error is returned.
 pub fn cleanup(root: &Path) -> Result<bool, Error> {
     let layouts = layouts(root)?;
-    layouts.iter().try_for_each(|directory| remove(directory))?;
+    all(&layouts, |directory| remove(directory))?;
     Ok(!layouts.is_empty())
 }
 
@@ -271,49 +276,57 @@ fn layout() -> String {
 
 /// The directories of all layouts under `root`.
 fn layouts(root: &Path) -> Result<Vec<PathBuf>, Error> {
-    let entries = match fs::read_dir(root) {
+    let mut layouts = list(root)?;
+    let has = |directory: &Path, part| directory.join(part).is_dir();
+    layouts.retain(|path| PARTS.iter().any(|part| has(path, part)));
+    Ok(layouts)
+}
+
+/// What is in `directory`; nothing if there is none.
+fn list(directory: &Path) -> Result<Vec<PathBuf>, Error> {
+    let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(file("list", root)(error)),
+        Err(error) => return Err(file("list", directory)(error)),
     };
-    let mut layouts = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(file("list", root))?.path();
-        if path.join("maps").is_dir() || path.join("links").is_dir() {
-            layouts.push(path);
-        }
-    }
-    Ok(layouts)
+    let paths = entries.map(|entry| Ok(entry?.path()));
+    let paths: io::Result<_> = paths.collect();
+    paths.map_err(file("list", directory))
 }
 
 /// Removes the layout in `directory`: first what runs, then what it works with.
 fn remove(directory: &Path) -> Result<(), Error> {
-    let filters = directory.join("filters");
     let version = directory
         .file_name()
         .and_then(|name| name.to_str()?.strip_prefix('v')?.parse().ok());
-    if filters.exists()
-        && let Some(version) = version
-    {
-        for pin in fs::read_dir(&filters).map_err(file("list", &filters))? {
-            let pin = pin.map_err(file("list", &filters))?.path();
-            remove_filter(&pin, version).map_err(file("remove", &pin))?;
-        }
-        fs::remove_dir(&filters).map_err(file("remove", &filters))?;
-    }
-    for part in ["links", "maps", "maps-next"] {
-        remove_pins(&directory.join(part))?;
-    }
+    let [filters, others @ ..] = PARTS;
+    let detached = match version {
+        Some(version) => remove_all(&directory.join(filters), |pin| remove_filter(pin, version)),
+        None => Ok(()),
+    };
+    let removed = all(&others, |part| remove_pins(&directory.join(part)));
+    detached.and(removed)?;
     fs::remove_dir(directory).map_err(file("remove", directory))
 }
 
 fn remove_pins(directory: &Path) -> Result<(), Error> {
-    match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(file("remove", directory)(error))
-        }
-        _ => Ok(()),
+    remove_all(directory, |pin| fs::remove_file(pin))
+}
+
+/// Removes `directory`, if it is there, and all in it by `remove_one`.
+fn remove_all(directory: &Path, remove_one: impl Fn(&Path) -> io::Result<()>) -> Result<(), Error> {
+    if !directory.exists() {
+        return Ok(());
     }
+    let remove_one = |path: &PathBuf| remove_one(path).map_err(file("remove", path));
+    all(&list(directory)?, remove_one)?;
+    fs::remove_dir(directory).map_err(file("remove", directory))
+}
+
+/// Does `work` with all `items`, also after one that fails, and returns the first error.
+fn all<T>(items: &[T], work: impl Fn(&T) -> Result<(), Error>) -> Result<(), Error> {
+    let done = items.iter().map(work);
+    done.fold(Ok(()), Result::and)
 }
 
 /// Makes sure that `root` is in a BPF file system: the one at its usual place if it lies there, else one of its own.
@@ -394,5 +407,40 @@ pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) 
         action,
         path: path.to_owned(),
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel's file system is not needed for it: what cannot be removed is a directory in the place of a pin.
+    #[test]
+    fn what_cannot_be_removed_keeps_nothing_else() -> anyhow::Result<()> {
+        let root = std::env::temp_dir().join(format!("portolan-pins-{}", std::process::id()));
+        for stuck in ["v1/filters/ingress-0/x", "v1/links/stuck", "v2/maps/stuck"] {
+            fs::create_dir_all(root.join(stuck))?;
+        }
+        for other in ["v1/filters/egress-0", "v1/maps", "v2/links", "v3/links"] {
+            fs::create_dir_all(root.join(other))?;
+        }
+        for pin in ["v1/links/a", "v1/links/z", "v1/maps/M", "v2/links/a"] {
+            fs::write(root.join(pin), "")?;
+        }
+        let failed = cleanup(&root).map_err(|error| error.to_string());
+        let mut left: Vec<PathBuf> = Vec::new();
+        for layout in list(&root)? {
+            for part in list(&layout)? {
+                left.extend(list(&part)?);
+            }
+        }
+        left.sort();
+        let is_known_still = layouts(&root)?.len();
+        fs::remove_dir_all(&root)?;
+        assert!(failed.is_err_and(|error| error.contains("cannot remove")));
+        let stuck = ["v1/filters/ingress-0", "v1/links/stuck", "v2/maps/stuck"];
+        assert_eq!(left, stuck.map(|path| root.join(path)));
+        assert_eq!(is_known_still, 2);
+        Ok(())
     }
 }

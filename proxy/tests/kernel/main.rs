@@ -20,7 +20,9 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use aya::Ebpf;
 use aya::maps::{HashMap, Map, MapData};
+use dataplane_ebpf::OBJECT;
 use dataplane_ebpf::abi::{Connection, LAYOUT_VERSION, Mac, maps};
 use dataplane_ebpf::addr::{Addr, Port, Protocol as WireProtocol};
 use dataplane_ebpf::flow::Flow;
@@ -395,6 +397,21 @@ fn drivers() {
     }
 }
 
+/// Maps that are not pinned are lost at the next start and the next growth. The programs keep only what means nothing then.
+fn all_maps_are_pinned() {
+    const PRIVATE: [&str; 3] = [".rodata", "NEXT_DROP", "WORK"];
+    let place = Place::new(Features::probe());
+    let loaded = Ebpf::load(OBJECT).unwrap();
+    let names = loaded.maps().map(|(name, _)| name.to_owned());
+    let expected: BTreeSet<String> = names
+        .filter(|name| !PRIVATE.contains(&name.as_str()))
+        .collect();
+    drop(Dataplane::open(&place.bpf, &place.cgroup, options(&place, "off")).unwrap());
+    let pins = fs::read_dir(place.bpf.join(format!("v{LAYOUT_VERSION}/maps"))).unwrap();
+    let pinned = pins.map(|pin| pin.unwrap().file_name().into_string().unwrap());
+    assert_eq!(pinned.collect::<BTreeSet<_>>(), expected);
+}
+
 /// A daemon with the rights that it keeps does all it has to do, and one without any of these does not start.
 fn with_few_rights() {
     let place = Place::new(Features::probe());
@@ -470,6 +487,11 @@ fn programs_of_pods_go_with_their_devices() {
 #[test]
 fn udp_sockets_connected_to_a_backend_that_is_gone_are_closed() {
     alone(|| udp::scenario(Features::probe()));
+}
+
+#[test]
+fn maps_that_hold_anything_are_pinned() {
+    alone(all_maps_are_pinned);
 }
 
 #[test]
