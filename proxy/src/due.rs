@@ -14,6 +14,8 @@ const FIRST_RETRY: Duration = Duration::from_millis(500);
 const NEXT_TRY: Duration = Duration::from_secs(10);
 /// The longest wait.
 pub(crate) const LAST_RETRY: Duration = Duration::from_secs(60);
+/// How many failures in a row say that the next try will fail too. The first ones take some seconds.
+const HOPELESS: u32 = 5;
 
 /// When something has to be tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +26,8 @@ pub(crate) struct Due {
     pub(crate) at: Option<Instant>,
     /// How often it has failed in a row.
     failures: u32,
+    /// Somebody was told that it fails.
+    told: bool,
 }
 
 /// The Services that have to be tried. What a change costs does not depend on how many others are due.
@@ -41,6 +45,7 @@ impl Due {
         since: None,
         at: None,
         failures: 0,
+        told: false,
     };
 
     /// To be tried once more, when others have got further.
@@ -48,7 +53,7 @@ impl Due {
         Self {
             since: None,
             at: Some(now + NEXT_TRY),
-            failures: 0,
+            ..Self::NEVER
         }
     }
 
@@ -99,6 +104,24 @@ impl Queue {
         self.due.get(name).is_some_and(|due| due.failures > 0)
     }
 
+    /// Whether the Service called `name` has not been tried yet, or not often enough in vain to be given up.
+    pub(crate) fn has_hope(&self, name: &ServiceName) -> bool {
+        self.due
+            .get(name)
+            .is_some_and(|due| due.failures < HOPELESS)
+    }
+
+    /// Notes that it is told that the Service called `name` fails. Whether that is so and was not told before.
+    pub(crate) fn tell(&mut self, name: &ServiceName) -> bool {
+        let due = self.due.get_mut(name).filter(|due| due.failures > 0);
+        due.is_some_and(|due| !std::mem::replace(&mut due.told, true))
+    }
+
+    /// The Services that wait, in order of names.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &ServiceName> {
+        self.due.keys()
+    }
+
     /// The Services that it is time to try, in order of names.
     pub(crate) fn names(&self, now: Instant) -> BTreeSet<ServiceName> {
         let due = self.by_time.iter().take_while(|(at, _)| *at <= now);
@@ -112,11 +135,14 @@ impl Queue {
         self.put(name.clone(), due);
     }
 
-    /// Makes all that wait be tried at once.
-    pub(crate) fn all_now(&mut self, now: Instant) {
+    /// Makes all that wait be tried at once, as if they had never failed: what they failed by has changed.
+    pub(crate) fn all_anew(&mut self, now: Instant) {
         let waiting: Vec<ServiceName> = self.due.keys().cloned().collect();
         for name in waiting {
-            self.now(name, now);
+            let mut due = self.take(&name).unwrap_or(Due::NEVER);
+            due.failures = 0;
+            due.now(now);
+            self.put(name, due);
         }
     }
 

@@ -200,7 +200,7 @@ impl Metrics {
         let own = all.sub_registry_with_prefix("portolan");
         own.register(
             "service_failures",
-            "Services that could not be installed at once",
+            "Services that could not be installed, each counted once until it is",
             self.failures.clone(),
         );
         own.register(
@@ -282,7 +282,7 @@ impl Metrics {
                 false => self.partial_sync_duration.observe(took),
             }
             self.last_sync.set(now());
-            self.failures.inc_by(round.failed as u64);
+            self.failures.inc_by(round.newly_failed as u64);
         }
         for at in programmed {
             // A clock that was set back says nothing.

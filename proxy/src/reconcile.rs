@@ -5,6 +5,7 @@
 //! more slowly, while all others go on. Until every source has been listed in full nothing is written at all: what an
 //! earlier daemon left is newer than half a list.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime};
 
 use model::{Event, ServiceName, World};
@@ -42,6 +43,9 @@ pub struct Reconciler<M> {
     /// What an earlier daemon left.
     leftovers: Due,
     phase: Phase,
+    /// The Services that the first round could not install and that may yet come in. Until then their addresses look as if
+    /// nobody had them. One that fails for good holds up nobody.
+    missing: BTreeSet<ServiceName>,
     /// Everything has become due since the last round.
     all: bool,
     gathered: Gathered,
@@ -65,7 +69,7 @@ pub struct Listeners {
 enum Phase {
     /// Not everything is known yet; nothing may be written.
     Listing,
-    /// Everything is known; what an earlier daemon left over is still there.
+    /// Everything is known; some Services may not be in yet, and what an earlier daemon left over is still there.
     Filling,
     /// Only changes matter.
     Steady,
@@ -78,6 +82,8 @@ pub struct Round {
     pub applied: usize,
     /// Services that could not be.
     pub failed: usize,
+    /// Services of these that did not fail before, but for want of room that may yet be found.
+    pub newly_failed: usize,
     /// Every Service was due, not only those that changed.
     pub full: bool,
     /// Everything is known that has to be before anything may be written.
@@ -97,6 +103,7 @@ impl<M: Maps> Reconciler<M> {
             node: Due::NEVER,
             leftovers: Due::NEVER,
             phase: Phase::Listing,
+            missing: BTreeSet::new(),
             all: false,
             gathered: Gathered::new(SystemTime::now()),
         })
@@ -141,14 +148,14 @@ impl<M: Maps> Reconciler<M> {
         if !round.may_write {
             return round;
         }
-        if self.phase == Phase::Listing {
+        let is_first = self.phase == Phase::Listing;
+        if is_first {
             info!(
                 services = self.world.services().count(),
                 "everything is listed; the first round begins"
             );
             self.all_due(now);
             self.phase = Phase::Filling;
-            self.leftovers.now(now);
         }
         if let Err(error) = self.tables.release(now) {
             warn!(
@@ -173,10 +180,10 @@ impl<M: Maps> Reconciler<M> {
         }
         round.full = std::mem::take(&mut self.all);
         for name in self.due.names(now) {
-            match self.reconcile(&name, now) {
-                true => round.applied += 1,
-                false => round.failed += 1,
-            }
+            self.reconcile(&name, now, &mut round);
+        }
+        if is_first {
+            self.missing = self.due.waiting().cloned().collect();
         }
         self.prune(now);
         round
@@ -249,7 +256,7 @@ impl<M: Maps> Reconciler<M> {
     /// Goes on with `maps`, which hold what the present ones do and have room for more.
     pub fn grow(&mut self, maps: M, now: Instant) {
         self.tables.grow(maps);
-        self.due.all_now(now);
+        self.due.all_anew(now);
     }
 
     /// The maps.
@@ -275,9 +282,9 @@ impl<M: Maps> Reconciler<M> {
         }
     }
 
-    fn reconcile(&mut self, name: &ServiceName, now: Instant) -> bool {
+    fn reconcile(&mut self, name: &ServiceName, now: Instant, round: &mut Round) {
         let Some(addresses) = &self.addresses else {
-            return false;
+            return;
         };
         let view = View {
             world: &self.world,
@@ -291,10 +298,25 @@ impl<M: Maps> Reconciler<M> {
         self.gathered
             .reconciled(&self.world, name, &desired, &result, is_news);
         self.due.settle(name, &result, now);
-        result.is_ok()
+        match result {
+            Ok(()) => round.applied += 1,
+            Err(_) => round.failed += 1,
+        }
+        if is_news && self.due.tell(name) {
+            round.newly_failed += 1;
+        }
     }
 
     fn prune(&mut self, now: Instant) {
+        if self.phase == Phase::Filling {
+            self.missing.retain(|name| self.due.has_hope(name));
+            if !self.missing.is_empty() {
+                return;
+            }
+            if self.leftovers.at.is_none() {
+                self.leftovers.now(now);
+            }
+        }
         if self.leftovers.at.is_none() && self.tables.has_orphans() {
             self.leftovers = Due::later(now);
         }
@@ -306,7 +328,8 @@ impl<M: Maps> Reconciler<M> {
             .settle(&result, "what an earlier daemon left", now);
         if result.is_ok() && self.phase == Phase::Filling {
             let usage = self.tables.usage();
-            info!(?usage, "the tables hold what they should");
+            let waiting = self.due.len();
+            info!(?usage, waiting, "the tables hold what they should");
             sys::trim_memory();
             self.node.now(now);
             self.phase = Phase::Steady;

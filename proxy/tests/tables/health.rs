@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::daemon::{Daemon, installed, parse, service, sizes};
+use crate::daemon::{Daemon, LATER, Objects, installed, parse, service, sizes};
 
 /// An answer: its code, its headers in lower case, and its body.
 pub(crate) struct Answer {
@@ -229,6 +229,50 @@ fn rounds_are_told_apart_by_whether_every_service_was_due() {
         "kubeproxy_sync_partial_proxy_rules_duration_seconds_count 1",
     );
     assert_line(&text, "kubeproxy_sync_proxy_rules_duration_seconds_count 2");
+}
+
+#[test]
+fn a_failure_is_counted_once_and_not_if_growth_heals_it() {
+    let mut small = sizes();
+    small.backends = 2;
+    let mut daemon = Daemon::start(Fake::new(small));
+    let counted = Metrics::new();
+    let round = |daemon: &mut Daemon| {
+        daemon.now += LATER;
+        let round = daemon.reconciler.round(daemon.now);
+        counted.round(&round, Duration::from_millis(1), &[]);
+        (round.failed, counted.encode())
+    };
+    let failures = "portolan_service_failures_total";
+    daemon.see_all(&Objects::default());
+    for slice in parse(&service(1, 3)).slices {
+        daemon.reconciler.see(Event::Slice(slice), daemon.now);
+    }
+    for service in parse(&service(1, 3)).services {
+        daemon.reconciler.see(Event::Service(service), daemon.now);
+    }
+    let (failed, text) = round(&mut daemon);
+    assert_eq!(failed, 1);
+    assert_line(&text, &format!("{failures} 0"));
+    let larger = daemon.reconciler.tables().maps().copy_to(sizes());
+    daemon.reconciler.grow(larger, daemon.now);
+    let (failed, text) = round(&mut daemon);
+    assert_eq!(failed, 0);
+    assert_line(&text, &format!("{failures} 0"));
+
+    for count in 1..=2 {
+        daemon.fail(Some(Box::new(|_| true)));
+        for slice in parse(&service(1, 3 + count)).slices {
+            daemon.reconciler.see(Event::Slice(slice), daemon.now);
+        }
+        for _ in 0..3 {
+            let (failed, text) = round(&mut daemon);
+            assert_eq!(failed, 1);
+            assert_line(&text, &format!("{failures} {count}"));
+        }
+        daemon.fail(None);
+        assert_eq!(round(&mut daemon).0, 0);
+    }
 }
 
 #[test]

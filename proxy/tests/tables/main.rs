@@ -530,6 +530,54 @@ fn what_did_not_fit_comes_in_when_the_maps_have_grown() {
 }
 
 #[test]
+fn unknown_addresses_are_not_dropped_before_what_did_not_fit_is_in_or_never_will_be() {
+    let cidr = ServiceCidr {
+        name: model::ObjectName::new("", "kubernetes"),
+        ranges: vec!["10.96.0.0/12".parse().unwrap()],
+    };
+    let small = Sizes {
+        services: 2,
+        ..sizes()
+    };
+    let start = || {
+        let mut daemon = Daemon::start(Fake::new(small));
+        daemon.see(Event::ServiceCidrs(vec![cidr.clone()]));
+        daemon.see_all(&parse(
+            &[service(1, 1), service(2, 1), service(3, 1)].concat(),
+        ));
+        assert!(!daemon.reconciler.is_steady());
+        daemon
+    };
+
+    let mut daemon = start();
+    // Growth in small steps: each may be too little for one of them.
+    for larger in [small, small, small, small, small, small, sizes()] {
+        assert!(!daemon.reconciler.is_steady());
+        assert_eq!(known_cidrs(&daemon), [""; 0]);
+        let maps = daemon.reconciler.tables().maps().copy_to(larger);
+        daemon.reconciler.grow(maps, daemon.now);
+        daemon.reconciler.round(daemon.now);
+    }
+    assert!(daemon.reconciler.is_steady());
+    daemon.reconciler.round(daemon.now);
+    assert_eq!(known_cidrs(&daemon), ["10.96.0.0"]);
+
+    // There is no more room, for whatever reason.
+    let mut daemon = start();
+    let begin = daemon.now;
+    while !daemon.reconciler.is_steady() {
+        daemon.now = daemon.reconciler.next_round().unwrap();
+        daemon.reconciler.round(daemon.now);
+        let took = daemon.now - begin;
+        assert!(took < Duration::from_secs(20), "not steady after {took:?}");
+    }
+    assert!(daemon.now - begin > Duration::from_secs(5));
+    assert_eq!(daemon.reconciler.waiting(), 1);
+    daemon.reconciler.round(daemon.now);
+    assert_eq!(known_cidrs(&daemon), ["10.96.0.0"]);
+}
+
+#[test]
 fn backends_here_that_answer_clients_themselves_are_found_by_their_addresses() {
     let path = golden("yaml")
         .into_iter()
