@@ -54,6 +54,9 @@ pub enum Error {
     /// A map has its last size.
     #[error("{0} is full, and as large as it may become")]
     NoGrowth(String),
+    /// Some programs use other maps than the rest.
+    #[error("the programs could not go back to the maps they had; some of them use others")]
+    Divided(#[source] Box<Error>),
     /// A map could not be written.
     #[error(transparent)]
     Maps(#[from] maps::Error),
@@ -94,6 +97,11 @@ pub enum Error {
 impl Error {
     fn map(name: &'static str) -> impl FnOnce(aya::maps::MapError) -> Self {
         move |source| Self::Map { name, source }
+    }
+
+    /// Whether only another start, which takes over every attachment, puts things in order.
+    pub fn is_fatal(&self) -> bool {
+        matches!(self, Self::Divided(_))
     }
 }
 

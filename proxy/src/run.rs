@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use proxy::attach::{Dataplane, Options};
 use proxy::config::Config;
@@ -224,8 +224,8 @@ async fn follow_devices(
     }
 }
 
-/// Attaches the programs to the devices there are and to those that come, and makes room in maps that are full. Those that fail are tried again, and from time
-/// to time all are looked at. An earlier daemon's programs with another layout stay until the maps hold everything for
+/// Attaches the programs to the devices there are and to those that come, and makes room in maps that are full. Those
+/// that fail are tried again, and from time to time all are looked at. An earlier daemon's programs with another layout stay until the maps hold everything for
 /// the first time.
 async fn keep_attached(
     mut dataplane: Dataplane,
@@ -271,6 +271,14 @@ async fn keep_attached(
             Some(full) = full.recv() => match dataplane.grow(full.map) {
                 // Whoever asked may have ended meanwhile.
                 Ok(maps) => drop(full.larger.send(maps)),
+                Err(error) if error.is_fatal() => {
+                    error!(
+                        error = &error as &dyn std::error::Error,
+                        map = full.map,
+                        "no room was made; the daemon ends, since its next start puts this in order"
+                    );
+                    break;
+                }
                 Err(error) => warn!(
                     error = &error as &dyn std::error::Error,
                     map = full.map,

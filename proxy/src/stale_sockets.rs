@@ -36,40 +36,69 @@ enum Error {
 }
 
 /// Destroys the sockets of what comes by `retired`, until nobody sends any more. To be run on a thread of its own, whose
-/// network namespace it changes.
+/// network namespace it changes meanwhile: to stay in one would keep it after its pod is gone.
 pub fn run(sockets: &Sockets, retired: &Receiver<Vec<Retired>>) {
+    let own = match File::open("/proc/thread-self/ns/net") {
+        Ok(own) => own,
+        Err(error) => {
+            warn!(
+                ?error,
+                "UDP sockets connected to a backend which is gone are not closed"
+            );
+            return;
+        }
+    };
     let mut may_enter = true;
     while let Ok(mut batch) = retired.recv() {
         batch.extend(retired.try_iter().flatten());
-        let gone: BTreeMap<SocketAddr, Vec<Retired>> = by_address(batch);
-        let mut destroyed = 0;
-        let mut failed = 0;
-        for (path, namespace) in namespaces() {
-            match destroy_in(&namespace, sockets, &gone) {
-                Ok(count) => destroyed += count,
-                Err(Error::Enter(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    if may_enter {
-                        may_enter = false;
-                        warn!(
-                            "CAP_SYS_ADMIN is missing: UDP sockets of pods that are connected to a backend which is gone \
-                             are not closed"
-                        );
-                    }
-                    break;
-                }
-                Err(error) => {
-                    failed += 1;
-                    debug!(?error, path = %path.display(), "not looked at");
-                }
-            }
-        }
-        if destroyed > 0 || failed > 0 {
-            info!(
-                destroyed,
-                failed, "closed UDP sockets connected to backends that are gone"
+        destroy(sockets, batch, &mut may_enter);
+        if let Err(error) = enter(&own)
+            && may_enter
+        {
+            warn!(
+                ?error,
+                "UDP sockets connected to a backend which is gone are not closed any more"
             );
+            return;
         }
     }
+}
+
+/// Destroys the sockets that got one of the backends in `batch`, in all namespaces. `may_enter` until it turns out
+/// otherwise.
+fn destroy(sockets: &Sockets, batch: Vec<Retired>, may_enter: &mut bool) {
+    let gone: BTreeMap<SocketAddr, Vec<Retired>> = by_address(batch);
+    let mut destroyed = 0;
+    let mut failed = 0;
+    for (path, namespace) in namespaces() {
+        match destroy_in(&namespace, sockets, &gone) {
+            Ok(count) => destroyed += count,
+            Err(Error::Enter(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
+                if *may_enter {
+                    *may_enter = false;
+                    warn!(
+                        "CAP_SYS_ADMIN is missing: UDP sockets of pods that are connected to a backend which is gone are \
+                         not closed"
+                    );
+                }
+                break;
+            }
+            Err(error) => {
+                failed += 1;
+                debug!(?error, path = %path.display(), "not looked at");
+            }
+        }
+    }
+    if destroyed > 0 || failed > 0 {
+        info!(
+            destroyed,
+            failed, "closed UDP sockets connected to backends that are gone"
+        );
+    }
+}
+
+fn enter(namespace: &File) -> io::Result<()> {
+    Ok(setns(namespace, CloneFlags::CLONE_NEWNET)?)
 }
 
 fn by_address(retired: Vec<Retired>) -> BTreeMap<SocketAddr, Vec<Retired>> {
@@ -116,7 +145,7 @@ fn destroy_in(
     sockets: &Sockets,
     gone: &BTreeMap<SocketAddr, Vec<Retired>>,
 ) -> Result<usize, Error> {
-    setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|errno| Error::Enter(errno.into()))?;
+    enter(namespace).map_err(Error::Enter)?;
     let mut diag = SockDiag::open()?;
     let mut destroyed = 0;
     for socket in diag.connected()? {

@@ -6,6 +6,7 @@
 //! write meanwhile. A daemon may die at any step: the next one finds the old maps in their directory, complete, until
 //! the very last step puts the new ones there at once; and takes over all attachments in either case.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -15,8 +16,8 @@ use aya::maps::{MapData, MapType};
 use aya::util::nr_cpus;
 use dataplane_ebpf::{Hook, OBJECT, PROGRAMS};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
-use nix::net::if_::if_nameindex;
-use tracing::{debug, info};
+use nix::net::if_::{Interface, if_nameindex};
+use tracing::{debug, info, warn};
 
 use super::spot::{Attachment, Side};
 use super::{Dataplane, Error, filter, link, load, program};
@@ -44,15 +45,19 @@ pub struct Growth {
 }
 
 impl Dataplane {
-    /// Makes room where the map called `full` is: all there is goes on with twice as much of it.
+    /// Makes room where the map called `full` is: all there is goes on with twice as much of it. After an error all goes on
+    /// with the present maps, unless it [says otherwise](Error::is_fatal).
     pub fn grow(&mut self, full: &str) -> Result<KernelMaps, Error> {
         let mut growth = self.begin_growth(full)?;
-        if let Err(error) = self.change_over(&mut growth) {
-            // The old set still holds everything; what it lost it takes back.
-            self.change_over(&mut growth)?;
+        let changed = self.change_over(&mut growth);
+        let finished = changed.and_then(|()| self.finish_growth(&growth));
+        if let Err(error) = finished {
+            // The old set still holds everything, and whoever writes goes on with it.
+            self.change_over(&mut growth)
+                .map_err(|source| Error::Divided(source.into()))?;
             return Err(error);
         }
-        self.finish_growth(growth)
+        finished
     }
 
     /// The first step: the larger maps, filled with what the present ones hold.
@@ -98,43 +103,51 @@ impl Dataplane {
     pub fn change_over(&mut self, growth: &mut Growth) -> Result<(), Error> {
         std::mem::swap(&mut self.programs, &mut growth.programs);
         self.attach_sockets()?;
+        let links = &self.pins.links;
+        let devices =
+            if_nameindex().map_err(|errno| file("list devices for", links)(errno.into()))?;
+        let name = |device: &Interface| device.name().to_string_lossy().into_owned();
+        let names = devices.iter().map(|device| (device.index(), name(device)));
+        let names: BTreeMap<u32, String> = names.collect();
         for attachment in self.attached.clone() {
-            self.take_over(attachment)?;
+            match names.get(&attachment.spot.device) {
+                Some(name) => self.take_over(attachment, name)?,
+                None => debug!(%attachment, "its device is gone"),
+            }
         }
         Ok(())
     }
 
-    /// The last step: the new maps are the ones that a daemon finds, and the old ones go.
-    pub fn finish_growth(&mut self, growth: Growth) -> Result<KernelMaps, Error> {
+    /// The last step: the new maps are the ones that a daemon finds, and the old ones go. What can fail comes before that.
+    fn finish_growth(&mut self, growth: &Growth) -> Result<KernelMaps, Error> {
         // What the old programs noted after it was copied.
         if growth.grown.contains(&maps::UDP_CONNECTED) {
             let name = maps::UDP_CONNECTED;
             merge_marks(&self.pins.maps.join(name), &growth.directory.join(name))?;
         }
+        let taken = KernelMaps::take(&mut self.programs)?;
         let (new, old) = (&growth.directory, &self.pins.maps);
         renameat2(AT_FDCWD, new, AT_FDCWD, old, RenameFlags::RENAME_EXCHANGE)
             .map_err(|errno| file("put in place", new)(errno.into()))?;
-        fs::remove_dir_all(new).map_err(file("remove", new))?;
         info!(maps = ?growth.grown, "grew");
-        Ok(KernelMaps::take(&mut self.programs)?)
+        if let Err(error) = fs::remove_dir_all(new) {
+            // The next growth or the next start removes them.
+            warn!(?error, path = %new.display(), "the old maps stay");
+        }
+        Ok(taken)
     }
 
-    /// Puts this daemon's program where one is attached. A device that is gone needs none.
-    fn take_over(&mut self, attachment: Attachment) -> Result<(), Error> {
+    /// Puts this daemon's program where one is attached, on the device called `name`.
+    fn take_over(&mut self, attachment: Attachment, name: &str) -> Result<(), Error> {
         let spot = attachment.spot;
         let pin = attachment.pin(&self.pins);
         let fits = |hook: Hook| super::Spot::side(hook) == Some(spot.side);
         let Some(entry) = PROGRAMS.iter().find(|program| fits(program.hook)) else {
             return Ok(());
         };
-        let known = if_nameindex().map_err(|errno| file("list devices for", &pin)(errno.into()))?;
-        let Some(found) = known.iter().find(|known| known.index() == spot.device) else {
-            debug!(%attachment, "its device is gone");
-            return Ok(());
-        };
         let device = Device {
             index: spot.device,
-            name: found.name().to_string_lossy().into_owned(),
+            name: name.to_owned(),
         };
         let program = program(&mut self.programs, entry.name)?;
         if attachment.is_link {

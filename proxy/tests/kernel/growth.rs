@@ -8,6 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use dataplane_ebpf::abi::{LAYOUT_VERSION, maps};
+use nix::mount::{MsFlags, mount, umount};
+use nix::sched::{CloneFlags, unshare};
 use proxy::attach::Options;
 use proxy::devices::Devices;
 use proxy::features::Features;
@@ -113,6 +115,35 @@ pub(crate) fn until_all_fit() {
         grow(&mut daemon, full.unwrap());
     }
     assert_eq!(answers(SERVICE, ask, 40), both(&BACKENDS));
+}
+
+/// A growth that fails at its last step changes nothing: what is written afterwards has its effect, and the next growth
+/// succeeds. The directory of the maps cannot be renamed while something is mounted on it.
+pub(crate) fn that_fails(features: Features) {
+    let place = Place::new(features);
+    let _outside = build_network();
+    BACKENDS.into_iter().for_each(serve);
+    let mut daemon = Daemon::start(&place, &look());
+    daemon.see(events(&BACKENDS));
+    let maps = place.bpf.join(format!("v{LAYOUT_VERSION}/maps"));
+    // The mounts belong to this thread, and end with it.
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    let none = None::<&str>;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(none, "/", none, private, none).unwrap();
+    mount(Some(&maps), &maps, none, MsFlags::MS_BIND, none).unwrap();
+    for map in [maps::SERVICES, maps::BACKENDS] {
+        let error = daemon.dataplane.grow(map).err().unwrap();
+        assert!(!error.is_fatal(), "{error:?}");
+        assert!(error.to_string().contains("put in place"), "{error:?}");
+    }
+    daemon.see(events(&BACKENDS[1..]));
+    assert_eq!(answers(SERVICE, ask, 20), both(&BACKENDS[1..]));
+    assert_eq!(answers(NODE_PORT, ask, 20), both(&BACKENDS[1..]));
+    umount(&maps).unwrap();
+    grow(&mut daemon, maps::SERVICES);
+    daemon.see(events(&BACKENDS[..1]));
+    assert_eq!(answers(SERVICE, ask, 20), both(&BACKENDS[..1]));
 }
 
 /// Connections that are open go on, and new ones succeed, while every kind of map grows; and after a daemon that died at

@@ -511,6 +511,12 @@ fn clients_notice_nothing_of_a_growth() {
 }
 
 #[test]
+fn a_growth_that_fails_changes_nothing() {
+    alone(|| growth::that_fails(Features::probe()));
+    alone(|| growth::that_fails(Features { tcx: false }));
+}
+
+#[test]
 fn the_daemon_needs_the_rights_that_it_keeps_and_no_others() {
     alone(with_few_rights);
 }

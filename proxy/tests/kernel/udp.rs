@@ -1,5 +1,6 @@
 //! UDP sockets that are connected to a backend when it goes.
 
+use std::fs;
 use std::io;
 use std::net::UdpSocket;
 use std::process::{Child, Command};
@@ -7,6 +8,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
+use nix::unistd::gettid;
 use proxy::capabilities;
 use proxy::features::Features;
 use proxy::maps::Sockets;
@@ -86,7 +88,9 @@ pub(crate) fn scenario(features: Features) {
     daemon.see(events(&BACKENDS));
     let sockets = Sockets::take(daemon.dataplane.programs()).unwrap();
     let (retired, seen) = channel();
+    let (id, closer) = channel();
     let thread = thread::spawn(move || {
+        id.send(gettid()).unwrap();
         capabilities::keep(&capabilities::NAMESPACES).unwrap();
         stale_sockets::run(&sockets, &seen);
     });
@@ -122,6 +126,10 @@ pub(crate) fn scenario(features: Features) {
         // Answers of the old backend may still wait in the socket, too.
         eventually(|| ask(socket).unwrap() == BACKENDS[1]);
     }
+    // To stay in the pod's namespace would keep that after the pod.
+    let own = fs::read_link("/proc/thread-self/ns/net").unwrap();
+    let namespace = format!("/proc/self/task/{}/ns/net", closer.recv().unwrap());
+    eventually(|| fs::read_link(&namespace).unwrap() == own);
     drop(retired);
     thread.join().unwrap();
     let others = clients.iter().filter(|(_, got)| got == BACKENDS[1]);
