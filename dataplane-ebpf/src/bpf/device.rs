@@ -11,6 +11,7 @@ use super::{dsr, filter, fragment, nat, reject, rewrite, sctp, service, stats};
 use aya_ebpf::bindings::TC_ACT_SHOT;
 use aya_ebpf::programs::TcContext;
 use dataplane_ebpf::abi::{Connection, Frontend, Origin};
+use dataplane_ebpf::addr::Addr;
 use dataplane_ebpf::drop::{Answer, Drop};
 use dataplane_ebpf::flow::Flow;
 
@@ -48,10 +49,16 @@ const MOVES: i32 = 107;
 /// Not a verdict of the kernel's: the packet's way is found, it is the work's.
 const ROUTED: i32 = 108;
 
+/// Not a verdict of the kernel's: the packet is of no protocol that services can speak, and not about one that is ours.
+const UNKNOWN: i32 = 109;
+
+/// The bits of a VLAN tag that name the VLAN; none for a tag that has only a priority.
+const VLAN: u32 = 0xfff;
+
 /// The verdict on a packet from the wire.
 #[inline(always)]
 pub(crate) fn ingress(ctx: &TcContext) -> i32 {
-    if !is_for_us(ctx) || filter::is_foreign(ctx) {
+    if !is_for_us(ctx) || is_in_vlan(ctx) || filter::is_foreign(ctx) {
         return PASS;
     }
     arrive(ctx, Origin::Outside, Side::Wire)
@@ -92,8 +99,12 @@ fn arrive(ctx: &TcContext, origin: Origin, side: Side) -> i32 {
         ROUTED => go_on(ctx),
         verdict => verdict,
     };
+    let verdict = match verdict {
+        UNKNOWN => leave_or_drop(ctx),
+        verdict => verdict,
+    };
     match verdict {
-        // ICMP errors are never answered.
+        // ICMP errors are never answered, and nobody knows how other protocols are.
         DROPPED if count_drop(ctx) && !is_other => reject::answer(ctx),
         DROPPED => TC_ACT_SHOT,
         UNREADABLE => unreadable(ctx),
@@ -124,7 +135,7 @@ pub(crate) fn egress(ctx: &TcContext) -> i32 {
             TC_ACT_SHOT
         }
         // No backend's reply: those come from a stack, which writes what can be read.
-        UNREADABLE => PASS,
+        UNREADABLE | UNKNOWN => PASS,
         verdict => verdict,
     }
 }
@@ -230,9 +241,33 @@ fn leave(ctx: &TcContext) -> i32 {
 #[inline(never)]
 fn error(ctx: &TcContext, side: Side) -> i32 {
     settle(icmp::translate(ctx, side).map(|outcome| match outcome {
+        Outcome::Unknown => UNKNOWN,
         Outcome::Foreign | Outcome::Translated => PASS,
         Outcome::Sent(verdict) => verdict,
     }))
+}
+
+/// The verdict on a packet of a protocol that services cannot speak. Nobody else has their addresses, so it would wander
+/// from router to router.
+#[inline(never)]
+fn leave_or_drop(ctx: &TcContext) -> i32 {
+    settle(match parse::destination(ctx) {
+        Some(address) => unless_services(address, Drop::UnknownPort),
+        None => Ok(PASS),
+    })
+}
+
+/// The verdict on a packet that is for no service's port: it passes unless its address is one of those that are set aside
+/// for services. `reason` is for addresses that services have.
+#[inline(always)]
+fn unless_services(address: Addr, reason: Drop) -> Result<i32, Drop> {
+    if service::is_service_address(address) {
+        Err(reason)
+    } else if service::is_unallocated(address) {
+        Err(Drop::Unallocated)
+    } else {
+        Ok(PASS)
+    }
 }
 
 /// The verdict on a packet that cannot be read: dropped at addresses where services answer, since nobody
@@ -271,7 +306,9 @@ fn try_read(ctx: &TcContext) -> Result<i32, Drop> {
 fn try_find(origin: Origin) -> Result<i32, Drop> {
     let work = Work::get()?;
     if !fragment::recall(&mut work.packet) {
-        return lone_piece(&work.packet);
+        // A piece of a packet whose first piece was not seen, or was none of ours. At the node's own addresses it may be
+        // for the node.
+        return unless_services(work.packet.flow.destination, Drop::Fragment);
     }
     let course = match conntrack::find(&work.packet.flow) {
         Some(known) => conntrack::resume(work, known, origin)?,
@@ -338,6 +375,14 @@ fn is_for_us(ctx: &TcContext) -> bool {
     unsafe { (*ctx.skb.skb).pkt_type == PACKET_HOST }
 }
 
+/// Whether the frame is of a VLAN, whose device sees it once more, without the tag: that one's hook is to have it, or
+/// nobody.
+#[inline(always)]
+fn is_in_vlan(ctx: &TcContext) -> bool {
+    // SAFETY: the kernel's context.
+    unsafe { (*ctx.skb.skb).vlan_present != 0 && (*ctx.skb.skb).vlan_tci & VLAN != 0 }
+}
+
 #[inline(always)]
 fn try_find_reply() -> Result<i32, Drop> {
     let work = Work::get()?;
@@ -353,17 +398,6 @@ fn try_find_reply() -> Result<i32, Drop> {
             Ok(OURS)
         }
         _ => Ok(PASS),
-    }
-}
-
-/// A piece of a packet whose first piece was not seen, or was none of ours. Nobody but services has their addresses; at
-/// the node's own it may be for the node.
-#[inline(always)]
-fn lone_piece(packet: &Packet) -> Result<i32, Drop> {
-    if service::is_service_address(packet.flow.destination) {
-        Err(Drop::Fragment)
-    } else {
-        Ok(PASS)
     }
 }
 

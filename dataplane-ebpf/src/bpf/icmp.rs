@@ -26,7 +26,9 @@ pub(crate) enum Side {
 
 /// What became of a packet that was to be translated as an ICMP error.
 pub(crate) enum Outcome {
-    /// It is none of ours.
+    /// It is about no connection that we know.
+    Unknown,
+    /// It is not for this hook to translate.
     Foreign,
     /// It was translated, and the stack may have it.
     Translated,
@@ -38,11 +40,11 @@ pub(crate) enum Outcome {
 #[inline(always)]
 pub(crate) fn translate(ctx: &TcContext, side: Side) -> Result<Outcome, Drop> {
     let Some(error) = parse::icmp_error(ctx)? else {
-        return Ok(Outcome::Foreign);
+        return Ok(Outcome::Unknown);
     };
     let direction = error.about.reversed();
     let Some(connection) = conntrack::find(&direction) else {
-        return Ok(Outcome::Foreign);
+        return Ok(Outcome::Unknown);
     };
     if connection.flags & Connection::FOREIGN != 0 {
         return Ok(Outcome::Foreign);

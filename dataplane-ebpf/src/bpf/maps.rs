@@ -66,6 +66,10 @@ pub(crate) static RECENT_DROPS: PerCpuArray<DropRecord> =
 #[map]
 pub(crate) static NEXT_DROP: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
 
+/// When this CPU's next ICMP error is due. Not part of what kernel and daemon agree on, either.
+#[map]
+pub(crate) static NEXT_ANSWER: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
 /// The key's data is [`SourceRange`](dataplane_ebpf::abi::SourceRange) without its `bits`.
 #[map]
 pub(crate) static SOURCE_RANGES: LpmTrie<(u32, Addr), u32> =

@@ -12,6 +12,7 @@ mod filter;
 mod forward;
 mod fragment;
 mod icmp;
+mod limit;
 mod maps;
 mod nat;
 mod parse;

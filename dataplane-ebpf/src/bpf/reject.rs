@@ -7,7 +7,7 @@
 
 use super::parse::{Fragment, L3, Packet, tcp};
 use super::work::Work;
-use super::{sctp, stats};
+use super::{limit, sctp, stats};
 use aya_ebpf::bindings::TC_ACT_SHOT;
 use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_skb_change_tail};
@@ -65,6 +65,8 @@ fn try_answer(ctx: &TcContext) -> Result<bool, Drop> {
     } else if packet.is_sctp() && sctp::is_unsummed(ctx, packet)? {
         // A device would sum the answer in its stead. Nothing is lost with a refusal: Linux opens an association as
         // patiently after one as without (`sctp_v4_err`).
+        return Ok(false);
+    } else if !limit::allows_error() {
         return Ok(false);
     } else {
         let kind = Kind::of(answer, packet.is_v4(), mtu);

@@ -54,7 +54,7 @@ pub(crate) fn is_service_address(address: Addr) -> bool {
 
 /// Whether an address that belongs to no service is set aside for services.
 #[inline(always)]
-fn is_unallocated(address: Addr) -> bool {
+pub(crate) fn is_unallocated(address: Addr) -> bool {
     let Some(node) = NODE.get(0) else {
         return false;
     };

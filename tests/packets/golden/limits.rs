@@ -1,7 +1,11 @@
 //! Packets that are too big for the next link, or whose time to live runs out: their senders are told.
 
+use std::time::{Duration, Instant};
+
 use dataplane_ebpf::addr::Protocol;
 use dataplane_ebpf::drop::Drop;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 
 use super::Step::{Change, Ingress, Pod};
 use super::pods::{go_straight, go_through_stack};
@@ -191,5 +195,45 @@ fn a_packet_that_stands_for_several_is_measured_by_its_segments() {
         assert_eq!(sent(MTU - headers + 1).0, REDIRECT);
         let drops = world.dataplane.drops().expect("maps can be read");
         assert_eq!(drops, [(Drop::TooBig, 1)]);
+    }
+}
+
+/// Whoever sends with somebody else's address could otherwise have us send that one as much.
+#[test]
+fn a_cpu_sends_so_many_errors_and_no_more() {
+    for a in [v4(), v6()] {
+        let world = World::create(a, Protocol::UDP).expect("a node can be made");
+        let udp = Writer {
+            a,
+            protocol: Protocol::UDP,
+        };
+        let tcp = Writer {
+            protocol: Protocol::TCP,
+            ..udp
+        };
+        let unknown = (a.cluster_ip, 9);
+        let [datagram, segment] = [udp, tcp].map(|w| w.open((a.client, 53_002), unknown).bytes());
+        world.namespace.run(|| {
+            let mut first = CpuSet::new();
+            first.set(0).expect("every machine has one");
+            sched_setaffinity(Pid::from_raw(0), &first).expect("a CPU may be chosen");
+            let answered = |packet: &[u8]| {
+                let run = world.dataplane.run("ingress", world.uplink, packet, 1);
+                run.expect("the program runs").0 == REDIRECT
+            };
+            let start = Instant::now();
+            let count = (0..2000).filter(|_| answered(&datagram)).count();
+            // One for each millisecond, after fifty.
+            let most = 51 + start.elapsed().as_millis();
+            assert!((50..=most).contains(&(count as u128)), "{count}, {most}");
+            // Resets are no larger than what they answer.
+            assert!((0..200).all(|_| answered(&segment)));
+            let patience = start + Duration::from_secs(10);
+            while !answered(&datagram) {
+                assert!(Instant::now() < patience, "never answers again");
+            }
+        });
+        let drops = world.dataplane.drops().expect("maps can be read");
+        assert!(matches!(drops[..], [(Drop::UnknownPort, 2201..)]));
     }
 }

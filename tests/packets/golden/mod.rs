@@ -15,6 +15,7 @@ mod limits;
 mod maglev;
 mod migration;
 mod orphans;
+mod others;
 mod pods;
 mod pressure;
 mod ranges;

@@ -73,7 +73,7 @@ fn cases(w: Writer) -> Vec<Case> {
     ]
 }
 
-fn know(dataplane: &mut Dataplane) -> Result<()> {
+pub(super) fn know(dataplane: &mut Dataplane) -> Result<()> {
     dataplane.set_node(knowing())
 }
 
