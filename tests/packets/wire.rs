@@ -10,6 +10,7 @@
 mod bridge;
 mod direct;
 mod driver;
+mod vlan;
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
