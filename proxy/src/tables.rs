@@ -6,7 +6,7 @@
 //! way when something goes. After a restart the state is read back from the maps ([`Tables::recover`]), and what nobody
 //! desires any more is removed when everything that is desired is in ([`Tables::prune`]).
 
-mod direct;
+mod dsr;
 mod recover;
 mod settings;
 mod steps;
@@ -25,7 +25,7 @@ use crate::entries::Entries;
 use crate::ids::{Ids, Runs};
 use crate::maps::{self, Maps, Settings, next_generation, run_of};
 use crate::sorted::Sorted;
-use direct::direct_backends;
+use dsr::dsr_backends;
 
 /// Why a Service port is not installed as it should be.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +99,7 @@ struct Installed {
     settings: Settings,
     source_ranges: BTreeSet<Range>,
     /// The backends here that answer clients themselves. Nearly always none.
-    direct: BTreeMap<BackendKey, u32>,
+    dsr: BTreeMap<BackendKey, u32>,
     cluster: Published,
     local: Published,
     backends: Sorted<Listener, Held>,
@@ -132,9 +132,9 @@ impl<M: Maps> Tables<M> {
         let mut ranges = recover::source_ranges(&maps)?;
         let orphan_names: BTreeMap<u32, Name> = maps.names()?.into_iter().collect();
         owners.extend(backends.keys());
-        let mut direct = recover::local_backends(&maps)?;
+        let mut dsr = recover::local_backends(&maps)?;
         owners.extend(ranges.keys());
-        owners.extend(direct.keys());
+        owners.extend(dsr.keys());
         owners.extend(orphan_names.keys());
         owners.retain(|id| *id < sizes.services);
 
@@ -146,7 +146,7 @@ impl<M: Maps> Tables<M> {
             used_backends.extend(held.values().map(|held| held.id));
             let mut installed = recover::service(&maps, &mut slots, id, held)?;
             installed.source_ranges = ranges.remove(&id).unwrap_or_default();
-            installed.direct = direct.remove(&id).unwrap_or_default();
+            installed.dsr = dsr.remove(&id).unwrap_or_default();
             orphans.insert(id, Box::new(installed));
         }
         let mut backend_ids = Ids::new(sizes.backends, &known_backends);
@@ -346,13 +346,14 @@ impl<M: Maps> Tables<M> {
             self.publish(installed, policy, port, now)?;
         }
         self.settle_flags(installed, port)?;
-        let direct = direct_backends(installed, port);
-        self.add_direct(installed, &direct)?;
+        let dsr = dsr_backends(installed, port);
+        // Without room, what other nodes send on for a backend here to answer itself is lost; all else goes on.
+        let added = self.add_dsr(installed, &dsr);
         self.add_source_ranges(installed, port)?;
         self.write_settings(installed, port)?;
         self.write_entries(installed, port)?;
         self.remove_source_ranges(installed, &port.source_ranges)?;
-        self.remove_direct(installed, &direct)?;
+        self.remove_dsr(installed, &dsr)?;
         let gone = installed
             .backends
             .keys()
@@ -360,7 +361,7 @@ impl<M: Maps> Tables<M> {
         let gone: Vec<Listener> = gone.copied().collect();
         self.retire_backends(installed, gone, now)?;
         installed.backends.shrink();
-        Ok(())
+        added
     }
 
     fn remove(&mut self, key: &PortKey, now: Instant) -> Result<(), Error> {
@@ -390,7 +391,7 @@ impl<M: Maps> Tables<M> {
     /// Frees everything that `installed` holds. No entry names it any more, but readers may just have found one that did:
     /// its runs stay until the quarantine is over.
     fn dissolve(&mut self, installed: &mut Installed, now: Instant) -> Result<(), Error> {
-        self.remove_direct(installed, &BTreeMap::new())?;
+        self.remove_dsr(installed, &BTreeMap::new())?;
         let all: Vec<Listener> = installed.backends.keys().copied().collect();
         self.retire_backends(installed, all, now)?;
         self.remove_source_ranges(installed, &BTreeSet::new())?;
@@ -476,7 +477,7 @@ impl Installed {
             named: false,
             settings,
             source_ranges: BTreeSet::new(),
-            direct: BTreeMap::new(),
+            dsr: BTreeMap::new(),
             cluster: nothing.clone(),
             local: nothing,
             backends: Sorted::default(),

@@ -26,6 +26,8 @@ pub struct Fake {
     names: BTreeMap<u32, Name>,
     /// What the programs would have written: by service id, and by backend id.
     pub counted: BTreeSet<u32>,
+    /// How many local backends there is room for.
+    pub local_backends_room: usize,
     /// The backend ids that connected UDP sockets got.
     pub udp_connected: BTreeSet<u32>,
     node_addresses: BTreeMap<IpAddr, NodeAddress>,
@@ -46,6 +48,7 @@ impl Fake {
             local_backends: BTreeMap::new(),
             names: BTreeMap::new(),
             counted: BTreeSet::new(),
+            local_backends_room: usize::MAX,
             udp_connected: BTreeSet::new(),
             node_addresses: BTreeMap::new(),
             node: Node::default(),
@@ -347,6 +350,14 @@ impl Maps for Fake {
             backend.service == key.service && backend.flags & Backend::LOCAL != 0,
             "{key:?} is not backend {id}"
         );
+        if self.local_backends.len() >= self.local_backends_room {
+            let source = io::Error::from_raw_os_error(libc::E2BIG);
+            return Err(Error {
+                action: "write",
+                map: "LOCAL_BACKENDS",
+                source,
+            });
+        }
         self.local_backends.insert(key, id);
         Ok(())
     }

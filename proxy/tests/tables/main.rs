@@ -614,6 +614,33 @@ fn backends_here_that_answer_clients_themselves_are_found_by_their_addresses() {
     assert_eq!(found(&daemon), [""; 0]);
 }
 
+#[test]
+fn a_service_whose_backends_cannot_answer_clients_themselves_is_there_all_the_same() {
+    let path = golden("yaml")
+        .into_iter()
+        .find(|path| path.ends_with("algorithm.yaml"))
+        .unwrap();
+    let objects = read(&path);
+    let mut daemon = Daemon::start(Fake::new(sizes()));
+    daemon.reconciler.maps_mut().local_backends_room = 0;
+    daemon.see_all(&objects);
+    assert_eq!(daemon.dump(), installed(&objects).dump());
+    let maps = daemon.reconciler.tables().maps();
+    assert_eq!(maps.local_backends().unwrap(), []);
+    let full = daemon.reconciler.tables_mut().take_full();
+    assert_eq!(full, Some("LOCAL_BACKENDS"));
+    daemon.now += LATER;
+    daemon.reconciler.round(daemon.now);
+    let notes = daemon.reconciler.take_news().notes;
+    assert!(notes[0].message.ends_with("LOCAL_BACKENDS is full"));
+
+    daemon.reconciler.maps_mut().local_backends_room = 1;
+    daemon.settle();
+    let maps = daemon.reconciler.tables().maps();
+    assert_eq!(maps.local_backends().unwrap().len(), 1);
+    assert_eq!(daemon.reconciler.waiting(), 0);
+}
+
 /// The slice called `name` of the first Service, with these endpoints.
 fn slice_of_first(name: &str, endpoints: &str) -> model::Slice {
     let text = service(1, 0).replace("endpoints: []", &format!("endpoints: [{endpoints}]"));

@@ -10,7 +10,7 @@ use crate::desired::Port;
 use crate::maps::Maps;
 
 /// The backends of `port` that are to be found here by their addresses, with their ids.
-pub(super) fn direct_backends(installed: &Installed, port: &Port) -> BTreeMap<BackendKey, u32> {
+pub(super) fn dsr_backends(installed: &Installed, port: &Port) -> BTreeMap<BackendKey, u32> {
     if port.flags & Service::DSR == 0 {
         return BTreeMap::new();
     }
@@ -26,31 +26,37 @@ pub(super) fn direct_backends(installed: &Installed, port: &Port) -> BTreeMap<Ba
 
 impl<M: Maps> Tables<M> {
     /// To come after the backends and before the entries.
-    pub(super) fn add_direct(
+    pub(super) fn add_dsr(
         &mut self,
         installed: &mut Installed,
         wanted: &BTreeMap<BackendKey, u32>,
     ) -> Result<(), Error> {
+        let mut result = Ok(());
         for (key, id) in wanted {
-            if installed.direct.get(key) != Some(id) {
-                self.maps.insert_local_backend(*key, *id)?;
-                installed.direct.insert(*key, *id);
+            if installed.dsr.get(key) == Some(id) {
+                continue;
+            }
+            match self.maps.insert_local_backend(*key, *id) {
+                Ok(()) => {
+                    installed.dsr.insert(*key, *id);
+                }
+                Err(error) => result = Err(error.into()),
             }
         }
-        Ok(())
+        result
     }
 
     /// Removes those that are not `wanted` any more. To come after the settings and before the backends go.
-    pub(super) fn remove_direct(
+    pub(super) fn remove_dsr(
         &mut self,
         installed: &mut Installed,
         wanted: &BTreeMap<BackendKey, u32>,
     ) -> Result<(), Error> {
-        let gone = installed.direct.keys();
+        let gone = installed.dsr.keys();
         let gone: Vec<BackendKey> = gone.filter(|k| !wanted.contains_key(k)).copied().collect();
         for key in gone {
             self.maps.remove_local_backend(key)?;
-            installed.direct.remove(&key);
+            installed.dsr.remove(&key);
         }
         Ok(())
     }
