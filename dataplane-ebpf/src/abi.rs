@@ -475,6 +475,17 @@ impl Connection {
         self.to.reversed()
     }
 
+    /// Whether `other`, which is found at [`Self::partner`], is the other direction of this one, whose key is `flow`. It may
+    /// have been evicted, and another connection have taken its place.
+    #[inline(always)]
+    pub fn is_partner(&self, flow: &Flow, other: &Self) -> bool {
+        match self.flags & (Self::REPLY | Self::REMOTE | Self::DSR) {
+            // A backend's node gets the client's packets translated already, but translates the replies.
+            Self::DSR => other.flags & Self::DSR != 0,
+            _ => other.to == flow.reversed(),
+        }
+    }
+
     /// For how long, in units of [`moment`], both directions with these flags may be silent while the connection is not
     /// over.
     #[inline(always)]

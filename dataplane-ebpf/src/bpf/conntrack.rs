@@ -31,6 +31,15 @@ pub(crate) fn find(flow: &Flow) -> Option<&'static mut Connection> {
         .map(|entry| unsafe { &mut *entry })
 }
 
+/// The other direction of `connection`, whose entry is `flow`'s.
+#[inline(always)]
+pub(crate) fn find_partner(
+    flow: &Flow,
+    connection: &Connection,
+) -> Option<&'static mut Connection> {
+    find(&connection.partner()).filter(|other| connection.is_partner(flow, other))
+}
+
 /// What becomes of a packet that has an entry.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Course {
@@ -63,7 +72,7 @@ pub(crate) fn resume(
     match course {
         Course::Ignore => {}
         Course::Begin => {
-            close(&work.packet.flow, &known.partner());
+            close(&work.packet.flow, known);
         }
         Course::Continue | Course::Move => take_up(work, known),
     }
@@ -121,10 +130,13 @@ pub(crate) fn is_settled(packet: &Packet, known: &Connection) -> bool {
     if service::standing(known.backend, known.backend_generation) != Standing::Serving {
         return false;
     }
+    if is_displaced(packet, known) {
+        return false;
+    }
     if packet.is_tcp() {
         !packet.is_syn()
     } else {
-        service::is_same(known.service, known.service_generation) && !is_idle(known)
+        service::is_same(known.service, known.service_generation) && !is_idle(&packet.flow, known)
     }
 }
 
@@ -169,14 +181,31 @@ fn restore_partner(work: &mut Work) {
 /// Decides what becomes of a client's `packet` that belongs to `connection`.
 #[inline(always)]
 fn course(packet: &Packet, connection: &mut Connection) -> Result<Course, Drop> {
+    if is_displaced(packet, connection) {
+        if packet.is_tcp() && !packet.is_syn() {
+            connection.flags |= Connection::RST;
+            stats::count_drop(connection.service);
+            return Err(Drop::BackendGone);
+        }
+        return Ok(Course::Begin);
+    }
     let standing = service::standing(connection.backend, connection.backend_generation);
     if packet.is_tcp() {
         tcp_course(packet, connection, standing)
     } else if packet.is_sctp() {
         Ok(sctp_course(packet, connection, standing))
     } else {
-        Ok(udp_course(connection, standing))
+        Ok(udp_course(packet, connection, standing))
     }
+}
+
+/// Whether another connection has taken the place of a client's: its other direction was evicted, and that one has got the
+/// same address and port, so that the backend takes both for one. Looked for at the first packet of each moment only.
+#[inline(never)]
+fn is_displaced(packet: &Packet, connection: &Connection) -> bool {
+    connection.seen != now()
+        && find(&connection.partner())
+            .is_some_and(|other| !connection.is_partner(&packet.flow, other))
 }
 
 /// TCP stays where it is as long as the backend exists, even when it no longer serves: it may be finishing its work.
@@ -190,7 +219,7 @@ fn tcp_course(
         (false, Standing::Gone) => orphan_course(packet, connection),
         (true, Standing::Gone) => Ok(Course::Begin),
         // A SYN on a connection that is not over is sent again, or meets a peer that sorts it out (RFC 9293, 3.10.7.4).
-        (true, _) if is_over(connection) => Ok(Course::Begin),
+        (true, _) if is_over(&packet.flow, connection) => Ok(Course::Begin),
         _ => Ok(Course::Continue),
     }
 }
@@ -206,7 +235,7 @@ fn orphan_course(packet: &Packet, connection: &mut Connection) -> Result<Course,
         return Ok(Course::Continue);
     }
     let is_first = connection.flags & Connection::ORPHANED == 0;
-    if is_first || is_answered(connection) {
+    if is_first || is_answered(&packet.flow, connection) {
         connection.flags |= Connection::ORPHANED;
         connection.seen = now();
     } else if age(connection.seen, now()) >= ORPHAN_PATIENCE {
@@ -218,8 +247,8 @@ fn orphan_course(packet: &Packet, connection: &mut Connection) -> Result<Course,
 
 /// Whether the other direction was used since this one was.
 #[inline(always)]
-fn is_answered(connection: &Connection) -> bool {
-    find(&connection.partner()).is_some_and(|partner| partner.seen >= connection.seen)
+fn is_answered(flow: &Flow, connection: &Connection) -> bool {
+    find_partner(flow, connection).is_some_and(|partner| partner.seen >= connection.seen)
 }
 
 /// An association stays where it is as long as the backend exists, whatever becomes of it otherwise. When it is gone,
@@ -237,10 +266,10 @@ fn sctp_course(packet: &Packet, connection: &Connection, standing: Standing) -> 
 }
 
 #[inline(always)]
-fn udp_course(connection: &Connection, standing: Standing) -> Course {
+fn udp_course(packet: &Packet, connection: &Connection, standing: Standing) -> Course {
     if standing == Standing::Gone
         || !service::is_same(connection.service, connection.service_generation)
-        || is_idle(connection)
+        || is_idle(&packet.flow, connection)
     {
         Course::Begin
     } else if standing == Standing::NotServing {
@@ -252,8 +281,8 @@ fn udp_course(connection: &Connection, standing: Standing) -> Course {
 
 /// Whether neither direction was used for long.
 #[inline(always)]
-fn is_idle(connection: &Connection) -> bool {
-    is_unused(connection) && find(&connection.partner()).is_none_or(|partner| is_unused(partner))
+fn is_idle(flow: &Flow, connection: &Connection) -> bool {
+    is_unused(connection) && find_partner(flow, connection).is_none_or(|partner| is_unused(partner))
 }
 
 /// Whether this direction was not used for long.
@@ -263,24 +292,26 @@ pub(crate) fn is_unused(connection: &Connection) -> bool {
 }
 
 #[inline(always)]
-fn is_over(connection: &Connection) -> bool {
-    let partner = find(&connection.partner()).map_or(Connection::RST, |partner| partner.flags);
+fn is_over(flow: &Flow, connection: &Connection) -> bool {
+    let partner = find_partner(flow, connection).map_or(Connection::RST, |partner| partner.flags);
     Connection::is_over(connection.flags, partner)
 }
 
 /// Whether neither end of a connection has said anything for so long that it is none any more. When a TCP connection is
 /// over, that is soon: all that may still come is a last packet that is sent again.
 #[inline(always)]
-pub(crate) fn is_past(connection: &Connection) -> bool {
+pub(crate) fn is_past(flow: &Flow, connection: &Connection) -> bool {
+    if connection.flags & Connection::DSR != 0 {
+        // No node sees both directions for sure, and a port of the node's is not at stake.
+        return false;
+    }
     // Of a direction that was evicted nothing is known.
-    let (other_seen, other) = find(&connection.partner())
+    let (other_seen, other) = find_partner(flow, connection)
         .map_or((connection.seen, Connection::HALF_OPEN), |partner| {
             (partner.seen, partner.flags)
         });
     let (one, protocol) = (connection.flags, connection.to.protocol);
-    // The node that a client's packets enter by sees nothing of what a backend answers straight.
-    let is_over =
-        protocol == Protocol::TCP && one & Connection::DSR == 0 && Connection::is_over(one, other);
+    let is_over = protocol == Protocol::TCP && Connection::is_over(one, other);
     let idle = age(connection.seen.max(other_seen), now());
     if is_over {
         idle >= QUIET
@@ -320,14 +351,16 @@ pub(crate) fn insert(flow: &Flow, connection: &Connection, flags: u32) -> bool {
     CONNTRACK.insert(flow, connection, u64::from(flags)).is_ok()
 }
 
-/// Takes away both directions of the connection that `flow` belongs to. Whether `flow` was still there: of several CPUs,
-/// one takes it away.
+/// Takes away both directions of `connection`, whose entry is `flow`'s. Whether that was still there: of several CPUs, one
+/// takes it away.
 #[inline(always)]
-pub(crate) fn close(flow: &Flow, partner: &Flow) -> bool {
-    let was_there = CONNTRACK.remove(flow).is_ok();
-    // An entry that is not there was evicted: just as well.
-    CONNTRACK.remove(partner).ok();
-    was_there
+pub(crate) fn close(flow: &Flow, connection: &Connection) -> bool {
+    let partner = connection.partner();
+    if find_partner(flow, connection).is_some() {
+        // One that is gone by now was evicted: just as well.
+        CONNTRACK.remove(partner).ok();
+    }
+    CONNTRACK.remove(flow).is_ok()
 }
 
 /// The current moment.

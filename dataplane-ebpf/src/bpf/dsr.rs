@@ -233,7 +233,7 @@ fn backend(packet: &Packet, address: Addr, port: Port) -> Result<Option<Choice>,
 fn is_free(work: &Work) -> bool {
     conntrack::find(&work.packet.flow).is_none_or(|old| {
         old.flags & Connection::DSR != 0
-            || conntrack::is_past(old)
+            || conntrack::is_past(&work.packet.flow, old)
             || (!work.packet.is_tcp() && conntrack::is_unused(old))
     })
 }

@@ -145,7 +145,7 @@ pub(crate) fn try_reserve(work: &Work) -> bool {
         return conntrack::insert(&work.reply_flow, &work.reply, BPF_ANY);
     }
     // What is past gives its port up. Two CPUs may want it: only one of them removes it.
-    conntrack::is_past(entry)
-        && conntrack::close(&work.reply_flow, &entry.partner())
+    conntrack::is_past(&work.reply_flow, entry)
+        && conntrack::close(&work.reply_flow, entry)
         && conntrack::insert(&work.reply_flow, &work.reply, BPF_NOEXIST)
 }

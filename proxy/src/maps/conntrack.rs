@@ -58,7 +58,7 @@ impl Conntrack {
         while let Some(entries) = reader.next().map_err(io_failed("list", maps::CONNTRACK))? {
             for (flow, connection) in entries.iter::<Flow, Connection>() {
                 let expires = may_be_expired(&connection) && {
-                    let partner = self.find(&connection.partner())?;
+                    let partner = self.find_partner(&flow, &connection)?;
                     is_expired(&connection, partner.as_ref())
                 };
                 match expires {
@@ -71,18 +71,28 @@ impl Conntrack {
             let Some(connection) = self.find(&flow)? else {
                 continue;
             };
-            let partner = self.find(&connection.partner())?;
+            let partner = self.find_partner(&flow, &connection)?;
             if !is_expired(&connection, partner.as_ref()) {
                 swept.kept += 1;
                 continue;
             }
             self.remove(&flow, &mut swept)?;
             // Together, for one direction alone no longer tells that the connection is over.
-            if partner.is_some_and(|partner| partner.partner() == flow) {
+            if partner.is_some() {
                 self.remove(&connection.partner(), &mut swept)?;
             }
         }
         Ok(swept)
+    }
+
+    /// The other direction of `connection`, whose entry is `flow`'s.
+    fn find_partner(
+        &self,
+        flow: &Flow,
+        connection: &Connection,
+    ) -> Result<Option<Connection>, Error> {
+        let other = self.find(&connection.partner())?;
+        Ok(other.filter(|other| connection.is_partner(flow, other)))
     }
 
     fn find(&self, flow: &Flow) -> Result<Option<Connection>, Error> {

@@ -1,11 +1,12 @@
 //! Connections that the full table has lost one direction of.
 
-use dataplane_ebpf::abi::Connection;
+use dataplane_ebpf::abi::{Connection, Node};
 use dataplane_ebpf::addr::{Port, Protocol};
+use dataplane_ebpf::drop::Drop;
 use dataplane_ebpf::flow::Flow;
 
 use super::cases::{ONLY_PORT, leave_one_port};
-use super::world::{TARGET, World, node_port, service, v4, v6};
+use super::world::{self, TARGET, World, node_port, service, v4, v6};
 use super::writer::Writer;
 use crate::frame::{Frame, tcp};
 
@@ -113,6 +114,46 @@ fn lose(world: &mut World, lost: &Flow, kept: &Flow) {
 
 fn without_time(entry: Option<Connection>) -> Option<Connection> {
     entry.map(|entry| Connection { seen: 0, ..entry })
+}
+
+/// A port whose reservation was evicted may be another's by now: who had it before must not mix with that one.
+#[test]
+fn a_connection_whose_port_another_has_got_does_not_use_it_any_more() {
+    for (mut world, w) in worlds() {
+        leave_one_port(&mut world.dataplane).expect("maps can be written");
+        let to = (w.a.node, node_port(service::REMOTE));
+        let client = (w.a.client, CLIENT_PORT);
+        let flow = request_flow(w, to.1);
+        let drops = |world: &World| world.dataplane.drops().expect("maps can be read");
+        send(&world, &w.open(client, to));
+        send(&world, &w.data(client, to));
+        let first = entry(&mut world, &flow).expect("the connection is known");
+        let reply = first.partner();
+        lose(&mut world, &reply, &flow);
+        send(&world, &w.open((w.a.client, CLIENT_PORT + 1), to));
+        let second = entry(&mut world, &reply).expect("the other has the port");
+        assert_eq!(second.to.destination_port, Port::new(CLIENT_PORT + 1));
+        assert_eq!(drops(&world), []);
+
+        send(&world, &w.data(client, to));
+        let reason = match w.protocol {
+            Protocol::TCP => Drop::BackendGone,
+            // It begins anew, and there is no other port.
+            _ => Drop::NoPort,
+        };
+        assert_eq!(drops(&world), [(reason, 1)]);
+        assert_eq!(entry(&mut world, &reply), Some(second), "it is left alone");
+        let node = Node {
+            last_port: ONLY_PORT + 1,
+            first_port: ONLY_PORT,
+            ..world::node()
+        };
+        world.dataplane.set_node(node).expect("maps can be written");
+        send(&world, &w.open(client, to));
+        let anew = entry(&mut world, &flow).expect("it is known again");
+        assert_eq!(anew.to.source_port, Port::new(ONLY_PORT + 1));
+        assert_eq!(entry(&mut world, &reply), Some(second), "it is left alone");
+    }
 }
 
 /// A busy node has more connections in two minutes than ports; one that is over keeps its port only while something of it

@@ -221,14 +221,18 @@ fn resume(maps: &impl Snapshot, flow: &Flow) -> Result<Option<Tracked>, Error> {
     } else if connection.flags & Connection::REPLY != 0 {
         Course::Reply
     } else {
-        course(maps, &connection)?
+        course(maps, flow, &connection)?
     };
     Ok(Some(Tracked { connection, course }))
 }
 
-fn course(maps: &impl Snapshot, connection: &Connection) -> Result<Course, Error> {
+fn course(maps: &impl Snapshot, flow: &Flow, connection: &Connection) -> Result<Course, Error> {
     let backend = maps.backend(connection.backend)?.unwrap_or_default();
     let partner = maps.connection(&connection.partner())?;
+    let is_displaced = partner.is_some_and(|other| !connection.is_partner(flow, &other));
+    if is_displaced {
+        return Ok(Course::Begin);
+    }
     if backend.generation != connection.backend_generation {
         return Ok(Course::Begin);
     }
