@@ -10,11 +10,12 @@ mod look;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use netlink_packet_route::RouteNetlinkMessage;
-use nix::net::if_::if_nametoindex;
+use nix::net::if_::{if_indextoname, if_nametoindex};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::sys::SocketAddr;
 use rtnetlink::{Handle, MulticastGroup};
@@ -33,6 +34,9 @@ const RESYNC: Duration = Duration::from_secs(60);
 
 /// The wait before netlink is asked again after it failed.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// The index of the loopback device in every network namespace.
+const LOOPBACK: u32 = 1;
 
 /// A network device.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,6 +69,38 @@ pub struct Devices {
     pub left_out: BTreeSet<String>,
     /// All usable addresses of all devices, in the kernel's order.
     pub addresses: Vec<LocalAddress>,
+}
+
+impl Devices {
+    /// The devices that have one of the node's `internal` addresses and are no uplinks, with that address: what comes to it
+    /// may arrive where no program looks at it. An address of the loopback device is one that uplinks bring.
+    pub fn passed_by(&self, internal: &[IpAddr]) -> BTreeMap<u32, IpAddr> {
+        let is_uplink = |index| self.uplinks.iter().any(|device| device.index == index);
+        if self.uplinks.is_empty() {
+            return BTreeMap::new();
+        }
+        let addresses = self.addresses.iter().filter(|address| {
+            let device = address.device;
+            internal.contains(&address.ip) && device != LOOPBACK && !is_uplink(device)
+        });
+        let passed_by = addresses.map(|address| (address.device, address.ip));
+        passed_by.collect()
+    }
+}
+
+/// Says of each device that is `passed_by` how it becomes an uplink.
+pub fn warn_of_passed_by(passed_by: &BTreeMap<u32, IpAddr>) {
+    for (index, address) in passed_by {
+        let device = if_indextoname(*index);
+        let device =
+            device.map_or_else(|_| index.to_string(), |name| name.to_string_lossy().into());
+        warn!(
+            device,
+            %address,
+            "the node's address is on a device without a default route; services are not answered on it unless \
+             --devices names it, together with the others"
+        );
+    }
 }
 
 /// Netlink could not be asked.
@@ -242,5 +278,45 @@ impl View {
             left_out,
             addresses: self.addresses.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(uplinks: &[u32], internal: [u8; 4], expected: Option<u32>) {
+        let local = |ip: [u8; 4], device| LocalAddress {
+            ip: ip.into(),
+            device,
+            global: true,
+        };
+        let uplink = |index: &u32| Device {
+            index: *index,
+            name: format!("eth{index}"),
+        };
+        let devices = Devices {
+            uplinks: uplinks.iter().map(uplink).collect(),
+            addresses: vec![
+                local([192, 0, 2, 1], LOOPBACK),
+                local([192, 0, 2, 2], 2),
+                local([192, 0, 2, 3], 3),
+            ],
+            ..Devices::default()
+        };
+        let found = devices.passed_by(&[internal.into()]);
+        assert_eq!(found.into_keys().next(), expected);
+    }
+
+    #[test]
+    fn a_device_with_an_address_of_the_node_is_missed_when_it_is_no_uplink() {
+        check(&[2], [192, 0, 2, 3], Some(3));
+        check(&[2, 3], [192, 0, 2, 3], None);
+        check(&[2], [192, 0, 2, 2], None);
+        check(&[2], [192, 0, 2, 1], None);
+        check(&[2], [192, 0, 2, 4], None);
+        // Which is another complaint.
+        check(&[], [192, 0, 2, 3], None);
     }
 }

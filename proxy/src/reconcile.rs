@@ -5,7 +5,8 @@
 //! more slowly, while all others go on. Until every source has been listed in full nothing is written at all: what an
 //! earlier daemon left is newer than half a list.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use model::{Event, ServiceName, World};
@@ -15,7 +16,7 @@ use tracing::{debug, info, warn};
 
 use crate::addresses::{NodeAddresses, node_addresses};
 use crate::desired::{View, desired};
-use crate::devices::Devices;
+use crate::devices::{self, Devices};
 use crate::due::{Due, LAST_RETRY, Queue};
 use crate::events::Events;
 use crate::health::Health;
@@ -37,6 +38,8 @@ pub struct Reconciler<M> {
     devices: Devices,
     /// Nothing until the devices have been seen.
     addresses: Option<NodeAddresses>,
+    /// The devices that should be uplinks by the node's addresses, as it was said last.
+    passed_by: BTreeMap<u32, IpAddr>,
     tables: Tables<M>,
     due: Queue,
     node: Due,
@@ -98,6 +101,7 @@ impl<M: Maps> Reconciler<M> {
             settings,
             devices: Devices::default(),
             addresses: None,
+            passed_by: BTreeMap::new(),
             tables: Tables::recover(maps, Instant::now())?,
             due: Queue::default(),
             node: Due::NEVER,
@@ -347,6 +351,11 @@ impl<M: Maps> Reconciler<M> {
             .iter()
             .map(|device| device.index)
             .collect();
+        let passed_by = self.devices.passed_by(internal);
+        if passed_by != self.passed_by {
+            devices::warn_of_passed_by(&passed_by);
+            self.passed_by = passed_by;
+        }
         let wanted = &self.settings.node_port_addresses;
         let addresses = node_addresses(wanted, &self.devices.addresses, &uplinks, internal);
         let old = self.addresses.replace(addresses);
