@@ -77,11 +77,11 @@ pub(crate) fn pod_ingress(ctx: &TcContext) -> i32 {
 #[inline(always)]
 fn arrive(ctx: &TcContext, origin: Origin, side: Side) -> i32 {
     let verdict = read(ctx);
-    let is_other = verdict == OTHER;
     let verdict = match verdict {
         TOLD => hear(ctx, origin),
         verdict => verdict,
     };
+    let is_other = verdict == OTHER;
     let verdict = match verdict {
         READ => find(origin),
         OTHER => error(ctx, side),

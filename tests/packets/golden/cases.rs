@@ -159,7 +159,7 @@ pub(super) fn common(w: Writer) -> Vec<Case> {
                         data: vec![0; 32],
                     },
                 ),
-                Untouched,
+                Dropped(Drop::UnknownPort),
             ),
         },
         Case {
