@@ -23,4 +23,4 @@ pub use service::{
     Algorithm, Family, Forwarding, Kind, ObjectName, Protocol, Service, ServiceCidr, ServiceName,
     ServicePort, ServicePortName, SliceName, TrafficPolicy,
 };
-pub use world::{Event, World};
+pub use world::{Event, Unserved, World};

@@ -34,8 +34,23 @@ pub enum Event {
     ServiceCidr(ServiceCidr),
     /// A ServiceCIDR is gone.
     ServiceCidrGone(ObjectName),
+    /// All Services with a cluster address that are `Unserved` by us, for one reason.
+    UnservedAll(Unserved, Vec<ServiceName>),
+    /// A Service has a cluster address and is not ours.
+    Unserved(Unserved, ServiceName),
+    /// A Service is gone, has no cluster address, or is ours.
+    UnservedGone(Unserved, ServiceName),
     /// This node as it is, or nothing when it has no object. Also what a list of it says.
     Node(Option<Node>),
+}
+
+/// Why a Service is not ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unserved {
+    /// Its label names another proxy.
+    OtherProxy,
+    /// Its label says that it is headless.
+    Headless,
 }
 
 /// The last known state of all objects.
@@ -45,6 +60,8 @@ pub struct World {
     node: Option<Node>,
     /// Nothing as long as nobody can tell.
     service_cidrs: Option<BTreeMap<ObjectName, Vec<IpNetwork>>>,
+    /// The Services with a cluster address that are not ours, by the reason; nothing until they are listed.
+    unserved: [Option<BTreeSet<ServiceName>>; 2],
     /// Boxed, for a tree's nodes are half empty when it grows in order.
     services: BTreeMap<ServiceName, Box<Service>>,
     /// By Service, in order of names. Nearly every Service has one or two.
@@ -68,6 +85,7 @@ impl World {
             node_name: node_name.into(),
             node: None,
             service_cidrs: None,
+            unserved: [None, None],
             services: BTreeMap::new(),
             slices: BTreeMap::new(),
             owners: BTreeMap::new(),
@@ -100,7 +118,28 @@ impl World {
                 }
                 BTreeSet::new()
             }
+            Event::UnservedAll(reason, names) => {
+                *self.unserved(reason) = Some(names.into_iter().collect());
+                BTreeSet::new()
+            }
+            Event::Unserved(reason, name) => {
+                self.unserved(reason).get_or_insert_default().insert(name);
+                BTreeSet::new()
+            }
+            Event::UnservedGone(reason, name) => {
+                if let Some(known) = self.unserved(reason) {
+                    known.remove(&name);
+                }
+                BTreeSet::new()
+            }
             Event::Node(node) => self.set_node(node),
+        }
+    }
+
+    fn unserved(&mut self, reason: Unserved) -> &mut Option<BTreeSet<ServiceName>> {
+        match reason {
+            Unserved::OtherProxy => &mut self.unserved[0],
+            Unserved::Headless => &mut self.unserved[1],
         }
     }
 
@@ -122,9 +161,15 @@ impl World {
         self.node.as_ref()
     }
 
-    /// The ranges that cluster addresses are from, each once, if that is known.
-    pub fn service_cidrs(&self) -> Option<BTreeSet<IpNetwork>> {
+    /// The ranges that only addresses of our Services are from, each once, if that is known. None while any Service with a
+    /// cluster address is not ours: packets to it are for another proxy to take.
+    pub fn own_service_cidrs(&self) -> Option<BTreeSet<IpNetwork>> {
         let all = self.service_cidrs.as_ref()?;
+        let [other_proxy, headless] = &self.unserved;
+        let (other_proxy, headless) = (other_proxy.as_ref()?, headless.as_ref()?);
+        if !other_proxy.is_empty() || !headless.is_empty() {
+            return Some(BTreeSet::new());
+        }
         Some(all.values().flatten().copied().collect())
     }
 

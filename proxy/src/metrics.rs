@@ -249,6 +249,9 @@ impl Metrics {
             Event::ServiceCidrs(_)
             | Event::ServiceCidr(_)
             | Event::ServiceCidrGone(_)
+            | Event::UnservedAll(..)
+            | Event::Unserved(..)
+            | Event::UnservedGone(..)
             | Event::Node(_) => return,
         };
         self.last_queued.set(now());

@@ -116,7 +116,13 @@ impl<M: Maps> Reconciler<M> {
     /// Takes in something that was seen in the API.
     pub fn see(&mut self, event: Event, now: Instant) {
         let is_node = matches!(event, Event::Node(_));
-        if let Event::ServiceCidrs(_) | Event::ServiceCidr(_) | Event::ServiceCidrGone(_) = event {
+        if let Event::ServiceCidrs(_)
+        | Event::ServiceCidr(_)
+        | Event::ServiceCidrGone(_)
+        | Event::UnservedAll(..)
+        | Event::Unserved(..)
+        | Event::UnservedGone(..) = event
+        {
             self.node.now(now);
         }
         let triggers = self.gathered.triggers(&event);
@@ -171,7 +177,7 @@ impl<M: Maps> Reconciler<M> {
             && let Some(addresses) = &self.addresses
         {
             // Before everything is in, addresses that nobody seems to have may be those of Services.
-            let cidrs = self.world.service_cidrs();
+            let cidrs = self.world.own_service_cidrs();
             let cidrs = cidrs.filter(|_| self.phase == Phase::Steady);
             let cidrs = cidrs.map(|ranges| ServiceCidrs::new(&ranges));
             let maps = self.tables.maps_mut();

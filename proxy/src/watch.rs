@@ -1,4 +1,5 @@
-//! Watches Services, EndpointSlices, ServiceCIDRs and this node, and passes on what they say.
+//! Watches Services, EndpointSlices, ServiceCIDRs and this node, and passes on what they say. Of Services that are not
+//! ours it passes on which have a cluster address: those addresses are not unknown.
 //!
 //! The watches feed one channel. A list is passed on whole when it is complete, so that whatever went missing meanwhile
 //! is found by comparison. A watch that breaks is begun again, with growing pauses; until then the last state stands. The
@@ -17,7 +18,7 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Config, watcher};
 use kube::{Client, Resource};
 use model::kube::{Parsed, object_name};
-use model::{Event, Names, Node, ObjectName, Service, ServiceCidr, Slice};
+use model::{Event, Names, Node, ObjectName, Service, ServiceCidr, Slice, Unserved};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -27,6 +28,10 @@ use crate::lean;
 
 /// Services that another proxy serves, and headless ones, are none of our business.
 const SERVICES: &str = "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless";
+/// Services of another proxy.
+const OF_OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
+/// Services that a label calls headless, be they of another proxy or not.
+const LABELLED_HEADLESS: &str = "service.kubernetes.io/headless";
 /// The slices of headless Services are not either.
 const SLICES: &str = "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless";
 
@@ -83,6 +88,56 @@ impl Source for Services {
 
     fn gone(name: ObjectName) -> Event {
         Event::ServiceGone(name)
+    }
+}
+
+/// Services that are not ours.
+trait Foreign {
+    const NAME: &'static str;
+    const REASON: Unserved;
+}
+
+struct OfOtherProxy;
+struct LabelledHeadless;
+
+impl Foreign for OfOtherProxy {
+    const NAME: &'static str = "Service of another proxy";
+    const REASON: Unserved = Unserved::OtherProxy;
+}
+
+impl Foreign for LabelledHeadless {
+    const NAME: &'static str = "Service labelled as headless";
+    const REASON: Unserved = Unserved::Headless;
+}
+
+/// Only what has a cluster address is of interest.
+impl<F: Foreign> Source for F {
+    type Object = lean::Service;
+    type Value = ObjectName;
+
+    const KIND: &'static str = F::NAME;
+
+    fn parse(object: &Self::Object, _: &mut Names) -> Parsed<ObjectName> {
+        let spec = object.0.spec.as_ref();
+        let address = spec.and_then(|spec| spec.cluster_ip.as_deref());
+        let has_address = address.is_some_and(|address| !matches!(address, "" | "None"));
+        let name = object_name(object.meta()).filter(|_| has_address);
+        Parsed {
+            value: name,
+            problems: Vec::new(),
+        }
+    }
+
+    fn all(values: Vec<ObjectName>) -> Event {
+        Event::UnservedAll(F::REASON, values)
+    }
+
+    fn one(value: ObjectName) -> Event {
+        Event::Unserved(F::REASON, value)
+    }
+
+    fn gone(name: ObjectName) -> Event {
+        Event::UnservedGone(F::REASON, name)
     }
 }
 
@@ -171,12 +226,16 @@ pub async fn run(
     shutdown: CancellationToken,
 ) {
     let services = Config::default().labels(SERVICES);
+    let of_other_proxy = Config::default().labels(OF_OTHER_PROXY);
+    let headless = Config::default().labels(LABELLED_HEADLESS);
     let slices = Config::default().labels(SLICES);
     let node = Config::default().fields(&format!("metadata.name={node_name}"));
     let listeners = Listeners { seen, events };
     let all = async {
         tokio::join!(
             follow::<Services>(Api::all(client.clone()), services, &listeners),
+            follow::<OfOtherProxy>(Api::all(client.clone()), of_other_proxy, &listeners),
+            follow::<LabelledHeadless>(Api::all(client.clone()), headless, &listeners),
             follow::<Slices>(Api::all(client.clone()), slices, &listeners),
             follow::<Nodes>(Api::all(client.clone()), node, &listeners),
             follow_service_cidrs(Api::all(client.clone()), &listeners),

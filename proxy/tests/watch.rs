@@ -20,6 +20,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 const SERVICES: &str = "/api/v1/services";
+/// What stands for the path where only the Services are asked for that have one of the labels.
+const OF_OTHER_PROXY: &str = "/services-of-other-proxy";
+const LABELLED_HEADLESS: &str = "/services-labelled-headless";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
 const NODES: &str = "/api/v1/nodes";
 const SERVICE_CIDRS: &str = "/apis/networking.k8s.io/v1/servicecidrs";
@@ -120,6 +123,9 @@ fn describe(event: &Event) -> String {
         }
         Event::ServiceCidr(cidr) => format!("service cidr {} {:?}", cidr.name.name, cidr.ranges),
         Event::ServiceCidrGone(name) => format!("service cidr {} gone", name.name),
+        Event::UnservedAll(reason, all) => format!("unserved {reason:?}: {}", names(all.iter())),
+        Event::Unserved(reason, name) => format!("unserved {reason:?} {name}"),
+        Event::UnservedGone(reason, name) => format!("unserved {reason:?} {name} gone"),
         Event::Node(node) => format!("node {:?}", node.as_ref().map(|node| &*node.name)),
     }
 }
@@ -146,6 +152,15 @@ async fn answer(
         script.lock().unwrap().created.push(object);
         return Ok(Response::builder().status(201).body(body.into()).unwrap());
     }
+    let path = match (path, query) {
+        (SERVICES, query) if query.contains("=service.kubernetes.io%2Fservice-proxy-name") => {
+            OF_OTHER_PROXY
+        }
+        (SERVICES, query) if query.contains("=service.kubernetes.io%2Fheadless") => {
+            LABELLED_HEADLESS
+        }
+        (path, _) => path,
+    };
     if script.lock().unwrap().missing.contains(path) {
         let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404});
         let response = Response::builder().status(404);
@@ -363,6 +378,37 @@ async fn service_cidrs_are_watched_where_the_server_has_them() {
         expected.iter().all(|event| seen.contains(event)),
         "{seen:?}"
     );
+}
+
+#[tokio::test]
+async fn of_services_that_are_not_ours_those_with_a_cluster_address_are_known() {
+    let mut script = script();
+    let with = |name| service(name, json!({"clusterIP": "10.96.0.9"}));
+    let without = |name| service(name, json!({"clusterIP": "None"}));
+    for (path, first) in [(OF_OTHER_PROXY, "x"), (LABELLED_HEADLESS, "y")] {
+        let all = list(&[with(first), without("h")]);
+        script.lists.insert(path, VecDeque::from([all]));
+        let changes = vec![
+            change("ADDED", with("z")),
+            change("MODIFIED", without(first)),
+            change("DELETED", with("z")),
+        ];
+        script.watches.insert(path, VecDeque::from([changes]));
+    }
+    let mut session = Session::start(script).await;
+    let mut seen = session.next(11).await;
+    seen.retain(|event| event.starts_with("unserved"));
+    let expected = [
+        "unserved Headless d/y gone",
+        "unserved Headless d/z",
+        "unserved Headless d/z gone",
+        "unserved Headless: y",
+        "unserved OtherProxy d/x gone",
+        "unserved OtherProxy d/z",
+        "unserved OtherProxy d/z gone",
+        "unserved OtherProxy: x",
+    ];
+    assert_eq!(seen, expected);
 }
 
 #[tokio::test]

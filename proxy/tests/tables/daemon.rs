@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
-use model::{Event, Node, Service, Slice};
+use model::{Event, Node, Service, Slice, Unserved};
 use proxy::addresses::{LocalAddress, NodePortAddresses};
 use proxy::devices::{Device, Devices};
 use proxy::inspect::dump;
@@ -99,6 +99,9 @@ impl Daemon {
         let now = Instant::now();
         let mut reconciler = Reconciler::new(settings, maps).unwrap();
         reconciler.see_devices(devices(), now);
+        for reason in [Unserved::OtherProxy, Unserved::Headless] {
+            reconciler.see(Event::UnservedAll(reason, Vec::new()), now);
+        }
         Self { reconciler, now }
     }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 use daemon::{Daemon, LATER, Objects, devices, installed, parse, service, sizes};
 use dataplane_ebpf::abi::{Backend, BackendKey, FrontendKey, Name};
 use dataplane_ebpf::addr::{Port, Protocol};
-use model::{Event, Service, ServiceCidr};
+use model::{Event, Service, ServiceCidr, Unserved};
 use proxy::desired::Entry;
 use proxy::maps::{Fake, Maps, Sizes};
 use proxy::tables::Retired;
@@ -769,6 +769,28 @@ fn service_cidrs_are_known_once_all_services_are_in_and_across_restarts() {
     assert_eq!(known_cidrs(&next), known);
     next.see(Event::ServiceCidrs(Vec::new()));
     assert_eq!(known_cidrs(&next), [""; 0]);
+}
+
+#[test]
+fn no_address_counts_as_unknown_while_another_proxy_has_services() {
+    let objects = parse(&service(1, 1));
+    let cidr = ServiceCidr {
+        name: model::ObjectName::new("", "kubernetes"),
+        ranges: vec!["10.96.0.0/12".parse().unwrap()],
+    };
+    let mut daemon = installed(&objects);
+    daemon.see(Event::ServiceCidrs(vec![cidr]));
+    assert_eq!(known_cidrs(&daemon), ["10.96.0.0"]);
+    let other = model::ObjectName::new("d", "other");
+    for reason in [Unserved::OtherProxy, Unserved::Headless] {
+        daemon.see(Event::Unserved(reason, other.clone()));
+        assert_eq!(known_cidrs(&daemon), [""; 0], "{reason:?}");
+        daemon.see(Event::UnservedGone(reason, other.clone()));
+        assert_eq!(known_cidrs(&daemon), ["10.96.0.0"], "{reason:?}");
+        daemon.see(Event::UnservedAll(reason, vec![other.clone()]));
+        assert_eq!(known_cidrs(&daemon), [""; 0], "{reason:?}");
+        daemon.see(Event::UnservedAll(reason, Vec::new()));
+    }
 }
 
 #[test]
