@@ -44,6 +44,17 @@ pub struct Growth {
     grown: &'static [&'static str],
 }
 
+impl Growth {
+    /// Sets the marks of connected UDP sockets that are set in the directory `from` in the other one, too.
+    fn carry_marks(&self, from: &Path, to: &Path) -> Result<(), Error> {
+        let name = maps::UDP_CONNECTED;
+        if !self.grown.contains(&name) {
+            return Ok(());
+        }
+        merge_marks(&from.join(name), &to.join(name))
+    }
+}
+
 impl Dataplane {
     /// Makes room where the map called `full` is: all there is goes on with twice as much of it. After an error all goes on
     /// with the present maps, unless it [says otherwise](Error::is_fatal).
@@ -55,6 +66,8 @@ impl Dataplane {
             // The old set still holds everything, and whoever writes goes on with it.
             self.change_over(&mut growth)
                 .map_err(|source| Error::Divided(source.into()))?;
+            // What the new programs noted meanwhile.
+            growth.carry_marks(&growth.directory, &self.pins.maps)?;
             return Err(error);
         }
         finished
@@ -121,10 +134,7 @@ impl Dataplane {
     /// The last step: the new maps are the ones that a daemon finds, and the old ones go. What can fail comes before that.
     fn finish_growth(&mut self, growth: &Growth) -> Result<KernelMaps, Error> {
         // What the old programs noted after it was copied.
-        if growth.grown.contains(&maps::UDP_CONNECTED) {
-            let name = maps::UDP_CONNECTED;
-            merge_marks(&self.pins.maps.join(name), &growth.directory.join(name))?;
-        }
+        growth.carry_marks(&self.pins.maps, &growth.directory)?;
         let taken = KernelMaps::take(&mut self.programs)?;
         let (new, old) = (&growth.directory, &self.pins.maps);
         renameat2(AT_FDCWD, new, AT_FDCWD, old, RenameFlags::RENAME_EXCHANGE)
