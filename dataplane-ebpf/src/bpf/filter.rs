@@ -32,7 +32,9 @@ pub(crate) fn note(address: Addr) {
 
 /// Whether a packet is certainly none of ours. ICMP may be an error about one that is, whoever sent it; and what is out of
 /// the ordinary, or does not lie in one piece at the packet's beginning, is left to those who read it in full.
-#[inline(always)]
+///
+/// A function of its own for the kernel as well, so that the steps after it find the stack free.
+#[inline(never)]
 pub(crate) fn is_foreign(ctx: &TcContext) -> bool {
     let addresses = match u16::from_be(ctx.skb.protocol() as u16) {
         ETH_P_IP => addresses_v4(ctx),
