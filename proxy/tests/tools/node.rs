@@ -12,8 +12,8 @@ use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader, Pod};
 use dataplane_ebpf::OBJECT;
 use dataplane_ebpf::abi::{
-    Backend, Frontend, FrontendKey, Kind, LAYOUT_VERSION, Name, NodePortKey, Run, Service,
-    SourceRange, maps,
+    Backend, FilterPlace, Frontend, FrontendKey, Kind, LAYOUT_VERSION, Name, NodePortKey, Run,
+    Service, SourceRange, maps,
 };
 use dataplane_ebpf::addr::{Addr, Family, Port, Protocol};
 use serde_json::Value;
@@ -138,7 +138,17 @@ impl Node {
             _ => FrontendKey::new(address, Port::new(port), Protocol::TCP),
         };
         let frontend = Frontend::new(service, kind);
+        self.let_through(address);
         self.hash(maps::FRONTENDS).insert(key, frontend, 0).unwrap();
+    }
+
+    /// Lets the programs look at packets to `address`.
+    pub(crate) fn let_through(&mut self, address: Addr) {
+        let place = FilterPlace::of(address);
+        let mut filter = self.array::<[u8; 8]>(maps::ADDRESS_FILTER);
+        let mut entry = filter.get(&place.entry, 0).unwrap();
+        entry[place.byte as usize] = 1;
+        filter.set(place.entry, entry, 0).unwrap();
     }
 
     pub(crate) fn add_node_port(&mut self, service: u32, port: u16) {

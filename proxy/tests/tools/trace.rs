@@ -71,6 +71,7 @@ impl World {
         };
         node.array(maps::NODE).set(0, settings, 0).unwrap();
         let answers = NodeAddress { flags: 0 };
+        node.let_through(addr("192.0.2.1"));
         let mut addresses = node.hash(maps::NODE_ADDRESSES);
         addresses.insert(addr("192.0.2.1"), answers, 0).unwrap();
 
