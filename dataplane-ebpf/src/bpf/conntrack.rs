@@ -136,7 +136,9 @@ pub(crate) fn is_settled(packet: &Packet, known: &Connection) -> bool {
     if packet.is_tcp() {
         !packet.is_syn()
     } else {
-        service::is_same(known.service, known.service_generation) && !is_idle(&packet.flow, known)
+        !has_other_service(packet, known)
+            && service::is_same(known.service, known.service_generation)
+            && !is_idle(&packet.flow, known)
     }
 }
 
@@ -269,6 +271,7 @@ fn sctp_course(packet: &Packet, connection: &Connection, standing: Standing) -> 
 fn udp_course(packet: &Packet, connection: &Connection, standing: Standing) -> Course {
     if standing == Standing::Gone
         || !service::is_same(connection.service, connection.service_generation)
+        || has_other_service(packet, connection)
         || is_idle(&packet.flow, connection)
     {
         Course::Begin
@@ -276,6 +279,20 @@ fn udp_course(packet: &Packet, connection: &Connection, standing: Standing) -> C
         Course::Move
     } else {
         Course::Continue
+    }
+}
+
+/// Whether the address that a flow's client uses is another service's by now, or none's. Looked for at the first packet of
+/// each moment only.
+#[inline(never)]
+fn has_other_service(packet: &Packet, connection: &Connection) -> bool {
+    // The node of a backend that answers itself sees only the backend's address.
+    let names_service =
+        connection.flags & (Connection::REMOTE | Connection::DSR) != Connection::DSR;
+    let (address, port) = (packet.flow.destination, packet.flow.destination_port);
+    names_service && connection.seen != now() && {
+        let found = service::find(address, port, Protocol::UDP, || false);
+        !matches!(found, Ok(Some(frontend)) if frontend.service == connection.service)
     }
 }
 

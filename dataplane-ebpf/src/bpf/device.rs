@@ -190,12 +190,7 @@ fn find(origin: Origin) -> i32 {
 /// same backend again as long as the service's backends are the same.
 #[inline(never)]
 fn open(ctx: &TcContext, origin: Origin, course: i32) -> i32 {
-    match try_open(ctx, origin) {
-        // With no backend that serves, or none for a new client, a flow keeps the one it has; choosing failed before
-        // anything changed.
-        Err(Drop::NoBackend | Drop::NoPolicyBackend | Drop::SourceRange) if course == MOVES => OURS,
-        result => settle(result),
-    }
+    settle(try_open(ctx, origin, course))
 }
 
 /// Finds the connection of a packet that the node's stack sends: replies of backends on this node, and of any backend to a
@@ -402,7 +397,7 @@ fn try_find_reply() -> Result<i32, Drop> {
 }
 
 #[inline(always)]
-fn try_open(ctx: &TcContext, origin: Origin) -> Result<i32, Drop> {
+fn try_open(ctx: &TcContext, origin: Origin, course: i32) -> Result<i32, Drop> {
     let work = Work::get()?;
     let Some(frontend) = frontend(&work.packet.flow)? else {
         return Ok(PASS);
@@ -416,7 +411,14 @@ fn try_open(ctx: &TcContext, origin: Origin) -> Result<i32, Drop> {
         origin,
         seed: node.seed,
     };
-    let choice = service::select(frontend, &sender)?;
+    let choice = match service::choose(frontend, &sender) {
+        // With no backend that serves, or none for a new client, a flow keeps the one it has; choosing failed before
+        // anything changed.
+        Err(Drop::NoBackend | Drop::NoPolicyBackend | Drop::SourceRange) if course == MOVES => {
+            return Ok(OURS);
+        }
+        chosen => chosen.inspect_err(|_| stats::count_drop(frontend.service))?,
+    };
     if !choice.is_direct || !dsr::open(ctx, work, &choice) {
         nat::open(work, &choice, node, origin)
             .inspect_err(|_| stats::count_drop(choice.service))?;

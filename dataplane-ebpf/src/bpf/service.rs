@@ -5,7 +5,6 @@ use super::client::Client;
 use super::maps::{
     BACKENDS, FRONTENDS, NODE, NODE_ADDRESSES, NODEPORTS, SERVICES, SLOTS, SOURCE_RANGES,
 };
-use super::stats;
 use aya_ebpf::maps::lpm_trie::Key;
 use core::ptr::read_volatile;
 use dataplane_ebpf::abi::{
@@ -98,17 +97,8 @@ pub(crate) struct Choice {
     pub(crate) is_direct: bool,
 }
 
-/// Chooses a backend for a client, and counts if there is none.
-#[inline(always)]
-pub(crate) fn select(frontend: Frontend, client: &impl Client) -> Result<Choice, Drop> {
-    let chosen = choose(frontend, client);
-    if chosen.is_err() {
-        stats::count_drop(frontend.service);
-    }
-    chosen
-}
-
-/// Chooses a backend for a client without counting a failure: for a hook that leaves those to another.
+/// Chooses a backend for a client. Does not count a failure, which need not be one: a flow may keep the backend that it
+/// has, and a hook may leave the packet to another.
 #[inline(always)]
 pub(crate) fn choose(frontend: Frontend, client: &impl Client) -> Result<Choice, Drop> {
     let service = Settings::read(frontend.service)?;

@@ -42,7 +42,8 @@ fn try_connect(call: &Call<'_>) -> Result<(), Drop> {
     if !knows_source(call, frontend) {
         return Ok(());
     }
-    let choice = service::select(frontend, call)?;
+    let choice =
+        service::choose(frontend, call).inspect_err(|_| stats::count_drop(frontend.service))?;
     let mut peer = peer(&choice, address, port);
     // SAFETY: the helper takes the socket from the context and copies the value.
     let stored = unsafe { CONNECTED.get_or_insert_ptr_mut(call.ctx, Some(&mut peer)) };
@@ -111,7 +112,7 @@ fn try_sendmsg(call: &Call<'_>) -> Result<(), Drop> {
     if !knows_source(call, frontend) {
         return Ok(());
     }
-    match (service::select(frontend, call), known) {
+    match (service::choose(frontend, call), known) {
         (Ok(choice), _) => {
             let peer = peer(&choice, address, port);
             remember(cookie, SocketKey::BACKEND, &peer)?;
@@ -122,7 +123,10 @@ fn try_sendmsg(call: &Call<'_>) -> Result<(), Drop> {
         }
         // With no backend that serves, a flow keeps the one it has.
         (Err(_), Some(peer)) if standing == Standing::NotServing => keep(call, cookie, peer),
-        (Err(reason), _) => Err(reason),
+        (Err(reason), _) => {
+            stats::count_drop(frontend.service);
+            Err(reason)
+        }
     }
 }
 

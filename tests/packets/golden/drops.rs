@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use anyhow::Result;
-use dataplane_ebpf::abi::{DropRecord, Node, maps};
+use dataplane_ebpf::abi::{Backend, DropRecord, Node, Run, maps};
 use dataplane_ebpf::addr::{Addr, Port, Protocol};
 use dataplane_ebpf::drop::Drop;
 use dataplane_ebpf::flow::Flow;
@@ -127,6 +127,31 @@ fn a_service_counts_what_it_could_not_take() {
             }
             drop(&world, service::REMOTE, data);
         }
+    }
+}
+
+/// A flow that keeps a backend which does not serve any more, because there is no other, loses nothing.
+#[test]
+fn a_service_does_not_count_what_goes_on_without_a_choice() {
+    for (mut world, w) in worlds().filter(|(_, w)| w.protocol == Protocol::UDP) {
+        let to = (w.a.node, node_port(service::SCRATCH));
+        let packet = w.open((w.a.client, 52_006), to).bytes();
+        let send = |world: &World| {
+            let run = world.run("ingress", &packet, 1);
+            let (_, out, _) = run.expect("the program runs");
+            Frame::decode(&out).expect("a packet").destination
+        };
+        assert_eq!(send(&world), w.a.here);
+        let stop = |b: &mut Backend| b.flags &= !Backend::SERVING;
+        let stopped = world.dataplane.change_backend(backend::FIRST, stop);
+        stopped.expect("maps can be written");
+        let emptied = world
+            .dataplane
+            .set_service(service::SCRATCH, Run::REFUSE, Run::REFUSE, 0);
+        emptied.expect("maps can be written");
+        assert_eq!(send(&world), w.a.here);
+        let stats = world.dataplane.stats(service::SCRATCH).expect("a service");
+        assert_eq!((stats.packets, stats.drops), (2, 0));
     }
 }
 

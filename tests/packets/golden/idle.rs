@@ -1,12 +1,12 @@
 //! Connections that nobody uses any more: when they give up what they hold, and when not yet.
 
 use dataplane_ebpf::abi::{Backend, HALF_OPEN_IDLE, SCTP_IDLE, UDP_IDLE};
-use dataplane_ebpf::addr::{Port, Protocol};
+use dataplane_ebpf::addr::{Family, Port, Protocol};
 use dataplane_ebpf::flow::Flow;
 
 use super::PROTOCOLS;
 use super::cases::{ONLY_PORT, leave_one_port, point_to};
-use super::world::{TARGET, World, backend, node_port, service, v4, v6};
+use super::world::{TARGET, World, backend, cluster_port, node_port, service, v4, v6};
 use super::writer::Writer;
 use crate::frame::{Frame, tcp};
 
@@ -146,6 +146,41 @@ fn a_connection_that_a_faster_clock_has_seen_is_in_use() {
             advanced.expect("the entry can be changed");
         }
         assert!(!node.another_begins());
+    }
+}
+
+/// An address that moves from one service to another, both of which stay, takes the flows along.
+#[test]
+fn a_udp_flow_follows_its_address_to_another_service() {
+    for a in [v4(), v6()] {
+        let protocol = Protocol::UDP;
+        let w = Writer { a, protocol };
+        let mut world = World::create(a, protocol).expect("a node can be made");
+        let (port, cluster) = (node_port(service::SCRATCH), cluster_port(service::SCRATCH));
+        for to in [(a.node, port), (a.cluster_ip, cluster)] {
+            let packet = w.data((a.client, CLIENT_PORT), to);
+            let reaches = |world: &World| {
+                let run = world.run("ingress", &packet.bytes(), 1);
+                let (_, out, _) = run.expect("the program runs");
+                Frame::decode(&out).expect("a packet").destination
+            };
+            assert_eq!(reaches(&world), a.here);
+            let dataplane = &mut world.dataplane;
+            let moved = if to.0 == a.node {
+                let family = Family::of(a.node.into());
+                dataplane.add_node_port(service::REMOTE, family, port, protocol)
+            } else {
+                dataplane.add_cluster_ip(service::REMOTE, a.cluster_ip, cluster, protocol)
+            };
+            moved.expect("maps can be written");
+            let flow = Flow::new(
+                (a.client.into(), Port::new(CLIENT_PORT)),
+                (to.0.into(), Port::new(to.1)),
+                protocol,
+            );
+            dataplane.age(&flow, 1).expect("it is known");
+            assert_eq!(reaches(&world), a.elsewhere);
+        }
     }
 }
 
