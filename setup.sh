@@ -84,7 +84,7 @@ need_test_tools() {
     has ip && has nsenter || install "tests make network namespaces" iproute2 util-linux
     has ethtool || install "a test has virtual devices complete their checksums" ethtool
     has curl || install "tests ask the gateway with it" curl
-    has python3 || install "tests run the Python client" python3 python3-venv
+    need_python_packages kubernetes
     if has apt-get && ! has docker-registry; then install "tests pull an image from it" docker-registry; fi
     has kubectl || fail "tests run the real kubectl, which is missing: see https://kubernetes.io/docs/tasks/tools/"
     need_current_kubectl
@@ -95,6 +95,17 @@ need_bench_tools() {
     has ip || install "benchmarks make network namespaces" iproute2
     has nft || install "benchmarks install kube-proxy's nftables rules" nftables
     has iptables-restore || install "benchmarks install kube-proxy's iptables rules" iptables
+}
+
+# need_python_packages NAME...: in an environment of their own under target/tools, not installed.
+need_python_packages() {
+    local python=$PWD/target/tools/python; local wanted="$*"
+    if [ "$(cat "$python/packages" 2>/dev/null)" = "$wanted" ]; then return; fi
+    python3 -c 'import venv, ensurepip' 2>/dev/null || install "tests run clients from PyPI" python3 python3-venv
+    say "fetching $wanted into $python (tests run these clients from PyPI)"
+    python3 -m venv --clear "$python"
+    "$python/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
+    echo "$wanted" >"$python/packages"
 }
 
 # A kubectl of this year beside the machine's own: unpacked under target/tools, not installed.
