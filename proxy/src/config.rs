@@ -33,7 +33,8 @@ pub struct Config {
     pub bpf_root: PathBuf,
 
     /// The devices towards the outside, where traffic of clients that are not on this node arrives. Without it, the
-    /// devices of the default routes.
+    /// devices of the default routes, and those that are hardware (or bonds, teams and VLANs) with an address that is
+    /// valid beyond the link.
     #[arg(long, value_name = "DEVICE,..", value_delimiter = ',')]
     pub devices: Vec<String>,
 

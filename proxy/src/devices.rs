@@ -20,6 +20,7 @@ use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::sys::SocketAddr;
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -97,8 +98,8 @@ pub fn warn_of_passed_by(passed_by: &BTreeMap<u32, IpAddr>) {
         warn!(
             device,
             %address,
-            "the node's address is on a device without a default route; services are not answered on it unless \
-             --devices names it, together with the others"
+            "the node's address is on a device that is neither hardware nor has a default route; services are not answered \
+             on it unless --devices names it, together with the others"
         );
     }
 }
@@ -128,7 +129,8 @@ struct View {
     addresses: Vec<LocalAddress>,
 }
 
-/// Looks once. `names` are the uplinks by name; empty, they are the devices of the default routes.
+/// Looks once. `names` are the uplinks by name; empty, they are the devices of the default routes, and those that lead to
+/// other machines by wire and have an address of more than local meaning.
 pub async fn look(names: &[String]) -> Result<Devices, Error> {
     let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::Open)?;
     let connection = tokio::spawn(connection);
@@ -144,7 +146,24 @@ pub async fn follow(
     names: Vec<String>,
     sender: watch::Sender<Devices>,
     shutdown: CancellationToken,
-) -> Result<(), Error> {
+) {
+    let following = async {
+        loop {
+            match follow_socket(&names, &sender).await {
+                Ok(()) => warn!("the netlink socket is closed; it is opened again"),
+                Err(error) => warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the node's devices are unknown for now"
+                ),
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    };
+    shutdown.run_until_cancelled(following).await;
+}
+
+/// The same until the socket is closed or does not answer.
+async fn follow_socket(names: &[String], sender: &watch::Sender<Devices>) -> Result<(), Error> {
     let groups = [
         MulticastGroup::Link,
         MulticastGroup::Ipv4Ifaddr,
@@ -152,40 +171,30 @@ pub async fn follow(
         MulticastGroup::Ipv4Route,
         MulticastGroup::Ipv6Route,
     ];
-    let (connection, handle, mut messages) =
+    let (task, handle, mut messages) =
         rtnetlink::new_multicast_connection(&groups).map_err(Error::Open)?;
-    let connection = tokio::spawn(connection);
+    // Dropped, it ends the task.
+    let mut connection = JoinSet::new();
+    connection.spawn(task);
     let mut view = None;
     loop {
         let mut known = match view.take() {
             Some(known) => known,
-            None => match View::look(&handle).await {
-                Ok(known) => known,
-                Err(error) => {
-                    warn!(
-                        error = &error as &dyn std::error::Error,
-                        "the node's devices are unknown for now"
-                    );
-                    tokio::select! {
-                        () = shutdown.cancelled() => break,
-                        () = tokio::time::sleep(RETRY) => continue,
-                    }
-                }
-            },
+            None => View::look(&handle).await?,
         };
-        publish(&sender, known.devices(&names));
+        publish(sender, known.devices(names));
         tokio::select! {
-            () = shutdown.cancelled() => break,
             () = tokio::time::sleep(RESYNC) => {}
-            Some((first, _)) = messages.next() => {
+            first = messages.next() => {
+                let Some((first, _)) = first else {
+                    return Ok(());
+                };
                 if gather(&mut known, first, &mut messages).await {
                     view = Some(known);
                 }
             }
         }
     }
-    connection.abort();
-    Ok(())
 }
 
 /// Takes in `first` and what comes soon after it. False if only a fresh look tells what changed.
@@ -264,9 +273,16 @@ impl View {
         true
     }
 
+    /// The devices that lead to other machines by wire, as far as those can know them by an address.
+    fn wired(&self) -> BTreeSet<u32> {
+        let global = self.addresses.iter().filter(|address| address.global);
+        self.links
+            .wired(&global.map(|address| address.device).collect())
+    }
+
     fn devices(&self, names: &[String]) -> Devices {
         let (uplinks, left_out) = if names.is_empty() {
-            self.links.by_index(&self.routes)
+            self.links.by_index(&(&self.routes | &self.wired()))
         } else {
             self.links.by_name(names)
         };
@@ -318,5 +334,27 @@ mod tests {
         check(&[2], [192, 0, 2, 4], None);
         // Which is another complaint.
         check(&[], [192, 0, 2, 3], None);
+    }
+
+    /// Of hardware and what is made of it, and of all that has a default route.
+    #[test]
+    fn uplinks_have_a_default_route_or_a_wire_and_an_address() {
+        let local = |device, global| LocalAddress {
+            ip: [192, 0, 2, 1].into(),
+            device,
+            global,
+        };
+        let (eth0, veth5, bridge, bond0, vlan) = (2, 5, 7, 11, 12);
+        let view = View {
+            links: link::tests::links(),
+            routes: BTreeSet::from([veth5]),
+            addresses: vec![local(eth0, false), local(bridge, true), local(vlan, true)],
+        };
+        let uplinks = |names: &[String]| {
+            let uplinks = view.devices(names).uplinks.into_iter();
+            uplinks.map(|device| device.index).collect::<Vec<_>>()
+        };
+        assert_eq!(uplinks(&[]), [veth5, vlan]);
+        assert_eq!(uplinks(&["bond0".to_owned()]), [bond0]);
     }
 }

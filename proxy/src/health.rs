@@ -31,7 +31,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone)]
 pub struct Health {
     last_updated: SystemTime,
+    /// Since when a change has not reached the maps.
     behind_since: Option<Instant>,
+    /// Since when a device is without its program.
+    unattached_since: Option<Instant>,
     leaving: bool,
     steady: bool,
 }
@@ -52,6 +55,7 @@ impl Health {
         Self {
             last_updated: SystemTime::now(),
             behind_since: None,
+            unattached_since: None,
             leaving: false,
             steady: false,
         }
@@ -62,9 +66,32 @@ impl Health {
         self.behind_since = reconciler.behind_since();
         self.steady = reconciler.is_steady();
         self.leaving = reconciler.world().node().is_some_and(|node| node.leaving);
-        if self.behind_since.is_none() {
+        self.note_update();
+    }
+
+    /// Takes in whether all devices have their programs as of `now`. True if that is news.
+    pub fn update_attached(&mut self, is_complete: bool, now: Instant) -> bool {
+        let was_complete = self.unattached_since.is_none();
+        if is_complete {
+            self.unattached_since = None;
+        } else {
+            self.unattached_since.get_or_insert(now);
+        }
+        self.note_update();
+        was_complete != is_complete
+    }
+
+    /// Keeps the moment at which everything was last as it should be.
+    fn note_update(&mut self) {
+        if self.wrong_since().is_none() {
             self.last_updated = SystemTime::now();
         }
+    }
+
+    /// Since when anything is other than it should be.
+    fn wrong_since(&self) -> Option<Instant> {
+        let wrong = self.behind_since.into_iter().chain(self.unattached_since);
+        wrong.min()
     }
 
     /// Whether the first round is over, after which the maps hold everything.
@@ -72,9 +99,9 @@ impl Health {
         self.steady
     }
 
-    /// Whether all changes reach the kernel in time.
+    /// Whether all changes reach the kernel, and all devices get their programs, in time.
     pub(crate) fn is_live(&self, now: Instant) -> bool {
-        self.behind_since
+        self.wrong_since()
             .is_none_or(|since| now.duration_since(since) < PATIENCE)
     }
 
@@ -84,8 +111,8 @@ impl Health {
                 .map(|time| time.to_string())
                 .unwrap_or_default()
         };
-        // While nothing is behind, the state is as good as just updated.
-        let last_updated = if self.behind_since.is_none() {
+        // While nothing is wrong, the state is as good as just updated.
+        let last_updated = if self.wrong_since().is_none() {
             SystemTime::now()
         } else {
             self.last_updated

@@ -42,6 +42,9 @@ use proxy::{capabilities, conntrack, handover, health_check, pins, stale_sockets
 const EVENTS: usize = 1024;
 /// The wait before devices are tried again to which the programs could not be attached.
 const REATTACH: Duration = Duration::from_secs(10);
+/// How long the API server may be silent in the midst of an answer before it is asked again. A watch is never silent for
+/// so long: the server ends it after 290 seconds.
+const SILENCE: Duration = Duration::from_secs(300);
 /// How often every attachment is looked at, though nothing was reported.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
@@ -120,11 +123,11 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
         stop(),
     ));
     parts.spawn(api::run(client, node_name, seen, notes.clone(), stop()));
-    parts.spawn(follow_devices(config.devices.clone(), devices, stop()));
+    parts.spawn(devices::follow(config.devices.clone(), devices, stop()));
     parts.spawn(keep_attached(
         dataplane,
         devices_seen.clone(),
-        health_seen.clone(),
+        health.clone(),
         full_seen,
         stop(),
     ));
@@ -167,7 +170,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
 }
 
 async fn client(config: &Config) -> anyhow::Result<kube::Client> {
-    let settings = match &config.kubeconfig {
+    let mut settings = match &config.kubeconfig {
         Some(path) => {
             let file = Kubeconfig::read_from(path)
                 .with_context(|| format!("cannot read the kubeconfig {}", path.display()))?;
@@ -179,6 +182,8 @@ async fn client(config: &Config) -> anyhow::Result<kube::Client> {
             .await
             .context("found no kubeconfig and no service account")?,
     };
+    settings.read_timeout = Some(SILENCE);
+    settings.reset_reader_on_write = true;
     kube::Client::try_from(settings).context("cannot set up the client of the API server")
 }
 
@@ -211,30 +216,18 @@ fn settings(config: &Config, node_name: &str) -> anyhow::Result<Settings> {
     })
 }
 
-async fn follow_devices(
-    names: Vec<String>,
-    sender: watch::Sender<Devices>,
-    shutdown: CancellationToken,
-) {
-    if let Err(error) = devices::follow(names, sender, shutdown).await {
-        warn!(
-            error = &error as &dyn std::error::Error,
-            "the node's devices cannot be followed"
-        );
-    }
-}
-
 /// Attaches the programs to the devices there are and to those that come, and makes room in maps that are full. Those
-/// that fail are tried again, and from time to time all are looked at. An earlier daemon's programs with another layout stay until the maps hold everything for
-/// the first time.
+/// that fail are tried again, and from time to time all are looked at. An earlier daemon's programs with another layout
+/// stay until the maps hold everything for the first time.
 async fn keep_attached(
     mut dataplane: Dataplane,
     mut devices: watch::Receiver<Devices>,
-    mut health: watch::Receiver<Health>,
+    health: watch::Sender<Health>,
     mut full: mpsc::Receiver<Full<KernelMaps>>,
     shutdown: CancellationToken,
 ) {
     let mut alone = false;
+    let mut health_seen = health.subscribe();
     let mut look_again = tokio::time::interval_at(Instant::now() + LOOK_AGAIN, LOOK_AGAIN);
     loop {
         let known = devices.borrow_and_update().clone();
@@ -245,6 +238,10 @@ async fn keep_attached(
                 "not attached to all devices yet"
             );
         }
+        let is_complete = failed.is_empty();
+        health.send_if_modified(|health| {
+            health.update_attached(is_complete, std::time::Instant::now())
+        });
         let retry = async {
             match failed.is_empty() {
                 true => std::future::pending().await,
@@ -256,10 +253,7 @@ async fn keep_attached(
             changed = devices.changed() => if changed.is_err() {
                 break;
             },
-            steady = is_steady(&mut health), if !alone => {
-                if !steady {
-                    break;
-                }
+            () = is_steady(&mut health_seen), if !alone => {
                 alone = true;
                 if let Err(error) = dataplane.remove_other_layouts() {
                     warn!(
@@ -296,7 +290,10 @@ async fn keep_attached(
     }
 }
 
-/// Waits until the maps hold everything; false if nobody is at it any more.
-async fn is_steady(health: &mut watch::Receiver<Health>) -> bool {
-    health.wait_for(Health::is_steady).await.is_ok()
+/// Waits until the maps hold everything.
+async fn is_steady(health: &mut watch::Receiver<Health>) {
+    if health.wait_for(Health::is_steady).await.is_err() {
+        // Nobody is at it any more.
+        std::future::pending().await
+    }
 }

@@ -43,7 +43,8 @@ pub(super) fn attach(
     let Program::SchedClassifier(program) = program else {
         return Err(ProgramError::UnexpectedProgramType.into());
     };
-    if !pin.exists() {
+    let is_new = !pin.exists();
+    if is_new {
         fs::create_dir(pin)?;
     }
     // Without the discipline, replacing fails; whoever else has made it already keeps it.
@@ -56,7 +57,10 @@ pub(super) fn attach(
     };
     if let Err(error) = attached {
         debug!(device = device.name, ?has_discipline, "no filter");
-        fs::remove_dir(pin)?;
+        // An earlier daemon's filter may still be there.
+        if is_new {
+            fs::remove_dir(pin)?;
+        }
         return Err(error.into());
     }
     Ok(())

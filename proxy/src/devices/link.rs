@@ -26,6 +26,8 @@ struct Link {
     /// lead to other machines. A bridge is none: its ports are, since pods on it answer each other past it.
     is_pod: bool,
     is_physical: bool,
+    /// It leads to other machines by wire: hardware, or what is made of hardware.
+    is_wired: bool,
     mac: Option<[u8; 6]>,
 }
 
@@ -53,6 +55,15 @@ impl Links {
         let uplinks = fit.into_iter().map(|link| link.device.clone());
         let left_out = unfit.into_iter().map(|link| link.device.name.clone());
         (uplinks.collect(), left_out.collect())
+    }
+
+    /// Those of the devices with one of the `indices` that are up and lead to other machines by wire.
+    pub(super) fn wired(&self, indices: &BTreeSet<u32>) -> BTreeSet<u32> {
+        let is_wired = |index: &&u32| {
+            let link = self.links.get(index);
+            link.is_some_and(|link| link.is_ethernet && link.is_up && link.is_wired)
+        };
+        indices.iter().filter(is_wired).copied().collect()
     }
 
     /// The devices with one of the `names`, and those names that no device has which can be an uplink.
@@ -145,13 +156,17 @@ impl Link {
                 _ => false,
             }),
             is_physical: kind.is_none() && has_parent,
+            is_wired: match kind {
+                None => has_parent,
+                Some(kind) => matches!(kind, InfoKind::Bond | InfoKind::Team | InfoKind::Vlan),
+            },
             mac,
         })
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     fn message(index: u32, name: &str, kind: LinkLayerType, flags: LinkFlags) -> LinkMessage {
@@ -176,7 +191,7 @@ mod tests {
         message
     }
 
-    fn links() -> Links {
+    pub(in super::super) fn links() -> Links {
         let up = LinkFlags::Up;
         let mut eth0 = message(2, "eth0", LinkLayerType::Ether, up);
         let parent = LinkAttribute::ParentDevName("0000:00:03.0".to_owned());
@@ -194,6 +209,8 @@ mod tests {
             ethernet(8, "flannel.1", InfoKind::Vxlan),
             down,
             ethernet(10, "tap0", InfoKind::Tun),
+            ethernet(11, "bond0", InfoKind::Bond),
+            ethernet(12, "bond0.5", InfoKind::Vlan),
         ];
         let mut links = Links::default();
         messages
@@ -249,6 +266,17 @@ mod tests {
         let links = links();
         let (uplinks, _) = links.by_name(&names(["eth0", "veth5", "cni0"]));
         assert_eq!(names_of(links.physical(&uplinks)), ["eth0"]);
+    }
+
+    #[test]
+    fn what_leads_to_other_machines_by_wire_is_hardware_or_made_of_it() {
+        let mut links = links();
+        let all: BTreeSet<u32> = (1..=20).collect();
+        assert_eq!(links.wired(&all), BTreeSet::from([2, 11, 12]));
+        assert_eq!(links.wired(&BTreeSet::from([2, 7])), BTreeSet::from([2]));
+        let down = message(2, "eth0", LinkLayerType::Ether, LinkFlags::empty());
+        links.insert(down);
+        assert_eq!(links.wired(&all), BTreeSet::from([11, 12]));
     }
 
     #[test]

@@ -318,7 +318,7 @@ fn pods_come_and_go() {
         expect(&[]).await;
 
         shutdown.cancel();
-        following.await.unwrap().unwrap();
+        following.await.unwrap();
     });
 }
 

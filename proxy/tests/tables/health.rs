@@ -54,6 +54,12 @@ struct Servers {
 }
 
 async fn serve(daemon: &mut Daemon) -> Servers {
+    let mut state = Health::new();
+    state.update(&daemon.reconciler);
+    serve_state(daemon, state).await
+}
+
+async fn serve_state(daemon: &mut Daemon, state: Health) -> Servers {
     let counted = Metrics::new();
     counted.state(&State {
         usage: daemon.reconciler.tables().usage(),
@@ -61,8 +67,6 @@ async fn serve(daemon: &mut Daemon) -> Servers {
         without_local: daemon.reconciler.without_local(),
     });
     let shutdown = CancellationToken::new();
-    let mut state = Health::new();
-    state.update(&daemon.reconciler);
     let (_, state) = watch::channel(state);
     let listen = || TcpListener::bind("127.0.0.1:0");
     let (health, metrics) = (listen().await.unwrap(), listen().await.unwrap());
@@ -122,6 +126,29 @@ async fn a_node_that_is_leaving_is_not_eligible_though_its_proxy_is_alive() {
     daemon.see(Event::Node(Some(Node::default())));
     let servers = serve(&mut daemon).await;
     assert_eq!(ask(servers.health, "/healthz").await.code, 200);
+}
+
+#[tokio::test]
+async fn a_device_without_its_program_makes_the_proxy_unhealthy_after_a_while() {
+    let mut daemon = installed(&parse(&service(1, 1)));
+    let ago = |age| {
+        Instant::now()
+            .checked_sub(Duration::from_secs(age))
+            .unwrap()
+    };
+    for (age, code) in [(50, 200), (70, 503)] {
+        let mut state = Health::new();
+        state.update(&daemon.reconciler);
+        assert!(state.update_attached(false, ago(age)));
+        // The next try counts from the first.
+        assert!(!state.update_attached(false, ago(1)));
+        let servers = serve_state(&mut daemon, state.clone()).await;
+        assert_eq!(ask(servers.health, "/livez").await.code, code, "{age} s");
+        assert_eq!(ask(servers.health, "/healthz").await.code, code, "{age} s");
+        assert!(state.update_attached(true, ago(0)));
+        let servers = serve_state(&mut daemon, state).await;
+        assert_eq!(ask(servers.health, "/healthz").await.code, 200);
+    }
 }
 
 #[tokio::test]
