@@ -18,7 +18,7 @@ use dataplane_ebpf::flow::Flow;
 use serde::Serialize;
 
 use crate::maps::{self, is_used};
-use crate::sys::read::Table;
+use crate::sys::Table;
 
 /// Why the maps cannot be read.
 #[derive(Debug, thiserror::Error)]

@@ -56,7 +56,7 @@ impl Conntrack {
         let mut reader =
             BatchReader::new(self.map.as_fd(), size_of::<Flow>(), size_of::<Connection>());
         while let Some(entries) = reader.next().map_err(io_failed("list", maps::CONNTRACK))? {
-            for (flow, connection) in entries.iter::<Flow, Connection>() {
+            for (flow, connection) in entries.typed::<Flow, Connection>() {
                 let expires = may_be_expired(&connection) && {
                     let partner = self.find_partner(&flow, &connection)?;
                     is_expired(&connection, partner.as_ref())
