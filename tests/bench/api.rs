@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
+use harness::Namespace;
 
-use crate::namespace::Namespace;
 use crate::objects::Cluster;
 
 /// The version of every list. Nothing is ever compacted, so a watch may begin at any.

@@ -10,9 +10,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
+use harness::Namespace;
 
 use crate::daemon::{Daemon, Setting};
-use crate::namespace::Namespace;
 use crate::objects::{Cluster, PORT, Real, TARGET};
 use crate::report::{Cell, Figure, Table};
 use crate::rules::Mode;

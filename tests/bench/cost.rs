@@ -7,11 +7,11 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Context as _, Result, ensure};
+use harness::Namespace;
 use nix::net::if_::if_nametoindex;
 
 use crate::daemon::{Daemon, Setting};
 use crate::frames::{ACK, End, SYN, not_ip, tcp};
-use crate::namespace::Namespace;
 use crate::objects::{Cluster, PORT, Real, TARGET};
 use crate::report::{Cell, Figure, Table};
 use crate::sandbox::Sandbox;

@@ -7,11 +7,11 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use harness::Namespace;
 use nix::mount::{MntFlags, umount2};
 
 use crate::api::Api;
 use crate::kernel::Installed;
-use crate::namespace::Namespace;
 use crate::objects::{Cluster, NODE};
 use crate::sandbox::Sandbox;
 

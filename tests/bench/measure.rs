@@ -11,7 +11,6 @@ mod cost;
 mod daemon;
 mod frames;
 mod kernel;
-mod namespace;
 mod nodeport;
 mod objects;
 mod programming;

@@ -13,10 +13,10 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use harness::Namespace;
 
 use crate::daemon::{Daemon, Setting};
 use crate::frames;
-use crate::namespace::Namespace;
 use crate::objects::{Cluster, Real};
 use crate::report::{Cell, Figure, Table};
 use crate::rules::Mode;

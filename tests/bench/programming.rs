@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use harness::Namespace;
 
 use crate::api::Kind;
 use crate::changes::{Changes, RATE};
 use crate::daemon::{Daemon, Resident, Setting};
 use crate::kernel;
-use crate::namespace::Namespace;
 use crate::objects::Cluster;
 use crate::report::{Cell, Figure, Table};
 use crate::sandbox::Sandbox;

@@ -4,8 +4,8 @@ use std::fmt::{self, Write as _};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
+use harness::Namespace;
 
-use crate::namespace::Namespace;
 use crate::objects::{Cluster, POD_RANGE, PORT, TARGET};
 
 /// A mode of kube-proxy.

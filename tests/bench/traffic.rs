@@ -12,7 +12,7 @@ use nix::sys::socket::{Backlog, listen, setsockopt, sockopt};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 
-use crate::namespace::Namespace;
+use harness::Namespace;
 
 /// What a connection is for: its first byte.
 const ECHO: u8 = b'E';

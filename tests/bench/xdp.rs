@@ -5,11 +5,11 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, Map, MapData};
+use harness::Namespace;
 use nix::libc;
 use nix::net::if_::if_nametoindex;
 
 use crate::frames::SOURCE_PORT;
-use crate::namespace::Namespace;
 
 /// Verdicts, as the kernel's `enum xdp_action` numbers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,5 @@
-//! What end-to-end tests share: a cluster of their own, clients in chosen places, and waiting for conditions.
+//! What tests and benchmarks share: namespaces of their own, a cluster, clients in chosen places, and waiting for
+//! conditions.
 //!
 //! The cluster lives in a network namespace that stands for the machine, so it can neither disturb nor be disturbed by
 //! another cluster. The programs are known only by their command lines.
@@ -6,10 +7,12 @@
 mod client;
 mod cluster;
 mod host;
+mod namespace;
 
 pub use client::{Connection, Loop, get, https};
 pub use cluster::{Cluster, Daemon, REGISTRY};
 pub use host::Host;
+pub use namespace::{Namespace, socket_cookie};
 
 use std::time::{Duration, Instant};
 

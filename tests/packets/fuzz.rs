@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, anyhow};
 use dataplane_ebpf::abi::Node;
 use dataplane_ebpf::{Hook, PROGRAMS};
+use harness::Namespace;
 use proptest::collection::vec;
 use proptest::prelude::any;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
@@ -23,7 +24,6 @@ use self::choices::Choices;
 use self::judge::{Verdict, judge};
 use self::reading::{TCP, Tuple, UDP};
 use self::world::{World, families, talks};
-use crate::net::Namespace;
 use crate::pcap;
 
 /// Cases tried when nobody asks for another number: a few seconds.

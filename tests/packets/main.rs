@@ -7,7 +7,6 @@ mod dataplane;
 mod frame;
 mod fuzz;
 mod golden;
-mod net;
 mod pcap;
 mod sockets;
 mod wire;

@@ -14,10 +14,10 @@ use anyhow::Result;
 use dataplane_ebpf::abi::{Backend, Node, NodeAddress, Run, Service, SocketKey};
 use dataplane_ebpf::addr::{Family, Port, Protocol};
 use dataplane_ebpf::drop::Drop;
+use harness::{Namespace, socket_cookie};
 
 use crate::cgroup::Cgroup;
 use crate::dataplane::{Dataplane, Place};
-use crate::net::{Namespace, socket_cookie};
 
 const SERVICE: u32 = 1;
 const NODE_PORT: u16 = 30080;

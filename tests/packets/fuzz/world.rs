@@ -7,12 +7,12 @@ use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use dataplane_ebpf::abi::{Node, Run};
 use dataplane_ebpf::addr::{Family, Protocol};
 use dataplane_ebpf::{Hook, PROGRAMS};
+use harness::Namespace;
 
 use super::judge::{Fate, Outcome};
 use super::packet;
 use super::reading::Tuple;
 use crate::dataplane::{Dataplane, Place};
-use crate::net::Namespace;
 
 /// What each service has.
 const LOCAL: u32 = 1;

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use anyhow::Result;
 use dataplane_ebpf::abi::{Node, Run, Service};
 use dataplane_ebpf::addr::{Family, Protocol};
+use harness::Namespace;
 
 use crate::dataplane::{Dataplane, Place};
-use crate::net::Namespace;
 
 /// The services, by what they have.
 pub(super) mod service {

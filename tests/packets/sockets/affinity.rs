@@ -4,9 +4,9 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 
 use dataplane_ebpf::abi::{AffinityKey, Backend, Service};
 use dataplane_ebpf::addr::Protocol;
+use harness::Namespace;
 
 use super::{Addresses, SERVICE, World, any, families, port, udp};
-use crate::net::Namespace;
 
 /// How a test reaches the service.
 #[derive(Clone, Copy, Debug)]

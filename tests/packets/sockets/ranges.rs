@@ -6,9 +6,9 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use dataplane_ebpf::abi::{Kind, Node, Service};
 use dataplane_ebpf::addr::Protocol;
 use dataplane_ebpf::drop::Drop;
+use harness::Namespace;
 
 use super::{Addresses, SERVICE, World, any, families, ip, port, udp};
-use crate::net::Namespace;
 
 /// The load balancer's address and the node's prefix.
 fn addresses(a: Addresses) -> (IpAddr, (IpAddr, u32)) {

@@ -1,29 +1,19 @@
 //! The driver's program on a real device. On veth it takes senders that complete their checksums themselves, and a program
 //! at the other end as well: without one, the kernel does not look at what comes there by XDP_TX (`veth_xdp_flush`).
 
-use std::process::Command;
-
 use aya::programs::{Xdp, XdpMode};
 
 use super::*;
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x0b];
 
-fn ethtool(namespace: &Namespace, arguments: &str) {
-    let output = namespace.run(|| {
-        Command::new("ethtool")
-            .args(arguments.split_whitespace())
-            .output()
-    });
-    let output = output.expect("this test needs the program ethtool");
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "ethtool {arguments}: {error}");
-}
-
 fn world() -> World {
     let mut world = World::create().expect("the machines can be made");
-    ethtool(&world.client, "-K wire tx off");
-    ethtool(&world.machine, "-K uplink tx off");
+    for (machine, device) in [(&world.client, "wire"), (&world.machine, "uplink")] {
+        machine
+            .command("ethtool", &["-K", device, "tx", "off"], "")
+            .expect("the program is there, and the device can do without");
+    }
     let World {
         client,
         node,

@@ -1,10 +1,10 @@
-//! Network namespaces without names: they vanish with the test, however it ends.
+//! Network namespaces without names: they vanish with the process, however it ends.
 
 use std::fs::File;
-use std::io::ErrorKind;
+use std::io::Write as _;
 use std::net::{Ipv6Addr, UdpSocket};
 use std::os::fd::AsRawFd as _;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -12,18 +12,21 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 /// A network namespace with its loopback device up.
 #[derive(Debug)]
-pub(crate) struct Namespace(File);
+pub struct Namespace(File);
 
 impl Namespace {
     /// Makes one.
-    pub(crate) fn create() -> Result<Self> {
+    ///
+    /// # Errors
+    /// Without the right to make one.
+    pub fn create() -> Result<Self> {
         ensure!(
             nix::unistd::geteuid().is_root(),
-            "this test needs root: it makes network namespaces and loads eBPF"
+            "this needs root: it makes network namespaces"
         );
         let namespace = std::thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET)
-                .context("this test needs network namespaces (CAP_SYS_ADMIN)")?;
+                .context("this needs network namespaces (CAP_SYS_ADMIN)")?;
             Ok::<_, anyhow::Error>(Self(File::open("/proc/thread-self/ns/net")?))
         });
         let namespace = namespace
@@ -33,8 +36,11 @@ impl Namespace {
         Ok(namespace)
     }
 
-    /// Runs `work` on a thread inside.
-    pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+    /// Runs `work` on a thread inside, and panics as it does.
+    ///
+    /// # Panics
+    /// When `work` does.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
                 setns(&self.0, CloneFlags::CLONE_NEWNET)
@@ -47,52 +53,72 @@ impl Namespace {
         })
     }
 
-    /// Runs `ip` for each line of `commands` inside.
-    pub(crate) fn ip(&self, commands: &str) -> Result<()> {
+    /// Runs `ip` for each line of `commands` inside, and waits until the addresses that it adds can be reached there.
+    ///
+    /// # Errors
+    /// When the program is missing or refuses a line.
+    pub fn ip(&self, commands: &str) -> Result<()> {
         let lines = || {
             let lines = commands.lines().map(str::trim);
             lines.filter(|line| !line.is_empty())
         };
+        for line in lines() {
+            let arguments: Vec<&str> = line.split_whitespace().collect();
+            self.command("ip", &arguments, "")
+                .context("ip is of the package iproute2")?;
+        }
+        self.run(|| lines().filter_map(added_v6).for_each(wait_for_route));
+        Ok(())
+    }
+
+    /// Runs a program inside with `input` as its standard input.
+    ///
+    /// # Errors
+    /// When the program is missing or fails; with the first line of what it says of that.
+    pub fn command(&self, program: &str, arguments: &[&str], input: &str) -> Result<()> {
         self.run(|| {
-            for line in lines() {
-                let output = Command::new("ip").args(line.split_whitespace()).output();
-                let output = output.context("this test needs the program ip (package iproute2)")?;
-                let error = String::from_utf8_lossy(&output.stderr);
-                ensure!(output.status.success(), "ip {line}: {error}");
-            }
-            lines().filter_map(added_v6).for_each(wait_for_route);
-            Ok(())
+            let mut child = Command::new(program)
+                .args(arguments)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped())
+                .spawn()
+                .with_context(|| format!("running {program}"))?;
+            let mut stdin = child.stdin.take().context("a standard input")?;
+            // A program that fails early does not read all of it, and says why itself.
+            let fed = stdin.write_all(input.as_bytes());
+            drop(stdin);
+            let output = child.wait_with_output()?;
+            let error = String::from_utf8_lossy(&output.stderr);
+            ensure!(
+                output.status.success(),
+                "{program} {}: {}",
+                arguments.join(" "),
+                error.lines().next().unwrap_or_default()
+            );
+            Ok(fed?)
         })
     }
 
     /// Sets a kernel variable below `/proc/sys/net` inside.
-    pub(crate) fn set(&self, variable: &str, value: &str) -> Result<()> {
+    ///
+    /// # Errors
+    /// When there is no such variable.
+    pub fn set(&self, variable: &str, value: &str) -> Result<()> {
         let path = format!("/proc/sys/net/{variable}");
         self.run(|| std::fs::write(&path, value).with_context(|| format!("writing {path}")))
     }
 
-    /// Makes netfilter drop whatever is forwarded inside; `false` if this machine has no program for that.
-    pub(crate) fn drop_forwarded(&self) -> Result<bool> {
-        const RULES: &str = "add table inet test; \
-            add chain inet test forward { type filter hook forward priority 0; policy drop; }";
-        match self.run(|| Command::new("nft").arg(RULES).output()) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error.into()),
-            Ok(output) => {
-                let error = String::from_utf8_lossy(&output.stderr);
-                ensure!(output.status.success(), "nft: {error}");
-                Ok(true)
-            }
-        }
-    }
-
     /// A path by which `ip link set .. netns` finds it.
-    pub(crate) fn path(&self) -> String {
+    pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
 
     /// The namespace's SO_NETNS_COOKIE.
-    pub(crate) fn cookie(&self) -> Result<u64> {
+    ///
+    /// # Errors
+    /// When the kernel does not tell (before Linux 5.14).
+    pub fn cookie(&self) -> Result<u64> {
         self.run(|| {
             let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
             cookie(&socket, nix::libc::SO_NETNS_COOKIE).context("reading SO_NETNS_COOKIE")
@@ -100,7 +126,10 @@ impl Namespace {
     }
 
     /// The index of a device inside.
-    pub(crate) fn index(&self, device: &str) -> Result<u32> {
+    ///
+    /// # Errors
+    /// When there is no such device.
+    pub fn index(&self, device: &str) -> Result<u32> {
         self.run(|| {
             nix::net::if_::if_nametoindex(device).with_context(|| format!("looking for {device}"))
         })
@@ -124,7 +153,10 @@ fn wait_for_route(address: Ipv6Addr) {
 }
 
 /// A socket's SO_COOKIE.
-pub(crate) fn socket_cookie(socket: &std::net::UdpSocket) -> Result<u64> {
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn socket_cookie(socket: &std::net::UdpSocket) -> Result<u64> {
     cookie(socket, nix::libc::SO_COOKIE).context("reading SO_COOKIE")
 }
 
