@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
+use nix::net::if_::InterfaceFlags;
 use nix::sched::{CloneFlags, setns, unshare};
 
 /// A network namespace with its loopback device up.
@@ -56,7 +58,7 @@ impl Namespace {
     /// Runs `ip` for each line of `commands` inside, and waits until the addresses that it adds can be reached there.
     ///
     /// # Errors
-    /// When the program is missing or refuses a line.
+    /// When the program is missing or refuses a line, or an address gets no route though its device is up.
     pub fn ip(&self, commands: &str) -> Result<()> {
         let lines = || {
             let lines = commands.lines().map(str::trim);
@@ -67,8 +69,7 @@ impl Namespace {
             self.command("ip", &arguments, "")
                 .context("ip is of the package iproute2")?;
         }
-        self.run(|| lines().filter_map(added_v6).for_each(wait_for_route));
-        Ok(())
+        self.run(|| lines().filter_map(added_v6).try_for_each(wait_for_route))
     }
 
     /// Runs a program inside with `input` as its standard input.
@@ -143,13 +144,26 @@ fn added_v6(line: &str) -> Option<Ipv6Addr> {
 }
 
 /// Waits until the calling thread's namespace has a route to an address of its own. The kernel makes it some time after
-/// the address (`addrconf_dad_work`), and never while the address' device is down.
-fn wait_for_route(address: Ipv6Addr) {
+/// the address (`addrconf_dad_work`), but not before the address' device is up and leads somewhere.
+fn wait_for_route(address: Ipv6Addr) -> Result<()> {
     let is_there = || UdpSocket::bind("[::]:0").and_then(|socket| socket.connect((address, 9)));
-    let deadline = Instant::now() + Duration::from_millis(500);
-    while is_there().is_err() && Instant::now() < deadline {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while is_there().is_err() && is_on_running_device(address)? {
+        ensure!(Instant::now() < deadline, "there is no route to {address}");
         std::thread::sleep(Duration::from_millis(2));
     }
+    Ok(())
+}
+
+fn is_on_running_device(address: Ipv6Addr) -> Result<bool> {
+    let running = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING;
+    let is_it = |interface: &InterfaceAddress| {
+        let own = interface
+            .address
+            .and_then(|own| own.as_sockaddr_in6().map(|own| own.ip()));
+        own == Some(address) && interface.flags.contains(running)
+    };
+    Ok(getifaddrs()?.any(|interface| is_it(&interface)))
 }
 
 /// A socket's SO_COOKIE.
