@@ -38,6 +38,8 @@ pub enum Reason {
     NoBackend,
     /// The Service has no endpoint.
     NoEndpoint,
+    /// All endpoints have as many requests in flight as they may.
+    Overloaded,
     /// No endpoint could be connected to.
     ConnectFailed,
     /// Connecting took too long.
@@ -60,7 +62,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::BadTransferEncoding,
         Self::UnknownTransferCoding,
         Self::NoHost,
@@ -76,6 +78,7 @@ impl Reason {
         Self::NoRoute,
         Self::NoBackend,
         Self::NoEndpoint,
+        Self::Overloaded,
         Self::ConnectFailed,
         Self::ConnectTimeout,
         Self::BackendClosed,
@@ -105,6 +108,7 @@ impl Reason {
             Self::NoRoute => "no_route",
             Self::NoBackend => "no_backend",
             Self::NoEndpoint => "no_endpoint",
+            Self::Overloaded => "overloaded",
             Self::ConnectFailed => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
             Self::BackendClosed => "backend_closed",
@@ -134,7 +138,9 @@ impl Reason {
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::HttpsRedirect => StatusCode::PERMANENT_REDIRECT,
             Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::NoBackend | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoBackend | Self::NoEndpoint | Self::Overloaded => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::ConnectFailed | Self::BackendClosed | Self::BadResponse | Self::Truncated => {
                 StatusCode::BAD_GATEWAY
             }
@@ -142,6 +148,18 @@ impl Reason {
             Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::ClientGone => client_closed_request(),
         }
+    }
+
+    /// Whether it shows that the endpoint that was tried does not work.
+    pub fn is_backends_fault(self) -> bool {
+        matches!(
+            self,
+            Self::ConnectFailed
+                | Self::ConnectTimeout
+                | Self::BackendClosed
+                | Self::BadResponse
+                | Self::BackendTimeout
+        )
     }
 
     /// Whether nothing more can be believed of what the client sends on this connection.
@@ -182,7 +200,7 @@ impl Reason {
                 let methods = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
                 headers.insert(ALLOW, HeaderValue::from_static(methods));
             }
-            Self::NoBackend | Self::NoEndpoint => {
+            Self::NoBackend | Self::NoEndpoint | Self::Overloaded => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
             }
             _ => {}

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 
+use crate::upstream::Ejection;
+
 /// Command line arguments.
 #[derive(clap::Args, Debug, Clone)]
 pub struct IngressArgs {
@@ -116,9 +118,29 @@ pub struct GatewayArgs {
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub backend_idle_connections: usize,
 
+    /// Leave an endpoint alone after so many failures in a row (no connection, no response, or none that makes sense). At
+    /// least half of a Service's endpoints stay in use. 0 turns this off.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub eject_after: u32,
+
+    /// How long such an endpoint is left alone before a request tries it again; twice as long every time that fails, up
+    /// to five minutes.
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub eject_for: Duration,
+
     /// How long requests under way may take to finish after the signal to stop.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub drain_timeout: Duration,
+}
+
+impl GatewayArgs {
+    /// When an endpoint that fails is left alone.
+    pub fn ejection(&self) -> Ejection {
+        Ejection {
+            after: self.eject_after,
+            base: self.eject_for,
+        }
+    }
 }
 
 /// Parses durations like `500ms`, `60s` or `1m 30s`.

@@ -14,7 +14,7 @@ use crate::problem::Problem;
 use crate::routes::class::Classes;
 use crate::routes::{self, Built, Table, TlsClaim};
 use crate::status;
-use crate::upstream::{self, Upstream};
+use crate::upstream::Upstream;
 
 /// What turns objects into routes.
 #[derive(Debug)]
@@ -110,8 +110,8 @@ impl Controller {
             .upstreams
             .iter()
             .filter(|(name, _)| services.contains(&name.service));
-        for (name, upstream) in changed {
-            upstream.set(upstream::endpoints(self.objects.world(), name));
+        for (_, upstream) in changed {
+            upstream.refresh(self.objects.world());
         }
     }
 
@@ -139,7 +139,7 @@ impl Controller {
     fn upstream(&self, name: &ServicePortName) -> Arc<Upstream> {
         self.upstreams.get(name).cloned().unwrap_or_else(|| {
             let upstream = Upstream::new(name.clone());
-            upstream.set(upstream::endpoints(self.objects.world(), name));
+            upstream.refresh(self.objects.world());
             Arc::new(upstream)
         })
     }

@@ -4,8 +4,8 @@
 //! ([`objects`]), computes routes ([`routes`]) and certificates ([`tls`]) and swaps them in ([`controller`]); it reports
 //! what is wrong ([`events`]) and what is served ([`status`]). The data half is a set of threads that share nothing else
 //! ([`worker`]): a thread accepts a connection ([`connection`]) and takes each request its way ([`request`]): checked
-//! ([`strict`]), routed, told apart ([`forwarding`]), sent to an endpoint ([`forward`], [`upstream`], [`pool`]) and
-//! written down ([`record`]).
+//! ([`strict`]), routed, told apart ([`forwarding`]), sent ([`forward`]) to an endpoint that suits it ([`upstream`],
+//! [`balance`], [`endpoint`]) over a connection ([`exchange`], [`pool`]) and written down ([`record`]).
 //!
 //! Nothing listens before all objects have been seen once.
 
@@ -22,16 +22,21 @@ use tokio_util::sync::CancellationToken;
 pub mod access_log;
 pub mod admin;
 pub mod answer;
+pub mod balance;
 pub mod body;
 pub mod certificate;
 pub mod config;
 pub mod connection;
 pub mod controller;
+pub mod endpoint;
 pub mod events;
+pub mod exchange;
 pub mod forward;
 pub mod forwarding;
 pub mod gateway;
+mod health;
 pub mod host;
+mod latency;
 pub mod listener;
 pub mod metrics;
 pub mod objects;

@@ -15,6 +15,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::answer::Reason;
+use crate::endpoint::InFlight;
 use crate::forwarding::REQUEST_ID;
 use crate::metrics::Series;
 use crate::routes::Route;
@@ -34,6 +35,8 @@ pub struct Record {
     id: Option<HeaderValue>,
     route: Option<(Arc<Route>, Arc<Series>)>,
     backend: Option<SocketAddr>,
+    /// Counts at the endpoint that answered until the response is through.
+    place: Option<InFlight>,
     attempts: u32,
     status: Option<StatusCode>,
     reason: Option<Reason>,
@@ -87,6 +90,7 @@ impl Record {
             id: None,
             route: None,
             backend: None,
+            place: None,
             attempts: 0,
             status: None,
             reason: None,
@@ -109,6 +113,11 @@ impl Record {
     pub fn tried(&mut self, backend: SocketAddr) {
         self.backend = Some(backend);
         self.attempts += 1;
+    }
+
+    /// The request has `place` at the endpoint that answered it.
+    pub fn holds(&mut self, place: InFlight) {
+        self.place = Some(place);
     }
 
     /// The client is answered with `status`.

@@ -10,7 +10,8 @@ use hyper::body::Incoming;
 
 use crate::answer::{self, Reason};
 use crate::body::{RequestBody, ResponseBody};
-use crate::forward::{self, Reply};
+use crate::exchange::Reply;
+use crate::forward;
 use crate::gateway::Live;
 use crate::record::Record;
 use crate::routes::{Route, Target};

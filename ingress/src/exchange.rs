@@ -1,0 +1,169 @@
+//! One attempt: a connection to one endpoint, a request sent on it, and the head of its response.
+//!
+//! What a failure means for the request is for [`forward`](crate::forward) to judge; here it is only told how far the
+//! request came.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::header::TRANSFER_ENCODING;
+use http::{Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use hyper::upgrade::OnUpgrade;
+use tokio::time::{Instant, timeout_at};
+
+use crate::answer::Reason;
+use crate::body::{BackendBody, Progress, RequestBody};
+use crate::pool::Connection;
+use crate::strict;
+use crate::upgrade::Switch;
+use crate::worker::Worker;
+
+/// What a backend answered.
+pub enum Reply {
+    /// A response.
+    Response(Box<Response<BackendBody>>),
+    /// It switches to the protocol that the client asked for.
+    Switch(Box<Switch>),
+}
+
+/// An attempt that failed.
+pub(crate) struct Failed {
+    /// Why.
+    pub(crate) reason: Reason,
+    /// How far the request came.
+    pub(crate) sent: Sent,
+}
+
+/// How much of a request a backend may have seen.
+pub(crate) enum Sent {
+    /// Nothing: here it is, as it was.
+    Nothing(Box<Request<RequestBody>>),
+    /// Some or all of it.
+    Perhaps,
+}
+
+/// A request under way.
+pub(crate) struct Exchange<'r> {
+    /// The thread.
+    pub(crate) worker: &'r Rc<Worker>,
+    /// How far the body of the request has come.
+    pub(crate) progress: Rc<Progress>,
+    /// The client's end, if it asks to switch protocols.
+    pub(crate) upgrade: Option<OnUpgrade>,
+}
+
+impl Exchange<'_> {
+    /// A connection to `address`: one that is idle, if it `may_reuse` one, else a new one.
+    pub(crate) async fn connection(
+        &self,
+        address: SocketAddr,
+        may_reuse: bool,
+    ) -> Result<Connection, Reason> {
+        let metrics = self.worker.metrics();
+        if may_reuse && let Some(connection) = self.worker.pool().take(address).await {
+            metrics.reuses.count();
+            return Ok(connection);
+        }
+        metrics.connects.count();
+        self.worker.pool().connect(address).await
+    }
+
+    /// Sends `request` and waits for the head of its response.
+    pub(crate) async fn send(
+        &mut self,
+        mut connection: Connection,
+        request: Request<RequestBody>,
+    ) -> Result<Reply, Failed> {
+        let sending = connection.sender().try_send_request(request);
+        let limit = self.worker.settings().backend_timeout;
+        let Some(sent) = until_stalled(sending, &self.progress, limit).await else {
+            return Err(self.failed(Reason::BackendTimeout));
+        };
+        match sent {
+            Ok(response) => self
+                .reply(connection, response)
+                .map_err(|reason| self.failed(reason)),
+            Err(error) => Err(self.after(error)),
+        }
+    }
+
+    /// What `error` says.
+    fn after(&self, mut error: TrySendError<Request<RequestBody>>) -> Failed {
+        if let Some(request) = error.take_message() {
+            return Failed {
+                reason: Reason::BackendClosed,
+                sent: Sent::Nothing(Box::new(request)),
+            };
+        }
+        let error = error.into_error();
+        let is_lost = !error.is_parse() && !error.is_timeout();
+        self.failed(match is_lost {
+            true => Reason::BackendClosed,
+            false => Reason::BadResponse,
+        })
+    }
+
+    /// A failure for `reason`, unless it was the client that failed first.
+    fn failed(&self, reason: Reason) -> Failed {
+        Failed {
+            reason: self.progress.failure().unwrap_or(reason),
+            sent: Sent::Perhaps,
+        }
+    }
+
+    fn reply(
+        &mut self,
+        connection: Connection,
+        mut response: Response<Incoming>,
+    ) -> Result<Reply, Reason> {
+        if response.headers().contains_key(TRANSFER_ENCODING) {
+            strict::check_codings(response.headers()).map_err(|_| Reason::BadResponse)?;
+        }
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let client = self.upgrade.take().ok_or(Reason::BadResponse)?;
+            return Ok(Reply::Switch(Box::new(Switch {
+                client,
+                connection,
+                response,
+            })));
+        }
+        strict::strip_response(response.headers_mut());
+        *response.version_mut() = Version::HTTP_11;
+        let (progress, worker) = (self.progress.clone(), self.worker.clone());
+        let response = response.map(|body| BackendBody::new(body, connection, progress, worker));
+        Ok(Reply::Response(Box::new(response)))
+    }
+}
+
+/// Waits for `response`. The time counts from when the request's body last moved.
+async fn until_stalled<F: Future>(
+    response: F,
+    progress: &Progress,
+    limit: Duration,
+) -> Option<F::Output> {
+    let mut response = std::pin::pin!(response);
+    let mut deadline = Instant::now() + limit;
+    loop {
+        if let Ok(response) = timeout_at(deadline, response.as_mut()).await {
+            return Some(response);
+        }
+        let moved = progress.moved() + limit;
+        if moved <= deadline {
+            return None;
+        }
+        deadline = moved;
+    }
+}
+
+impl Reply {
+    /// The status that the client sees.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Response(response) => response.status(),
+            Self::Switch(_) => StatusCode::SWITCHING_PROTOCOLS,
+        }
+    }
+}
