@@ -36,6 +36,8 @@ pub enum Reason {
     NoRoute,
     /// The rule names a Service or port that is not there.
     NoBackend,
+    /// The object guards the route in a way that cannot be carried out.
+    Closed,
     /// The Service has no endpoint.
     NoEndpoint,
     /// All endpoints have as many requests in flight as they may.
@@ -62,7 +64,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::BadTransferEncoding,
         Self::UnknownTransferCoding,
         Self::NoHost,
@@ -77,6 +79,7 @@ impl Reason {
         Self::HttpsRedirect,
         Self::NoRoute,
         Self::NoBackend,
+        Self::Closed,
         Self::NoEndpoint,
         Self::Overloaded,
         Self::ConnectFailed,
@@ -107,6 +110,7 @@ impl Reason {
             Self::HttpsRedirect => "https_redirect",
             Self::NoRoute => "no_route",
             Self::NoBackend => "no_backend",
+            Self::Closed => "closed",
             Self::NoEndpoint => "no_endpoint",
             Self::Overloaded => "overloaded",
             Self::ConnectFailed => "connect_failed",
@@ -138,7 +142,7 @@ impl Reason {
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::HttpsRedirect => StatusCode::PERMANENT_REDIRECT,
             Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::NoBackend | Self::NoEndpoint | Self::Overloaded => {
+            Self::NoBackend | Self::Closed | Self::NoEndpoint | Self::Overloaded => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::ConnectFailed | Self::BackendClosed | Self::BadResponse | Self::Truncated => {

@@ -1,6 +1,7 @@
 //! From objects to what the data plane has in effect: computes what a change has outdated and swaps it in.
 //!
-//! Nothing is published before every kind of object has been listed once. Certificates go first, endpoints second and
+//! Nothing is published before every kind of object has been listed once, and whatever annotations name has been looked
+//! for. Certificates go first, endpoints second and
 //! routes last, so a route never leads to something that is not there yet.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,6 +9,7 @@ use std::sync::Arc;
 
 use model::{ObjectName, ServiceName, ServicePortName};
 
+use crate::annotations::Reference;
 use crate::gateway::{Live, Shared};
 use crate::objects::{Change, Objects, Stale};
 use crate::problem::Problem;
@@ -25,6 +27,10 @@ pub struct Controller {
     upstreams: BTreeMap<ServicePortName, Arc<Upstream>>,
     /// The Services that routes name, there or not.
     services: BTreeSet<ServiceName>,
+    /// The objects that annotations name, there or not.
+    references: BTreeSet<Reference>,
+    /// Whether something has been published.
+    is_live: bool,
     claims: Vec<TlsClaim>,
     route_problems: Vec<Problem>,
     certificate_problems: Vec<Problem>,
@@ -59,6 +65,8 @@ impl Controller {
             stale: Stale::default(),
             upstreams: BTreeMap::new(),
             services: BTreeSet::new(),
+            references: BTreeSet::new(),
+            is_live: false,
             claims: Vec::new(),
             route_problems: Vec::new(),
             certificate_problems: Vec::new(),
@@ -77,8 +85,13 @@ impl Controller {
         }
         let stale = std::mem::take(&mut self.stale);
         let routes = stale.routes || !self.services.is_disjoint(&stale.services);
-        let built = routes.then(|| routes::build(self.objects.ingresses(), self.objects.world()));
+        let built = routes.then(|| self.build());
         let (table, claims) = built.map(|built| self.take(built)).unzip();
+        if !self.is_live && !self.objects.has_looked_for(&self.references) {
+            self.stale.routes = true;
+            return None;
+        }
+        self.is_live = true;
         if let Some(claims) = claims {
             self.claims = claims;
         }
@@ -92,8 +105,21 @@ impl Controller {
         (routes || stale.certificates || stale.statuses).then(|| self.report())
     }
 
+    /// The objects that annotations name as of the last [`publish`](Self::publish); whoever feeds changes should watch
+    /// them.
+    pub fn references(&self) -> &BTreeSet<Reference> {
+        &self.references
+    }
+
+    fn build(&self) -> Built {
+        let objects = &self.objects;
+        routes::build(objects.ingresses(), objects.world(), objects.referenced())
+    }
+
     fn take(&mut self, built: Built) -> (Table, Vec<TlsClaim>) {
         self.services = built.services;
+        self.objects.keep_referenced(&built.references);
+        self.references = built.references;
         self.route_problems = built.problems;
         (built.table, built.tls)
     }

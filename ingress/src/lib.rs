@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 pub mod access_log;
 pub mod admin;
+pub mod annotations;
 pub mod answer;
 pub mod balance;
 pub mod body;

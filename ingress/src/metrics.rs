@@ -452,7 +452,7 @@ mod tests {
             path: "/".into(),
             service: "s".into(),
             target: Target::Nowhere,
-            ssl_redirect: true,
+            policy: None,
         })
     }
 

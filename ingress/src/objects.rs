@@ -14,6 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use model::kube::object_name;
 use model::{Event, ObjectName, ServiceName, World};
 
+use crate::annotations::{Reference, Referenced, Seen};
 use crate::certificate::{CERTIFICATE_KEY, Certificate, PRIVATE_KEY_KEY};
 use crate::routes::class::Classes;
 use crate::tls::Secrets;
@@ -31,6 +32,8 @@ pub enum Change {
     Slice(Delta<EndpointSlice>),
     /// Of Secrets of type `kubernetes.io/tls`.
     Secret(Delta<Secret>),
+    /// Of an object that annotations name.
+    Referenced(Reference, Seen),
 }
 
 /// A change of objects of one kind.
@@ -65,6 +68,7 @@ pub struct Objects {
     ingresses: BTreeMap<ObjectName, Arc<Ingress>>,
     classes: Classes,
     secrets: Secrets,
+    referenced: Referenced,
     world: World,
     listed: Listed,
 }
@@ -86,6 +90,7 @@ impl Objects {
             ingresses: BTreeMap::new(),
             classes,
             secrets: Secrets::new(),
+            referenced: Referenced::default(),
             world,
             listed: Listed::default(),
         }
@@ -112,6 +117,23 @@ impl Objects {
         &self.secrets
     }
 
+    /// What annotations name.
+    pub fn referenced(&self) -> &Referenced {
+        &self.referenced
+    }
+
+    /// Whether anybody has looked for all of `wanted`.
+    pub fn has_looked_for(&self, wanted: &BTreeSet<Reference>) -> bool {
+        wanted
+            .iter()
+            .all(|reference| self.referenced.get(reference).is_some())
+    }
+
+    /// Forgets what annotations no longer name.
+    pub fn keep_referenced(&mut self, wanted: &BTreeSet<Reference>) {
+        self.referenced.keep(wanted);
+    }
+
     /// Services and their endpoints.
     pub fn world(&self) -> &World {
         &self.world
@@ -129,6 +151,9 @@ impl Objects {
             }
             Change::Slice(delta) => stale.endpoints.extend(self.apply_slice(delta)),
             Change::Secret(delta) => self.apply_secret(delta, stale),
+            Change::Referenced(reference, seen) => {
+                stale.routes |= self.referenced.put(reference, seen);
+            }
         }
     }
 }

@@ -34,6 +34,9 @@ pub enum Fault {
     /// The value breaks a rule of the API.
     #[error("{0}")]
     Invalid(String),
+    /// The object asks for what is not done here.
+    #[error("{0}")]
+    Refused(String),
     /// Annotation and field name different classes.
     #[error(
         "annotation names class {annotation:?}, spec.ingressClassName {field:?}; the annotation decides"
@@ -110,6 +113,7 @@ impl Fault {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Invalid(_) => "InvalidField",
+            Self::Refused(_) => "AnnotationRefused",
             Self::ClassMismatch { .. } => "ClassMismatch",
             Self::Conflict { .. } => "Conflict",
             Self::ServiceMissing(_) => "ServiceNotFound",

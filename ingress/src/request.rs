@@ -8,6 +8,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
+use crate::annotations::https::HttpsRedirect;
 use crate::answer::{self, Reason};
 use crate::body::{RequestBody, ResponseBody};
 use crate::exchange::Reply;
@@ -70,6 +71,9 @@ async fn answer(
         .find(&head.host, parts.uri.path())
         .ok_or(Reason::NoRoute)?;
     record.routed(route.clone(), live.series[route.number].clone());
+    if route.is_closed() {
+        return Err(Reason::Closed);
+    }
     if is_redirected(peer, &live, route, &head, &parts) {
         return Ok(Outcome::Redirect(to_https(&head, &parts)));
     }
@@ -99,9 +103,14 @@ fn check_direction(worker: &Worker, peer: &Peer, head: &Head) -> Result<(), Reas
 
 /// Whether a client that came in the clear is sent to HTTPS.
 fn is_redirected(peer: &Peer, live: &Live, route: &Route, head: &Head, parts: &Parts) -> bool {
-    route.ssl_redirect
+    let asked = route.asks(|policy| &policy.https);
+    let is_wanted = match asked.copied().unwrap_or_default() {
+        HttpsRedirect::WhereTls => live.table.is_secure(&head.host),
+        HttpsRedirect::Never => false,
+        HttpsRedirect::Always => true,
+    };
+    is_wanted
         && !peer.is_secure
-        && live.table.is_secure(&head.host)
         && !peer.via.vouches_for_https(&parts.headers)
         && !parts.uri.path().starts_with(ACME_CHALLENGES)
 }

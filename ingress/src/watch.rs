@@ -1,21 +1,28 @@
-//! Watching the API: five kinds of objects, one loop.
+//! Watching the API: five kinds of objects, and single objects that annotations name, in one loop.
 //!
 //! The loop takes whatever has arrived, then publishes once, so a burst costs one update and a quiet moment none. Of
-//! Secrets only those of type `kubernetes.io/tls` are asked for: the others, tokens and passwords, never get here. So a
-//! Secret of another type counts as missing even if it has a certificate in it.
+//! Secrets only those of type `kubernetes.io/tls` are asked for, and by name those that an annotation names: the others,
+//! tokens and passwords, never get here. So for a TLS section a Secret of another type counts as missing even if it has
+//! a certificate in it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::future::ready;
 use futures::stream::{BoxStream, SelectAll};
 use futures::{Stream, StreamExt};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, Resource};
+use model::ObjectName;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::annotations::referenced::{config_map_data, secret_data};
+use crate::annotations::{Data, Reference, Seen};
 use crate::controller::{Controller, Report};
 use crate::objects::{Change, Delta};
 
@@ -31,6 +38,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) {
     let mut changes = changes(&client).ready_chunks(BURST);
+    let mut watched = Watched::default();
     loop {
         let burst = tokio::select! {
             burst = changes.next() => burst,
@@ -44,6 +52,84 @@ pub async fn run(
         if let Some(report) = controller.publish() {
             reports.send_replace(Some(Arc::new(report)));
         }
+        watched.follow(controller.references(), &client, changes.get_mut());
+    }
+}
+
+/// The objects that annotations name and that are watched one by one, each with what ends its watch.
+#[derive(Default)]
+struct Watched(BTreeMap<Reference, DropGuard>);
+
+impl Watched {
+    /// Watches `wanted` and nothing else.
+    fn follow(
+        &mut self,
+        wanted: &BTreeSet<Reference>,
+        client: &Client,
+        changes: &mut SelectAll<BoxStream<'static, Change>>,
+    ) {
+        self.0.retain(|reference, _| wanted.contains(reference));
+        for reference in wanted {
+            if self.0.contains_key(reference) {
+                continue;
+            }
+            let end = CancellationToken::new();
+            let seen = look(client, reference.clone());
+            changes.push(seen.take_until(end.clone().cancelled_owned()).boxed());
+            self.0.insert(reference.clone(), end.drop_guard());
+        }
+    }
+}
+
+/// What is seen of one object over time.
+fn look(client: &Client, reference: Reference) -> BoxStream<'static, Change> {
+    match &reference {
+        Reference::Secret(name) => look_at::<Secret>(client, name, secret_data, reference.clone()),
+        Reference::ConfigMap(name) => {
+            look_at::<ConfigMap>(client, name, config_map_data, reference.clone())
+        }
+    }
+}
+
+/// Watches the object `name` alone, so that the right to read this one is enough.
+fn look_at<K>(
+    client: &Client,
+    name: &ObjectName,
+    data: fn(&K) -> Data,
+    reference: Reference,
+) -> BoxStream<'static, Change>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug
+        + Send
+        + 'static,
+{
+    let api = Api::<K>::namespaced(client.clone(), &name.namespace);
+    let one = watcher::Config::default().fields(&format!("metadata.name={}", name.name));
+    let events = watcher(api, one).default_backoff();
+    let seen = events.scan(Vec::new(), move |list, event| {
+        let hidden = event
+            .as_ref()
+            .err()
+            .map(|error| Seen::Hidden(error.to_string()));
+        let delta = step(list, event);
+        ready(Some(
+            hidden.or_else(|| delta.map(|delta| sight(delta, data))),
+        ))
+    });
+    let change = move |seen| Change::Referenced(reference.clone(), seen);
+    seen.filter_map(ready).map(change).boxed()
+}
+
+fn sight<K>(delta: Delta<K>, data: fn(&K) -> Data) -> Seen {
+    match delta {
+        Delta::All(all) => all
+            .first()
+            .map_or(Seen::Absent, |object| Seen::Present(data(object))),
+        Delta::Applied(object) => Seen::Present(data(&object)),
+        Delta::Deleted(_) => Seen::Absent,
     }
 }
 

@@ -17,11 +17,9 @@ use model::{ObjectName, Protocol, Service, ServiceName, ServicePort, ServicePort
 use super::class::{class_annotation, class_field};
 use super::validate::{self, PortRef};
 use super::{Host, PathMatch, Route, Table, Target};
+use crate::annotations::{Policy, Reference, Referenced};
 use crate::host::HostPattern;
 use crate::problem::{Fault, IngressRef, Problem};
-
-/// The annotation that turns the redirect to HTTPS off.
-pub const SSL_REDIRECT: &str = "nginx.ingress.kubernetes.io/ssl-redirect";
 
 /// What a set of Ingress objects amounts to.
 #[derive(Debug, Default)]
@@ -32,6 +30,8 @@ pub struct Built {
     pub tls: Vec<TlsClaim>,
     /// The Services that are named, there or not.
     pub services: BTreeSet<ServiceName>,
+    /// The objects that annotations name, there or not.
+    pub references: BTreeSet<Reference>,
     /// What could not be carried out.
     pub problems: Vec<Problem>,
 }
@@ -49,11 +49,16 @@ pub struct TlsClaim {
     pub secret: Option<ObjectName>,
 }
 
-/// Builds the routes of `ingresses`, all of which are ours. Services are looked up in `world`.
-pub fn build<'a>(ingresses: impl IntoIterator<Item = &'a Ingress>, world: &World) -> Built {
+/// Builds the routes of `ingresses`, all of which are ours. Services are looked up in `world`, what annotations name in
+/// `referenced`.
+pub fn build<'a>(
+    ingresses: impl IntoIterator<Item = &'a Ingress>,
+    world: &World,
+    referenced: &Referenced,
+) -> Built {
     let mut oldest_first: Vec<&Ingress> = ingresses.into_iter().collect();
     oldest_first.sort_by_key(|ingress| age_key(ingress));
-    let mut builder = Builder::new(world);
+    let mut builder = Builder::new(world, referenced);
     for ingress in oldest_first {
         builder.add(ingress);
     }
@@ -78,6 +83,7 @@ fn age_key(ingress: &Ingress) -> impl Ord + use<> {
 /// What takes up the objects one by one.
 struct Builder<'w> {
     world: &'w World,
+    referenced: &'w Referenced,
     built: Built,
     hosts: BTreeMap<HostPattern, Host>,
     numbers: HashMap<ServicePortName, usize>,
@@ -90,13 +96,14 @@ struct Builder<'w> {
 /// The object that is being taken up.
 struct Current {
     ingress: Arc<IngressRef>,
-    ssl_redirect: bool,
+    policy: Option<Arc<Policy>>,
 }
 
 impl<'w> Builder<'w> {
-    fn new(world: &'w World) -> Self {
+    fn new(world: &'w World, referenced: &'w Referenced) -> Self {
         Self {
             world,
+            referenced,
             built: Built::default(),
             hosts: BTreeMap::new(),
             numbers: HashMap::new(),
@@ -115,9 +122,9 @@ impl<'w> Builder<'w> {
     fn add(&mut self, ingress: &Ingress) {
         let mut current = Current {
             ingress: Arc::new(reference(ingress)),
-            ssl_redirect: true,
+            policy: None,
         };
-        current.ssl_redirect = self.ssl_redirect(&current, ingress);
+        current.policy = self.policy(&current, ingress);
         self.check_class(&current, ingress);
         let Some(spec) = &ingress.spec else {
             return self.invalid(&current, "spec", "is required");
@@ -167,24 +174,14 @@ impl Builder<'_> {
         }
     }
 
-    fn ssl_redirect(&mut self, current: &Current, ingress: &Ingress) -> bool {
-        let annotations = ingress.metadata.annotations.as_ref();
-        match annotations
-            .and_then(|all| all.get(SSL_REDIRECT))
-            .map(String::as_str)
-        {
-            None | Some("true") => true,
-            Some("false") => false,
-            Some(other) => {
-                let field = format!("metadata.annotations[{SSL_REDIRECT}]");
-                self.invalid(
-                    current,
-                    field,
-                    format!("{other:?} is neither true nor false"),
-                );
-                true
-            }
-        }
+    /// What the annotations ask for. What is wrong with them is reported.
+    fn policy(&mut self, current: &Current, ingress: &Ingress) -> Option<Arc<Policy>> {
+        let reading = Policy::read(ingress, Some(self.referenced));
+        let problems = reading.findings.iter();
+        let problems = problems.filter_map(|finding| finding.problem(&current.ingress));
+        self.built.problems.extend(problems);
+        self.built.references.extend(reading.references);
+        reading.policy
     }
 
     /// A default backend serves what its own hosts do not route. Without a rule it serves all hosts nobody names.
@@ -280,7 +277,7 @@ impl Builder<'_> {
             path: path.into(),
             service: service.into(),
             target,
-            ssl_redirect: current.ssl_redirect,
+            policy: current.policy.clone(),
         });
         routes.push(route.clone());
         route

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use model::ServicePortName;
 
+use crate::annotations::Policy;
 use crate::host::HostMap;
 use crate::problem::IngressRef;
 
@@ -52,8 +53,20 @@ pub struct Route {
     pub service: Arc<str>,
     /// Where requests go.
     pub target: Target,
-    /// Whether plain HTTP is redirected to HTTPS when the host has a TLS section.
-    pub ssl_redirect: bool,
+    /// What its Ingress asks for by annotations, if that is anything.
+    pub policy: Option<Arc<Policy>>,
+}
+
+impl Route {
+    /// What the Ingress asks of one feature, if that is anything.
+    pub fn asks<T>(&self, feature: impl FnOnce(&Policy) -> &Option<Box<T>>) -> Option<&T> {
+        feature(self.policy.as_ref()?).as_deref()
+    }
+
+    /// Whether its Ingress asks to keep requests out in a way that cannot be carried out, so that none may pass.
+    pub fn is_closed(&self) -> bool {
+        self.policy.as_ref().is_some_and(|policy| policy.is_closed)
+    }
 }
 
 /// What a route leads to.

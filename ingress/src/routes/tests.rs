@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{Built, Target, build};
+use crate::annotations::Referenced;
 
 /// An Ingress that was created at `second`, with the given spec.
 fn ingress(name: &str, second: u32, spec: Value) -> Ingress {
@@ -55,8 +56,8 @@ fn put_service(world: &mut World, service: Value) {
 
 /// Builds from `ingresses` in both orders, which must come to the same.
 fn built(ingresses: &[Ingress]) -> Built {
-    let one = build(ingresses, &world());
-    let other = build(ingresses.iter().rev(), &world());
+    let one = build(ingresses, &world(), &Referenced::default());
+    let other = build(ingresses.iter().rev(), &world(), &Referenced::default());
     assert_eq!(one.table.routes(), other.table.routes());
     assert_eq!(one.tls, other.tls);
     assert_eq!(one.problems, other.problems);
@@ -260,6 +261,7 @@ fn external_names_are_refused() {
     let built = build(
         &[ingress("i", 1, json!({"defaultBackend": backend("ext")}))],
         &world,
+        &Referenced::default(),
     );
     check(&built, &[("x.org", "/", Some("-"))]);
     assert_eq!(
@@ -378,7 +380,7 @@ proptest! {
     #[test]
     fn any_object_can_be_built(host in "\\PC{0,12}", path in "\\PC{0,12}", kind in "(Exact|Prefix|ImplementationSpecific|\\PC)") {
         let object = ingress("i", 1, json!({"rules": [rule(&host, &[(&kind, &path, "a")])]}));
-        let built = build(&[object], &world());
+        let built = build(&[object], &world(), &Referenced::default());
         for route in built.table.routes() {
             prop_assert!(built.table.find(&host, &route.path).is_some() || host.starts_with('*'));
         }

@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use clap::Parser;
 use ingress::access_log;
+use ingress::annotations::referenced::{config_map_data, secret_data};
+use ingress::annotations::{Reference, Seen};
 use ingress::config::IngressArgs;
 use ingress::controller::{Controller, Report};
 use ingress::gateway::{Serving, Shared};
 use ingress::objects::{Change, Delta};
 use ingress::routes::class::Classes;
+use model::ObjectName;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -63,7 +66,14 @@ impl Gateway {
         controller.apply(Change::Service(Delta::All(of_kind(objects, "Service"))));
         controller.apply(Change::Slice(Delta::All(of_kind(objects, "EndpointSlice"))));
         controller.apply(Change::Secret(Delta::All(of_kind(objects, "Secret"))));
-        controller.publish().unwrap();
+        // The first time around says what else there is to look for.
+        let first = controller.publish();
+        for reference in controller.references().clone() {
+            let seen = look(objects, &reference);
+            controller.apply(Change::Referenced(reference, seen));
+        }
+        let second = controller.publish();
+        assert!(first.or(second).is_some(), "nothing was published");
         let log = Log::default();
         let (sink, _) = access_log::start(log.clone()).unwrap();
         let shutdown = CancellationToken::new();
@@ -85,11 +95,28 @@ impl Gateway {
             "Ingress" => Change::Ingress(Delta::Applied(parse(object))),
             "Service" => Change::Service(Delta::Applied(parse(object))),
             "EndpointSlice" => Change::Slice(Delta::Applied(parse(object))),
-            "Secret" => Change::Secret(Delta::Applied(parse(object))),
+            "Secret" => {
+                let name = object_name(&object);
+                self.show(Reference::Secret(name), &object);
+                Change::Secret(Delta::Applied(parse(object)))
+            }
+            "ConfigMap" => {
+                let reference = Reference::ConfigMap(object_name(&object));
+                let seen = look(&[object], &reference);
+                Change::Referenced(reference, seen)
+            }
             other => panic!("what is a {other}?"),
         };
         self.controller.apply(change);
         self.controller.publish()
+    }
+
+    /// Shows `object` if an annotation names it.
+    fn show(&mut self, reference: Reference, object: &Value) {
+        if self.controller.references().contains(&reference) {
+            let seen = look(std::slice::from_ref(object), &reference);
+            self.controller.apply(Change::Referenced(reference, seen));
+        }
     }
 
     /// Deletes an EndpointSlice.
@@ -142,6 +169,29 @@ pub(crate) async fn eventually<T>(what: &str, mut attempt: impl AsyncFnMut() -> 
     }
 }
 
+fn object_name(object: &Value) -> ObjectName {
+    let text = |field: &str| object["metadata"][field].as_str().unwrap();
+    ObjectName::new(text("namespace"), text("name"))
+}
+
+/// What there is of `reference` among `objects`.
+fn look(objects: &[Value], reference: &Reference) -> Seen {
+    let (kind, name) = match reference {
+        Reference::Secret(name) => ("Secret", name),
+        Reference::ConfigMap(name) => ("ConfigMap", name),
+    };
+    let is_it =
+        |object: &&Value| object["kind"] == kind && object["metadata"]["name"] == *name.name;
+    let Some(object) = objects.iter().find(is_it) else {
+        return Seen::Absent;
+    };
+    let object = object.clone();
+    Seen::Present(match reference {
+        Reference::Secret(_) => secret_data(&serde_json::from_value(object).unwrap()),
+        Reference::ConfigMap(_) => config_map_data(&serde_json::from_value(object).unwrap()),
+    })
+}
+
 fn of_kind<T: serde::de::DeserializeOwned>(objects: &[Value], kind: &str) -> Vec<T> {
     let fitting = objects.iter().filter(|object| object["kind"] == kind);
     fitting
@@ -154,6 +204,15 @@ fn parse<T: serde::de::DeserializeOwned>(object: Value) -> Box<T> {
 }
 
 // Objects.
+
+/// `ingress` with annotations, ingress-nginx's by name and all others by key.
+pub(crate) fn annotated(mut ingress: Value, annotations: &[(&str, &str)]) -> Value {
+    for (name, value) in annotations {
+        let key = ingress::annotations::known::key(name);
+        ingress["metadata"]["annotations"][key] = json!(value);
+    }
+    ingress
+}
 
 /// An Ingress of our class with prefix paths to port 80 of Services: `(host, path, service)`.
 pub(crate) fn ingress(name: &str, rules: &[(&str, &str, &str)]) -> Value {

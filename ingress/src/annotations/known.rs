@@ -1,0 +1,320 @@
+//! Every annotation there is, and what becomes of it.
+//!
+//! The table is the contract with those who move from ingress-nginx: `lint` prints it for their objects. A row that says
+//! an annotation is read is checked against the parsers, so the two cannot drift apart.
+
+use super::{LEGACY_PREFIX, OWN_PREFIX, PREFIX};
+
+/// An annotation that we know.
+#[derive(Debug)]
+pub struct Known {
+    /// Its name: ingress-nginx's without prefix, our own with it.
+    pub name: &'static str,
+    /// What becomes of it.
+    pub meaning: Meaning,
+    /// Whether it keeps requests out. If such a one cannot be carried out, its routes are closed: answered with 503.
+    pub is_guard: bool,
+}
+
+/// What becomes of an annotation that is set to something sound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meaning {
+    /// It is read and means what it means to ingress-nginx.
+    Same,
+    /// It is read and means something else.
+    Differs(&'static str),
+    /// It is not read.
+    Refused {
+        /// Why.
+        why: &'static str,
+        /// What there is in its place; empty if there is nothing.
+        instead: &'static str,
+    },
+}
+
+const fn same(name: &'static str) -> Known {
+    Known {
+        name,
+        meaning: Meaning::Same,
+        is_guard: false,
+    }
+}
+
+const fn refused(name: &'static str, why: &'static str, instead: &'static str) -> Known {
+    Known {
+        name,
+        meaning: Meaning::Refused { why, instead },
+        is_guard: false,
+    }
+}
+
+/// One that nothing reads.
+const fn absent(name: &'static str) -> Known {
+    refused(name, "is not supported", "")
+}
+
+const fn guard(known: Known) -> Known {
+    Known {
+        is_guard: true,
+        ..known
+    }
+}
+
+const SNIPPET: &str = "text is never made part of a configuration";
+const SNIPPET_INSTEAD: &str = "there are annotations for what snippets are mostly used for";
+const WAF: &str = "there is no ModSecurity here";
+const WAF_INSTEAD: &str = "put a web application firewall in front, or before the application";
+const FASTCGI: &str = "FastCGI is not spoken";
+const FASTCGI_INSTEAD: &str = "let a web server beside the application speak it";
+
+/// All of them, by name.
+#[rustfmt::skip]
+pub const ALL: &[Known] = &[
+    absent("affinity"),
+    absent("affinity-canary-behavior"),
+    absent("affinity-mode"),
+    guard(absent("allowlist-source-range")),
+    absent("app-root"),
+    absent("auth-always-set-cookie"),
+    absent("auth-cache-duration"),
+    absent("auth-cache-key"),
+    absent("auth-keepalive"),
+    absent("auth-keepalive-requests"),
+    absent("auth-keepalive-share-vars"),
+    absent("auth-keepalive-timeout"),
+    absent("auth-method"),
+    absent("auth-proxy-set-headers"),
+    absent("auth-realm"),
+    absent("auth-request-redirect"),
+    absent("auth-response-headers"),
+    guard(absent("auth-secret")),
+    guard(absent("auth-secret-type")),
+    absent("auth-signin"),
+    absent("auth-signin-redirect-param"),
+    refused("auth-snippet", SNIPPET, SNIPPET_INSTEAD),
+    absent("auth-tls-error-page"),
+    guard(absent("auth-tls-match-cn")),
+    absent("auth-tls-pass-certificate-to-upstream"),
+    guard(absent("auth-tls-secret")),
+    guard(absent("auth-tls-verify-client")),
+    guard(absent("auth-tls-verify-depth")),
+    guard(absent("auth-type")),
+    guard(absent("auth-url")),
+    absent("backend-protocol"),
+    absent("canary"),
+    absent("canary-by-cookie"),
+    absent("canary-by-header"),
+    absent("canary-by-header-pattern"),
+    absent("canary-by-header-value"),
+    absent("canary-weight"),
+    absent("canary-weight-total"),
+    absent("client-body-buffer-size"),
+    refused("configuration-snippet", SNIPPET, SNIPPET_INSTEAD),
+    absent("connection-proxy-header"),
+    absent("cors-allow-credentials"),
+    absent("cors-allow-headers"),
+    absent("cors-allow-methods"),
+    absent("cors-allow-origin"),
+    absent("cors-expose-headers"),
+    absent("cors-max-age"),
+    absent("custom-headers"),
+    absent("custom-http-errors"),
+    absent("default-backend"),
+    guard(absent("denylist-source-range")),
+    absent("disable-proxy-intercept-errors"),
+    absent("enable-access-log"),
+    absent("enable-cors"),
+    absent("enable-global-auth"),
+    refused("enable-modsecurity", WAF, WAF_INSTEAD),
+    absent("enable-opentelemetry"),
+    refused("enable-owasp-core-rules", WAF, WAF_INSTEAD),
+    refused("enable-rewrite-log", "there is no rewrite engine to log", "`portolan-ingress explain URL` shows what becomes of a request"),
+    refused("fastcgi-index", FASTCGI, FASTCGI_INSTEAD),
+    refused("fastcgi-params-configmap", FASTCGI, FASTCGI_INSTEAD),
+    same("force-ssl-redirect"),
+    absent("from-to-www-redirect"),
+    refused("http2-push-preload", "browsers have given up server push", "the Link header reaches them unchanged"),
+    absent("limit-allowlist"),
+    absent("limit-burst-multiplier"),
+    absent("limit-connections"),
+    absent("limit-rate"),
+    absent("limit-rate-after"),
+    absent("limit-rpm"),
+    absent("limit-rps"),
+    absent("load-balance"),
+    absent("mirror-host"),
+    absent("mirror-request-body"),
+    absent("mirror-target"),
+    refused("modsecurity-snippet", WAF, WAF_INSTEAD),
+    refused("modsecurity-transaction-id", WAF, WAF_INSTEAD),
+    absent("opentelemetry-operation-name"),
+    absent("opentelemetry-trust-incoming-span"),
+    absent("permanent-redirect"),
+    absent("permanent-redirect-code"),
+    absent("preserve-trailing-slash"),
+    absent("proxy-body-size"),
+    absent("proxy-buffer-size"),
+    absent("proxy-buffering"),
+    absent("proxy-buffers-number"),
+    absent("proxy-busy-buffers-size"),
+    absent("proxy-connect-timeout"),
+    absent("proxy-cookie-domain"),
+    absent("proxy-cookie-path"),
+    absent("proxy-http-version"),
+    absent("proxy-max-temp-file-size"),
+    absent("proxy-next-upstream"),
+    absent("proxy-next-upstream-timeout"),
+    absent("proxy-next-upstream-tries"),
+    absent("proxy-read-timeout"),
+    absent("proxy-redirect-from"),
+    absent("proxy-redirect-to"),
+    absent("proxy-request-buffering"),
+    absent("proxy-send-timeout"),
+    absent("proxy-ssl-ciphers"),
+    absent("proxy-ssl-name"),
+    absent("proxy-ssl-protocols"),
+    absent("proxy-ssl-secret"),
+    absent("proxy-ssl-server-name"),
+    absent("proxy-ssl-verify"),
+    absent("proxy-ssl-verify-depth"),
+    absent("relative-redirects"),
+    absent("rewrite-target"),
+    guard(absent("satisfy")),
+    absent("secure-backends"),
+    absent("server-alias"),
+    refused("server-snippet", SNIPPET, SNIPPET_INSTEAD),
+    absent("service-upstream"),
+    absent("session-cookie-change-on-failure"),
+    absent("session-cookie-conditional-samesite-none"),
+    absent("session-cookie-domain"),
+    absent("session-cookie-expires"),
+    absent("session-cookie-max-age"),
+    absent("session-cookie-name"),
+    absent("session-cookie-partitioned"),
+    absent("session-cookie-path"),
+    absent("session-cookie-samesite"),
+    absent("session-cookie-secure"),
+    absent("ssl-ciphers"),
+    absent("ssl-passthrough"),
+    absent("ssl-prefer-server-ciphers"),
+    same("ssl-redirect"),
+    refused("stream-snippet", SNIPPET, "expose the port by a Service of type LoadBalancer or NodePort"),
+    absent("temporal-redirect"),
+    absent("temporal-redirect-code"),
+    absent("upstream-hash-by"),
+    absent("upstream-hash-by-subset"),
+    absent("upstream-hash-by-subset-size"),
+    absent("upstream-vhost"),
+    absent("use-port-in-redirects"),
+    absent("use-regex"),
+    absent("x-forwarded-prefix"),
+];
+
+/// Other names of some, of older versions.
+const ALIASES: [(&str, &str); 3] = [
+    ("body-size", "proxy-body-size"),
+    ("limit-whitelist", "limit-allowlist"),
+    ("whitelist-source-range", "allowlist-source-range"),
+];
+
+/// A key that concerns us, apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Name<'k> {
+    /// The name that the table has it under, if it has.
+    pub name: &'k str,
+    /// Of two keys for one name, the one of higher rank decides: newer prefix, then newer name.
+    pub rank: (bool, bool),
+}
+
+/// The name that `key` gives, if its prefix concerns us.
+pub fn name(key: &str) -> Option<Name<'_>> {
+    if key.starts_with(OWN_PREFIX) {
+        return Some(Name {
+            name: key,
+            rank: (true, true),
+        });
+    }
+    let newer = key.strip_prefix(PREFIX);
+    let name = newer.or_else(|| key.strip_prefix(LEGACY_PREFIX))?;
+    let alias = ALIASES.iter().find(|(alias, _)| *alias == name);
+    Some(Name {
+        name: alias.map_or(name, |(_, name)| name),
+        rank: (newer.is_some(), alias.is_none()),
+    })
+}
+
+/// The key of the annotation `name`, the one that is preferred.
+pub fn key(name: &str) -> String {
+    match name.starts_with(OWN_PREFIX) {
+        true => name.to_owned(),
+        false => format!("{PREFIX}{name}"),
+    }
+}
+
+/// The annotation `name`.
+pub fn find(name: &str) -> Option<&'static Known> {
+    let at = ALL.binary_search_by(|known| known.name.cmp(name)).ok()?;
+    Some(&ALL[at])
+}
+
+/// The annotation whose name is so much like `name` that it may have been meant.
+pub fn nearest(name: &str) -> Option<&'static str> {
+    let likeness = |known: &&Known| (1000.0 * strsim::jaro_winkler(known.name, name)) as u32;
+    let nearest = ALL.iter().max_by_key(likeness)?;
+    (likeness(&nearest) >= 900).then_some(nearest.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_sorted_and_aliases_lead_into_it() {
+        assert!(ALL.is_sorted_by(|one, next| one.name < next.name));
+        for (alias, name) in ALIASES {
+            assert!(find(alias).is_none() && find(name).is_some(), "{alias}");
+        }
+    }
+
+    #[test]
+    fn names_are_told_from_keys() {
+        let rows = [
+            (
+                "nginx.ingress.kubernetes.io/affinity",
+                Some(("affinity", (true, true))),
+            ),
+            (
+                "ingress.kubernetes.io/affinity",
+                Some(("affinity", (false, true))),
+            ),
+            (
+                "ingress.kubernetes.io/body-size",
+                Some(("proxy-body-size", (false, false))),
+            ),
+            (
+                "nginx.ingress.kubernetes.io/whitelist-source-range",
+                Some(("allowlist-source-range", (true, false))),
+            ),
+            (
+                "portolan.dev/compat",
+                Some(("portolan.dev/compat", (true, true))),
+            ),
+            ("kubernetes.io/ingress.class", None),
+            ("affinity", None),
+        ];
+        for (key, expected) in rows {
+            assert_eq!(
+                name(key).map(|found| (found.name, found.rank)),
+                expected,
+                "{key}"
+            );
+        }
+    }
+
+    #[test]
+    fn slips_of_the_pen_are_recognised() {
+        assert_eq!(nearest("rewrite-targets"), Some("rewrite-target"));
+        assert_eq!(nearest("proxy-body-sise"), Some("proxy-body-size"));
+        assert_eq!(nearest("influxdb-host"), None);
+    }
+}

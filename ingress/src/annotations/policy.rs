@@ -1,0 +1,282 @@
+//! All that an Ingress asks for by annotations, feature by feature.
+//!
+//! A feature that is not asked for is not there: its field is empty, and an Ingress that asks for nothing has no policy
+//! at all. So a request on its way looks at what its route asks for and at nothing else (see
+//! [`Route::asks`](crate::routes::Route::asks)).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use k8s_openapi::api::networking::v1::Ingress;
+
+use super::https::HttpsRedirect;
+use super::{Annotations, Finding, Reference, Referenced};
+
+/// What an Ingress asks for. Every field is a feature.
+#[derive(Debug, PartialEq, Eq, Default)]
+pub struct Policy {
+    /// Something that guards the routes cannot be carried out, so they are closed.
+    pub is_closed: bool,
+    /// Redirects from HTTP to HTTPS.
+    pub https: Option<Box<HttpsRedirect>>,
+}
+
+impl Policy {
+    fn parse(from: &mut Annotations<'_>) -> Self {
+        Self {
+            is_closed: false,
+            https: asked(HttpsRedirect::parse(from)),
+        }
+    }
+}
+
+/// What comes of reading the annotations of an Ingress.
+#[derive(Debug, Default)]
+pub struct Reading {
+    /// What they ask for, if that is anything.
+    pub policy: Option<Arc<Policy>>,
+    /// What there is to say about each, by key.
+    pub findings: Vec<Finding>,
+    /// The objects that they name, there or not.
+    pub references: BTreeSet<Reference>,
+}
+
+impl Policy {
+    /// Reads the annotations of `ingress`. The objects they name are looked up in `objects`; without it, as in a check of
+    /// a file, those are taken on trust.
+    pub fn read(ingress: &Ingress, objects: Option<&Referenced>) -> Reading {
+        let mut from = Annotations::new(ingress, objects);
+        if from.is_empty() {
+            return Reading::default();
+        }
+        let mut policy = Self::parse(&mut from);
+        let remarks = from.finish();
+        policy.is_closed = remarks.is_closed;
+        Reading {
+            policy: (policy != Self::default()).then(|| Arc::new(policy)),
+            findings: remarks.findings,
+            references: remarks.references,
+        }
+    }
+}
+
+/// A feature, unless it is as if nothing were asked.
+fn asked<T: Default + PartialEq>(feature: T) -> Option<Box<T>> {
+    (feature != T::default()).then(|| Box::new(feature))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+    use crate::annotations::known::{self, Known, Meaning};
+    use crate::annotations::{LEGACY_PREFIX, PREFIX, Seen, Verdict, referenced};
+    use serde_json::{Map, Value, json};
+
+    /// An Ingress `ns/i` with these annotations, by key.
+    fn ingress(annotations: &[(String, &str)]) -> Ingress {
+        let annotations: Map<String, Value> = annotations
+            .iter()
+            .map(|(key, value)| (key.clone(), (*value).into()))
+            .collect();
+        let object =
+            json!({"metadata": {"name": "i", "namespace": "ns", "annotations": annotations}});
+        serde_json::from_value(object).unwrap()
+    }
+
+    /// Reads annotations that are given by name: our own with prefix, ingress-nginx's without.
+    pub(crate) fn read(annotations: &[(&str, &str)]) -> Reading {
+        read_with(annotations, &Referenced::default())
+    }
+
+    /// The same where `objects` exist.
+    pub(crate) fn read_with(annotations: &[(&str, &str)], objects: &Referenced) -> Reading {
+        let keyed: Vec<_> = annotations
+            .iter()
+            .map(|(name, value)| (known::key(name), *value))
+            .collect();
+        Policy::read(&ingress(&keyed), Some(objects))
+    }
+
+    /// The verdict on `name` in one word, and what it says.
+    pub(crate) fn verdict(reading: &Reading, name: &str) -> (&'static str, String) {
+        let key = known::key(name);
+        let finding = reading
+            .findings
+            .iter()
+            .find(|finding| finding.annotation == key);
+        let verdict = &finding
+            .unwrap_or_else(|| panic!("nothing is said about {name}"))
+            .verdict;
+        (verdict.name(), verdict.to_string())
+    }
+
+    fn given(annotations: &[(&str, &str)]) -> Reading {
+        let keyed: Vec<_> = annotations
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), *value))
+            .collect();
+        Policy::read(&ingress(&keyed), Some(&Referenced::default()))
+    }
+
+    fn verdicts(reading: &Reading) -> Vec<(&str, &str)> {
+        let each = reading.findings.iter();
+        each.map(|finding| (finding.annotation.as_str(), finding.verdict.name()))
+            .collect()
+    }
+
+    #[test]
+    fn every_known_annotation_is_read_or_refused() {
+        let named = |known: &Known| (known::key(known.name), "x");
+        let all: Vec<_> = known::ALL.iter().map(named).collect();
+        let reading = Policy::read(&ingress(&all), Some(&Referenced::default()));
+        for known in known::ALL {
+            let (word, text) = verdict(&reading, known.name);
+            let is_refused = matches!(known.meaning, Meaning::Refused { .. });
+            let is_unread = !is_refused && text == Verdict::unsupported().to_string();
+            assert!(
+                !is_unread,
+                "the table says that {} is read, but no parser asks for it",
+                known.name
+            );
+            assert_eq!(
+                word == "refused",
+                is_refused,
+                "{}: {word}: {text}",
+                known.name
+            );
+        }
+    }
+
+    #[test]
+    fn empty_values_ask_for_nothing() {
+        let all: Vec<_> = known::ALL
+            .iter()
+            .filter(|known| !matches!(known.meaning, Meaning::Refused { .. }))
+            .map(|known| (known::key(known.name), ""))
+            .collect();
+        let reading = Policy::read(&ingress(&all), Some(&Referenced::default()));
+        assert_eq!(reading.policy, None);
+        assert!(Policy::read(&ingress(&[]), None).findings.is_empty());
+    }
+
+    #[test]
+    fn what_is_unknown_refused_or_bad_is_said() {
+        let reading = given(&[
+            ("example.com/other", "x"),
+            ("nginx.ingress.kubernetes.io/server-snippet", "return 418;"),
+            ("nginx.ingress.kubernetes.io/ssl-redirects", "true"),
+            ("nginx.ingress.kubernetes.io/force-ssl-redirect", "perhaps"),
+            ("nginx.ingress.kubernetes.io/ssl-redirect", "false"),
+        ]);
+        let expected = [
+            ("nginx.ingress.kubernetes.io/force-ssl-redirect", "invalid"),
+            ("nginx.ingress.kubernetes.io/server-snippet", "refused"),
+            ("nginx.ingress.kubernetes.io/ssl-redirect", "same"),
+            ("nginx.ingress.kubernetes.io/ssl-redirects", "invalid"),
+        ];
+        assert_eq!(verdicts(&reading), expected);
+        assert_eq!(
+            verdict(&reading, "ssl-redirects").1,
+            "no such annotation; is ssl-redirect meant?"
+        );
+        let policy = reading.policy.unwrap();
+        assert_eq!(policy.https.as_deref(), Some(&HttpsRedirect::Never));
+        assert!(!policy.is_closed);
+    }
+
+    #[test]
+    fn the_newer_prefix_and_the_newer_name_win() {
+        static SIZE: Known = Known {
+            name: "proxy-body-size",
+            meaning: Meaning::Same,
+            is_guard: false,
+        };
+        let keys = [
+            format!("{PREFIX}proxy-body-size"),
+            format!("{PREFIX}body-size"),
+            format!("{LEGACY_PREFIX}proxy-body-size"),
+            format!("{LEGACY_PREFIX}body-size"),
+        ];
+        for (newer, older) in [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)] {
+            let (newer, older) = (keys[newer].clone(), keys[older].clone());
+            let object = ingress(&[(newer.clone(), "1"), (older.clone(), "2")]);
+            let mut from = Annotations::among(|_| Some(&SIZE), &object, None);
+            assert_eq!(from.size("proxy-body-size"), Some(1), "{newer} {older}");
+            let findings = from.finish().findings;
+            let shadowed = Finding {
+                annotation: older,
+                verdict: Verdict::Differs(format!("{newer} decides where both are set")),
+            };
+            assert!(findings.contains(&shadowed), "{findings:?}");
+        }
+        let only_old = given(&[("ingress.kubernetes.io/ssl-redirect", "false")]);
+        assert_eq!(
+            only_old.policy.unwrap().https.as_deref(),
+            Some(&HttpsRedirect::Never)
+        );
+    }
+
+    /// Reads an annotation that names a Secret and guards the route.
+    fn read_secret(
+        value: &str,
+        objects: Option<&Referenced>,
+    ) -> (Option<usize>, super::super::Remarks) {
+        static GUARD: Known = Known {
+            name: "guard",
+            meaning: Meaning::Same,
+            is_guard: true,
+        };
+        let object = ingress(&[(known::key("guard"), value)]);
+        let mut from = Annotations::among(|_| Some(&GUARD), &object, objects);
+        let read = from.secret("guard", |data| {
+            data.get("auth").map(Vec::len).ok_or("has no entry auth")
+        });
+        (read, from.finish())
+    }
+
+    #[test]
+    fn a_guard_that_cannot_be_used_closes_the_route() {
+        let reference = |name| Reference::Secret(model::ObjectName::new("ns", name));
+        let mut objects = Referenced::default();
+        let secret = |data: Value| serde_json::from_value(json!({"data": data})).unwrap();
+        objects.put(
+            reference("good"),
+            Seen::Present(referenced::secret_data(&secret(json!({"auth": "YQ=="})))),
+        );
+        objects.put(
+            reference("bad"),
+            Seen::Present(referenced::secret_data(&secret(json!({})))),
+        );
+        objects.put(reference("missing"), Seen::Absent);
+        objects.put(reference("hidden"), Seen::Hidden("forbidden".to_owned()));
+        let rows = [
+            ("good", Some(1), ""),
+            ("ns/good", Some(1), ""),
+            ("bad", None, "Secret ns/bad: has no entry auth"),
+            ("missing", None, "Secret ns/missing does not exist"),
+            ("hidden", None, "Secret ns/hidden cannot be read: forbidden"),
+            ("new", None, "Secret ns/new has not been read yet"),
+            (
+                "other/good",
+                None,
+                "\"other/good\" is in another namespace, which is not allowed",
+            ),
+        ];
+        for (value, expected, message) in rows {
+            let (read, remarks) = read_secret(value, Some(&objects));
+            assert_eq!(read, expected, "{value}");
+            assert_eq!(remarks.is_closed, expected.is_none(), "{value}");
+            assert_eq!(
+                remarks.references.len(),
+                usize::from(!value.starts_with("other")),
+                "{value}"
+            );
+            if let (None, [finding]) = (expected, &remarks.findings[..]) {
+                assert_eq!(finding.verdict, Verdict::Invalid(message.to_owned()));
+            }
+        }
+        let (read, remarks) = read_secret("good", None);
+        assert_eq!((read, remarks.is_closed), (None, false));
+    }
+}
