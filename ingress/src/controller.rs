@@ -1,22 +1,24 @@
-//! From objects to what the data plane has in effect: computes what a change has outdated and swaps it in.
+//! From objects to what the data plane has in effect: computes what a change has outdated, and only that, and swaps it
+//! in.
 //!
-//! Nothing is published before every kind of object has been listed once, and whatever annotations name has been looked
-//! for. Certificates go first, endpoints second and
+//! Nothing is published before every kind of object has been listed once, and nothing while an object that an
+//! Ingress names has not been looked for yet: what it is needed for would be served without it. Certificates go first, endpoints second and
 //! routes last, so a route never leads to something that is not there yet.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use model::{ObjectName, ServiceName, ServicePortName};
+use model::ObjectName;
 
 use crate::annotations::Reference;
-use crate::gateway::{Live, Shared};
+use crate::gateway::Shared;
 use crate::objects::{Change, Objects, Stale};
 use crate::problem::Problem;
+use crate::routes::Routes;
 use crate::routes::class::Classes;
-use crate::routes::{self, Built, Table, TlsClaim};
+use crate::routes::index::Changed;
+use crate::routes::ingress::{Context, reference};
 use crate::status;
-use crate::upstream::Upstream;
 
 /// What turns objects into routes.
 #[derive(Debug)]
@@ -24,16 +26,21 @@ pub struct Controller {
     objects: Objects,
     shared: Arc<Shared>,
     stale: Stale,
-    upstreams: BTreeMap<ServicePortName, Arc<Upstream>>,
-    /// The Services that routes name, there or not.
-    services: BTreeSet<ServiceName>,
-    /// The objects that annotations name, there or not.
+    routes: Routes,
+    /// What has been computed and not been put into effect.
+    pending: Pending,
+    /// The objects that Ingresses name, there or not.
     references: BTreeSet<Reference>,
-    /// Whether something has been published.
-    is_live: bool,
-    claims: Vec<TlsClaim>,
-    route_problems: Vec<Problem>,
+    /// Those of them that nobody has looked for yet.
+    awaited: BTreeSet<Reference>,
     certificate_problems: Vec<Problem>,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    routes: bool,
+    certificates: bool,
+    statuses: bool,
 }
 
 /// What the world should be told.
@@ -63,12 +70,10 @@ impl Controller {
             objects: Objects::new(classes),
             shared,
             stale: Stale::default(),
-            upstreams: BTreeMap::new(),
-            services: BTreeSet::new(),
+            routes: Routes::default(),
+            pending: Pending::default(),
             references: BTreeSet::new(),
-            is_live: false,
-            claims: Vec::new(),
-            route_problems: Vec::new(),
+            awaited: BTreeSet::new(),
             certificate_problems: Vec::new(),
         }
     }
@@ -84,97 +89,89 @@ impl Controller {
             return None;
         }
         let stale = std::mem::take(&mut self.stale);
-        let routes = stale.routes || !self.services.is_disjoint(&stale.services);
-        let built = routes.then(|| self.build());
-        let (table, claims) = built.map(|built| self.take(built)).unzip();
-        if !self.is_live && !self.objects.has_looked_for(&self.references) {
-            self.stale.routes = true;
+        let changed = self.read(&stale);
+        self.await_references(changed, &stale);
+        self.pending.routes |= changed.routes;
+        self.pending.certificates |= changed.claims || stale.certificates;
+        self.pending.statuses |= stale.statuses;
+        let world = self.objects.world();
+        self.shared.upstreams.refresh(world, &stale.endpoints);
+        if !self.awaited.is_empty() {
             return None;
         }
-        self.is_live = true;
-        if let Some(claims) = claims {
-            self.claims = claims;
-        }
-        if routes || stale.certificates {
+        let pending = std::mem::take(&mut self.pending);
+        if pending.certificates {
             self.publish_certificates();
         }
-        self.publish_endpoints(&stale.endpoints);
-        if let Some(table) = table {
-            self.publish_routes(table);
+        if pending.routes {
+            self.publish_routes();
         }
-        (routes || stale.certificates || stale.statuses).then(|| self.report())
+        (pending.routes || pending.certificates || pending.statuses).then(|| self.report())
     }
 
-    /// The objects that annotations name as of the last [`publish`](Self::publish); whoever feeds changes should watch
+    /// The objects that Ingresses name as of the last [`publish`](Self::publish); whoever feeds changes should look for
     /// them.
     pub fn references(&self) -> &BTreeSet<Reference> {
         &self.references
     }
 
-    fn build(&self) -> Built {
-        let objects = &self.objects;
-        routes::build(objects.ingresses(), objects.world(), objects.referenced())
+    /// Those of them that nobody has looked for yet. Nothing is published before.
+    pub fn awaited(&self) -> &BTreeSet<Reference> {
+        &self.awaited
     }
 
-    fn take(&mut self, built: Built) -> (Table, Vec<TlsClaim>) {
-        self.services = built.services;
-        self.objects.keep_referenced(&built.references);
-        self.references = built.references;
-        self.route_problems = built.problems;
-        (built.table, built.tls)
+    /// Reads the Ingresses anew that changed, or that name something that did.
+    fn read(&mut self, stale: &Stale) -> Changed {
+        let services = stale.services.iter();
+        let users = services.flat_map(|name| self.routes.users(name));
+        let named = stale.references.iter();
+        let users = users.chain(named.flat_map(|named| self.routes.reference_users(named)));
+        let names: BTreeSet<_> = stale.ingresses.iter().chain(users).cloned().collect();
+        let objects = names.iter().map(|name| (name, self.objects.ingress(name)));
+        let context = Context {
+            world: self.objects.world(),
+            upstreams: &self.shared.upstreams,
+            referenced: self.objects.referenced(),
+            metrics: &self.shared.metrics,
+        };
+        self.routes.update(objects, context)
+    }
+
+    fn await_references(&mut self, changed: Changed, stale: &Stale) {
+        for reference in &stale.references {
+            self.awaited.remove(reference);
+        }
+        if changed.references {
+            self.references = self.routes.references().cloned().collect();
+            self.objects.keep_referenced(&self.references);
+            let seen = self.objects.referenced();
+            let unseen = self.references.iter();
+            let unseen = unseen.filter(|reference| seen.get(reference).is_none());
+            self.awaited = unseen.cloned().collect();
+        }
     }
 
     fn publish_certificates(&mut self) {
         let in_use = self.shared.certificates.load();
-        let (next, problems) = in_use.next(&self.claims, self.objects.secrets());
+        let (next, problems) = in_use.next(self.routes.claims(), self.objects.secrets());
         self.shared.certificates.store(Arc::new(next));
         self.certificate_problems = problems;
     }
 
-    fn publish_endpoints(&self, services: &BTreeSet<ServiceName>) {
-        let changed = self
-            .upstreams
-            .iter()
-            .filter(|(name, _)| services.contains(&name.service));
-        for (_, upstream) in changed {
-            upstream.refresh(self.objects.world());
-        }
-    }
-
-    fn publish_routes(&mut self, table: Table) {
-        let upstreams: Vec<_> = table
-            .backends()
-            .iter()
-            .map(|name| self.upstream(name))
-            .collect();
-        let used = upstreams
-            .iter()
-            .map(|upstream| (upstream.name().clone(), upstream.clone()));
-        self.upstreams = used.collect();
-        let series = self.shared.metrics.series(table.routes());
-        self.shared.metrics.routes.set(table.routes().len() as u64);
+    fn publish_routes(&self) {
+        self.shared.routes.store(Arc::new(self.routes.table()));
+        self.shared.metrics.routes.set(self.routes.len() as u64);
         self.shared.metrics.updates.count();
-        self.shared.live.store(Arc::new(Live {
-            table,
-            upstreams,
-            series,
-        }));
-    }
-
-    /// The upstream of `name`, the one that is in use if there is one.
-    fn upstream(&self, name: &ServicePortName) -> Arc<Upstream> {
-        self.upstreams.get(name).cloned().unwrap_or_else(|| {
-            let upstream = Upstream::new(name.clone());
-            upstream.refresh(self.objects.world());
-            Arc::new(upstream)
-        })
+        self.shared.metrics.drop_unused();
+        self.shared.upstreams.drop_unused();
     }
 
     fn report(&self) -> Report {
-        let problems = self.route_problems.iter().chain(&self.certificate_problems);
-        self.shared.metrics.set_problems(problems.clone());
+        let problems = self.routes.problems().chain(&self.certificate_problems);
+        let problems: Vec<Problem> = problems.cloned().collect();
+        self.shared.metrics.set_problems(&problems);
         let served = self.objects.ingresses().map(|ingress| Served {
-            name: routes::ingress::reference(ingress).name,
+            name: reference(ingress).name,
             version: ingress
                 .metadata
                 .resource_version
@@ -183,7 +180,7 @@ impl Controller {
             addresses: status::addresses(ingress),
         });
         Report {
-            problems: problems.cloned().collect(),
+            problems,
             served: served.collect(),
         }
     }

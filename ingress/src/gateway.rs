@@ -16,12 +16,12 @@ use crate::access_log::Sink;
 use crate::certificate::Certificate;
 use crate::config::GatewayArgs;
 use crate::listener::Listeners;
-use crate::metrics::{Metrics, Series};
+use crate::metrics::Metrics;
 use crate::path::Slashes;
 use crate::routes::Table;
 use crate::strict::Rules;
 use crate::tls::{self, Certificates};
-use crate::upstream::Upstream;
+use crate::upstreams::Upstreams;
 use crate::worker;
 
 /// What all threads share.
@@ -32,7 +32,9 @@ pub struct Shared {
     /// The rules for request heads that follow from them.
     pub rules: Rules,
     /// The routes in effect.
-    pub live: Arc<ArcSwap<Live>>,
+    pub routes: Arc<ArcSwap<Table>>,
+    /// The backends that they lead to.
+    pub upstreams: Upstreams,
     /// The certificates in effect.
     pub certificates: Arc<ArcSwap<Certificates>>,
     /// TLS settings for all connections.
@@ -51,17 +53,6 @@ pub enum Phase {
     Serving,
     /// It finishes what it has begun.
     Draining,
-}
-
-/// The routes in effect, with what they name by number.
-#[derive(Debug, Default)]
-pub struct Live {
-    /// The routes.
-    pub table: Table,
-    /// The backends of [`Table::backends`], in its order.
-    pub upstreams: Vec<Arc<Upstream>>,
-    /// The series of [`Table::routes`], in its order.
-    pub series: Vec<Arc<Series>>,
 }
 
 /// Serving threads.
@@ -90,7 +81,8 @@ impl Shared {
                 slashes,
                 keep_underscores,
             },
-            live: Arc::default(),
+            routes: Arc::default(),
+            upstreams: Upstreams::default(),
             certificates,
             tls: Arc::new(tls),
             metrics: Arc::new(Metrics::new()),

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 
 /// The longest name that DNS can carry.
 const MAX_NAME: usize = 253;
@@ -44,12 +45,21 @@ pub struct Authority<'a> {
 }
 
 /// Values by host. The most specific pattern wins: exact, then wildcard, then any.
+///
+/// A copy shares what neither side changes afterwards, so a snapshot of many hosts costs no more than one of few.
 #[derive(Debug, Clone)]
 pub struct HostMap<T> {
-    exact: HashMap<Box<str>, T>,
-    wildcard: HashMap<Box<str>, T>,
+    exact: Names<T>,
+    wildcard: Names<T>,
     any: Option<T>,
 }
+
+/// Values by name, in shards that copies share until one of them writes.
+#[derive(Debug, Clone)]
+struct Names<T>(Vec<Arc<HashMap<Box<str>, T>>>);
+
+/// Enough that a shard of 100,000 names is copied in microseconds, few enough that the list of shards is, too.
+const SHARDS: usize = 256;
 
 // Patterns.
 
@@ -179,33 +189,77 @@ impl<T> HostMap<T> {
         }
     }
 
+    /// All patterns with their values, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (HostPattern, &T)> {
+        let exact = self.exact.iter();
+        let exact = exact.map(|(name, value)| (HostPattern::Exact(name.clone()), value));
+        let wildcard = self.wildcard.iter();
+        let wildcard = wildcard.map(|(name, value)| (HostPattern::Wildcard(name.clone()), value));
+        let any = self.any.iter().map(|value| (HostPattern::Any, value));
+        exact.chain(wildcard).chain(any)
+    }
+}
+
+impl<T: Clone> HostMap<T> {
     /// Sets the value of `pattern`.
     pub fn insert(&mut self, pattern: HostPattern, value: T) {
         match pattern {
-            HostPattern::Exact(name) => drop(self.exact.insert(name, value)),
-            HostPattern::Wildcard(suffix) => drop(self.wildcard.insert(suffix, value)),
+            HostPattern::Exact(name) => drop(self.exact.shard(&name).insert(name, value)),
+            HostPattern::Wildcard(name) => drop(self.wildcard.shard(&name).insert(name, value)),
             HostPattern::Any => self.any = Some(value),
         }
     }
 
-    /// All values.
-    pub fn values(&self) -> impl Iterator<Item = &T> {
-        let named = self.exact.values().chain(self.wildcard.values());
-        named.chain(&self.any)
+    /// Removes the value of `pattern`.
+    pub fn remove(&mut self, pattern: &HostPattern) {
+        match pattern {
+            HostPattern::Exact(name) => drop(self.exact.shard(name).remove(name)),
+            HostPattern::Wildcard(name) => drop(self.wildcard.shard(name).remove(name)),
+            HostPattern::Any => self.any = None,
+        }
     }
+}
+
+impl<T> Names<T> {
+    fn get(&self, name: &str) -> Option<&T> {
+        self.0[shard_of(name)].get(name)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&Box<str>, &T)> {
+        self.0.iter().flat_map(|shard| shard.iter())
+    }
+}
+
+impl<T: Clone> Names<T> {
+    /// The shard of `name`, to be written to.
+    fn shard(&mut self, name: &str) -> &mut HashMap<Box<str>, T> {
+        Arc::make_mut(&mut self.0[shard_of(name)])
+    }
+}
+
+/// Hosts that differ in any byte are spread; within a shard names are hashed with a secret, so nobody can make it slow.
+fn shard_of(name: &str) -> usize {
+    let mix = |hash: usize, byte: u8| hash.wrapping_mul(31).wrapping_add(usize::from(byte));
+    name.bytes().fold(0, mix) % SHARDS
 }
 
 impl<T> Default for HostMap<T> {
     fn default() -> Self {
         Self {
-            exact: HashMap::new(),
-            wildcard: HashMap::new(),
+            exact: Names::default(),
+            wildcard: Names::default(),
             any: None,
         }
     }
 }
 
-impl<T> FromIterator<(HostPattern, T)> for HostMap<T> {
+impl<T> Default for Names<T> {
+    fn default() -> Self {
+        Self(vec![Arc::default(); SHARDS])
+    }
+}
+
+impl<T: Clone> FromIterator<(HostPattern, T)> for HostMap<T> {
     fn from_iter<I: IntoIterator<Item = (HostPattern, T)>>(entries: I) -> Self {
         let mut map = Self::default();
         for (pattern, value) in entries {
@@ -302,5 +356,22 @@ mod tests {
             assert_eq!(map.get(host), Some(&expected), "{host}");
         }
         assert_eq!(map.named("foo.com"), None);
+    }
+
+    #[test]
+    fn a_copy_does_not_see_later_changes() {
+        let pattern = |text| HostPattern::parse(text).expect("a host");
+        let mut map: HostMap<i32> = ["a.org", "*.a.org", ""]
+            .into_iter()
+            .map(|text| (pattern(text), 1))
+            .collect();
+        let copy = map.clone();
+        for text in ["a.org", "*.a.org", ""] {
+            map.remove(&pattern(text));
+        }
+        map.insert(pattern("b.org"), 2);
+        assert_eq!(map.iter().collect::<Vec<_>>(), [(pattern("b.org"), &2)]);
+        assert_eq!(copy.iter().count(), 3);
+        assert_eq!((copy.get("b.org"), copy.named("b.org")), (Some(&1), None));
     }
 }

@@ -52,6 +52,7 @@ pub mod strict;
 pub mod tls;
 pub mod upgrade;
 pub mod upstream;
+pub mod upstreams;
 pub mod watch;
 pub mod worker;
 

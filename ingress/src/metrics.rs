@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::StatusCode;
+use model::ObjectName;
 
 use crate::answer::Reason;
 use crate::problem::Problem;
-use crate::routes::Route;
 use crate::tls::Certificates;
 
 /// Most sets of series that are told apart.
@@ -176,23 +176,25 @@ impl Metrics {
         *self.problems.lock().unwrap_or_else(PoisonError::into_inner) = counts;
     }
 
-    /// The series for each of `routes`, in their order. Series that none of them has are dropped.
-    pub fn series(&self, routes: &[Arc<Route>]) -> Vec<Arc<Series>> {
+    /// The series of the requests of `ingress` to `service`. It lasts as long as somebody has it, up to the next
+    /// [`drop_unused`](Self::drop_unused).
+    pub fn series(&self, ingress: &ObjectName, service: &Arc<str>) -> Arc<Series> {
         let mut known = self.series.lock().unwrap_or_else(PoisonError::into_inner);
-        let old = std::mem::take(&mut *known);
-        let series_of = |route: &Arc<Route>| {
-            let name = SeriesName::of(route);
-            let is_over = known.len() >= MAX_SERIES && !known.contains_key(&name);
-            let name = if is_over {
-                SeriesName::overflow()
-            } else {
-                name
-            };
-            let new = || Arc::new(Series::new());
-            let kept = || old.get(&name).cloned().unwrap_or_else(new);
-            known.entry(name.clone()).or_insert_with(kept).clone()
+        let name = SeriesName::new(ingress, service);
+        let is_over = known.len() >= MAX_SERIES && !known.contains_key(&name);
+        let name = if is_over {
+            SeriesName::overflow()
+        } else {
+            name
         };
-        routes.iter().map(series_of).collect()
+        let new = || Arc::new(Series::new());
+        known.entry(name).or_insert_with(new).clone()
+    }
+
+    /// Drops the series that no route has any more.
+    pub fn drop_unused(&self) {
+        let mut known = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, series| Arc::strong_count(series) > 1);
     }
 }
 
@@ -203,11 +205,11 @@ impl Default for Metrics {
 }
 
 impl SeriesName {
-    fn of(route: &Route) -> Self {
+    fn new(ingress: &ObjectName, service: &Arc<str>) -> Self {
         Self {
-            namespace: route.ingress.name.namespace.clone(),
-            ingress: route.ingress.name.name.clone(),
-            service: route.service.clone(),
+            namespace: ingress.namespace.clone(),
+            ingress: ingress.name.clone(),
+            service: service.clone(),
         }
     }
 
@@ -437,31 +439,18 @@ impl Display for SeriesName {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::problem::IngressRef;
-    use crate::routes::Target;
-    use model::ObjectName;
 
-    fn route(number: usize) -> Arc<Route> {
+    fn series(metrics: &Metrics, number: usize) -> Arc<Series> {
         let name = ObjectName::new("ns", format!("i{number}"));
-        Arc::new(Route {
-            number,
-            ingress: Arc::new(IngressRef {
-                name,
-                uid: "".into(),
-            }),
-            path: "/".into(),
-            service: "s".into(),
-            target: Target::Nowhere,
-            policy: None,
-        })
+        metrics.series(&name, &"s".into())
     }
 
     #[test]
     fn requests_are_counted_by_status_and_duration() {
         let metrics = Metrics::new();
-        let series = metrics.series(&[route(0)]);
-        series[0].count(StatusCode::OK, Duration::from_millis(5), 10);
-        series[0].count(StatusCode::IM_A_TEAPOT, Duration::from_secs(60), 0);
+        let series = series(&metrics, 0);
+        series.count(StatusCode::OK, Duration::from_millis(5), 10);
+        series.count(StatusCode::IM_A_TEAPOT, Duration::from_secs(60), 0);
         metrics.count_reason(Reason::NoRoute);
         let cert = Certificates::new(crate::certificate::Certificate::self_signed().expect("made"));
         let text = metrics.render(&cert);
@@ -487,16 +476,21 @@ mod tests {
     #[test]
     fn series_are_kept_across_updates_bounded_and_dropped_with_their_routes() {
         let metrics = Metrics::new();
-        let first = metrics.series(&[route(0)]);
-        let both = metrics.series(&[route(1), route(0)]);
-        assert!(Arc::ptr_eq(&first[0], &both[1]));
-        let many: Vec<_> = (0..MAX_SERIES + 10).map(route).collect();
-        let many = metrics.series(&many);
+        let first = series(&metrics, 0);
+        first.count(StatusCode::OK, Duration::ZERO, 0);
+        metrics.drop_unused();
+        assert!(Arc::ptr_eq(&first, &series(&metrics, 0)));
+        let many: Vec<_> = (0..MAX_SERIES + 10)
+            .map(|number| series(&metrics, number))
+            .collect();
         assert!(Arc::ptr_eq(&many[MAX_SERIES], &many[MAX_SERIES + 9]));
         assert!(!Arc::ptr_eq(&many[0], &many[MAX_SERIES]));
-        let again = metrics.series(&[route(1)]);
+        drop((first, many));
+        let _last = series(&metrics, 1);
+        metrics.drop_unused();
         assert_eq!(metrics.series.lock().map(|all| all.len()).ok(), Some(1));
-        assert!(!Arc::ptr_eq(&again[0], &first[0]));
+        assert_eq!(series(&metrics, 0).bytes.get(), 0);
+        assert_eq!(series(&metrics, 0).buckets[0].get(), 0);
     }
 
     #[test]

@@ -6,8 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -30,9 +29,7 @@ pub enum Change {
     Service(Delta<Service>),
     /// Of EndpointSlices.
     Slice(Delta<EndpointSlice>),
-    /// Of Secrets of type `kubernetes.io/tls`.
-    Secret(Delta<Secret>),
-    /// Of an object that annotations name.
+    /// Of an object that an Ingress names.
     Referenced(Reference, Seen),
 }
 
@@ -50,8 +47,10 @@ pub enum Delta<K> {
 /// What has to be computed again.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Stale {
-    /// Routes, and with them everything else.
-    pub routes: bool,
+    /// The Ingresses that changed, or may be ours now, or may not be any more.
+    pub ingresses: BTreeSet<ObjectName>,
+    /// The objects named by Ingresses that changed.
+    pub references: BTreeSet<Reference>,
     /// Certificates.
     pub certificates: bool,
     /// The statuses of Ingresses.
@@ -67,6 +66,7 @@ pub struct Stale {
 pub struct Objects {
     ingresses: BTreeMap<ObjectName, Arc<Ingress>>,
     classes: Classes,
+    /// The certificates in what is referenced.
     secrets: Secrets,
     referenced: Referenced,
     world: World,
@@ -77,7 +77,6 @@ pub struct Objects {
 struct Listed {
     ingresses: bool,
     classes: bool,
-    secrets: bool,
 }
 
 impl Objects {
@@ -96,14 +95,11 @@ impl Objects {
         }
     }
 
-    /// Whether every kind has been listed, so that what is missing here is known not to exist.
+    /// Whether every kind has been listed, so that what is missing here is known not to exist. Secrets and
+    /// ConfigMaps are not listed but looked for by name.
     pub fn is_complete(&self) -> bool {
-        let Listed {
-            ingresses,
-            classes,
-            secrets,
-        } = self.listed;
-        ingresses && classes && secrets && self.world.is_complete()
+        let Listed { ingresses, classes } = self.listed;
+        ingresses && classes && self.world.is_complete()
     }
 
     /// The Ingresses that are ours.
@@ -112,26 +108,20 @@ impl Objects {
         all.filter(|ingress| self.classes.own(ingress))
     }
 
-    /// The certificates of Secrets.
-    pub fn secrets(&self) -> &Secrets {
-        &self.secrets
+    /// The Ingress called `name`, if it is there and ours.
+    pub fn ingress(&self, name: &ObjectName) -> Option<&Ingress> {
+        let ingress = self.ingresses.get(name).map(AsRef::as_ref);
+        ingress.filter(|ingress| self.classes.own(ingress))
     }
 
-    /// What annotations name.
+    /// What Ingresses name, as far as anybody has looked.
     pub fn referenced(&self) -> &Referenced {
         &self.referenced
     }
 
-    /// Whether anybody has looked for all of `wanted`.
-    pub fn has_looked_for(&self, wanted: &BTreeSet<Reference>) -> bool {
-        wanted
-            .iter()
-            .all(|reference| self.referenced.get(reference).is_some())
-    }
-
-    /// Forgets what annotations no longer name.
-    pub fn keep_referenced(&mut self, wanted: &BTreeSet<Reference>) {
-        self.referenced.keep(wanted);
+    /// The certificates of Secrets that Ingresses name.
+    pub fn secrets(&self) -> &Secrets {
+        &self.secrets
     }
 
     /// Services and their endpoints.
@@ -150,10 +140,7 @@ impl Objects {
                 stale.services.extend(changed);
             }
             Change::Slice(delta) => stale.endpoints.extend(self.apply_slice(delta)),
-            Change::Secret(delta) => self.apply_secret(delta, stale),
-            Change::Referenced(reference, seen) => {
-                stale.routes |= self.referenced.put(reference, seen);
-            }
+            Change::Referenced(reference, seen) => self.apply_referenced(reference, seen, stale),
         }
     }
 }
@@ -166,29 +153,42 @@ impl Objects {
         match delta {
             Delta::All(all) => {
                 self.listed.ingresses = true;
-                let named = all.into_iter().filter_map(|ingress| {
-                    Some((
-                        object_name(&ingress.metadata)?,
-                        Arc::new(without_noise(ingress)),
-                    ))
-                });
-                self.ingresses = named.collect();
-                stale.routes = true;
+                let mut gone = std::mem::take(&mut self.ingresses);
+                for ingress in all {
+                    let Some(name) = object_name(&ingress.metadata) else {
+                        continue;
+                    };
+                    let old = gone.remove(&name);
+                    self.put_ingress(name, ingress, old, stale);
+                }
+                stale.ingresses.extend(gone.into_keys());
             }
             Delta::Applied(ingress) => {
-                let Some(name) = object_name(&ingress.metadata) else {
-                    return;
-                };
-                let new = Arc::new(without_noise(*ingress));
-                let old = self.ingresses.insert(name, new.clone());
-                stale.routes |= !old.is_some_and(|old| means_the_same(&old, &new));
+                if let Some(name) = object_name(&ingress.metadata) {
+                    let old = self.ingresses.remove(&name);
+                    self.put_ingress(name, *ingress, old, stale);
+                }
             }
             Delta::Deleted(ingress) => {
-                let name = object_name(&ingress.metadata);
-                let gone = name.and_then(|name| self.ingresses.remove(&name));
-                stale.routes |= gone.is_some();
+                let gone = object_name(&ingress.metadata);
+                let gone = gone.filter(|name| self.ingresses.remove(name).is_some());
+                stale.ingresses.extend(gone);
             }
         }
+    }
+
+    fn put_ingress(
+        &mut self,
+        name: ObjectName,
+        ingress: Ingress,
+        old: Option<Arc<Ingress>>,
+        stale: &mut Stale,
+    ) {
+        let ingress = without_noise(ingress);
+        if !old.is_some_and(|old| means_the_same(&old, &ingress)) {
+            stale.ingresses.insert(name.clone());
+        }
+        self.ingresses.insert(name, Arc::new(ingress));
     }
 
     fn apply_class(&mut self, delta: Delta<IngressClass>, stale: &mut Stale) {
@@ -207,8 +207,10 @@ impl Objects {
                 name.is_some_and(|name| self.classes.remove(name))
             }
         };
-        stale.routes |= changed;
-        stale.statuses |= changed;
+        if changed {
+            stale.ingresses.extend(self.ingresses.keys().cloned());
+            stale.statuses = true;
+        }
     }
 }
 
@@ -278,37 +280,37 @@ impl Objects {
     }
 }
 
-// Secrets.
+// What Ingresses name.
 
 impl Objects {
-    fn apply_secret(&mut self, delta: Delta<Secret>, stale: &mut Stale) {
-        stale.certificates = true;
-        match delta {
-            Delta::All(all) => {
-                self.listed.secrets = true;
-                self.secrets.clear();
-                all.iter().for_each(|secret| self.put_secret(secret));
+    fn apply_referenced(&mut self, reference: Reference, seen: Seen, stale: &mut Stale) {
+        let certificate = match (&reference, &seen) {
+            (Reference::Secret(_), Seen::Present(data)) => {
+                let entry = |key| data.get(key).map(Vec::as_slice).unwrap_or_default();
+                Some(Certificate::from_pem(
+                    entry(CERTIFICATE_KEY),
+                    entry(PRIVATE_KEY_KEY),
+                ))
             }
-            Delta::Applied(secret) => self.put_secret(&secret),
-            Delta::Deleted(secret) => {
-                self.secrets.remove(&name_or_empty(&secret.metadata));
+            _ => None,
+        };
+        if !self.referenced.put(reference.clone(), seen) {
+            return;
+        }
+        if let Reference::Secret(name) = &reference {
+            stale.certificates = true;
+            match certificate {
+                Some(read) => drop(self.secrets.insert(name.clone(), read.map(Arc::new))),
+                None => drop(self.secrets.remove(name)),
             }
         }
+        stale.references.insert(reference);
     }
 
-    /// Keeps the certificate and forgets the Secret.
-    fn put_secret(&mut self, secret: &Secret) {
-        let Some(name) = object_name(&secret.metadata) else {
-            return;
-        };
-        let data = secret.data.as_ref();
-        let entry = |key| {
-            data.and_then(|data| data.get(key))
-                .map(|ByteString(bytes)| &bytes[..])
-        };
-        let chain = entry(CERTIFICATE_KEY).unwrap_or_default();
-        let key = entry(PRIVATE_KEY_KEY).unwrap_or_default();
-        let certificate = Certificate::from_pem(chain, key).map(Arc::new);
-        self.secrets.insert(name, certificate);
+    /// Forgets what no Ingress names.
+    pub fn keep_referenced(&mut self, wanted: &BTreeSet<Reference>) {
+        self.referenced.keep(wanted);
+        let is_wanted = |name: &ObjectName| wanted.contains(&Reference::Secret(name.clone()));
+        self.secrets.retain(|name, _| is_wanted(name));
     }
 }

@@ -74,8 +74,8 @@ pub enum Fault {
     /// The backend is an object other than a Service.
     #[error("a resource backend ({0}) is not supported; requests are answered with 503")]
     ResourceBackend(String),
-    /// The Secret does not exist or is not of type `kubernetes.io/tls`.
-    #[error("no Secret {0} of type kubernetes.io/tls; {1}")]
+    /// The Secret does not exist, or the gateway has no right to read it.
+    #[error("there is no Secret {0}, or the gateway may not read it; {1}")]
     SecretMissing(ObjectName, Instead),
     /// The Secret's certificate or key cannot be used.
     #[error("Secret {secret}: {reason}; {instead}")]

@@ -17,7 +17,6 @@ use tokio::time::Instant;
 use crate::answer::Reason;
 use crate::endpoint::InFlight;
 use crate::forwarding::REQUEST_ID;
-use crate::metrics::Series;
 use crate::routes::Route;
 use crate::worker::{Peer, Worker};
 
@@ -33,7 +32,7 @@ pub struct Record {
     agent: Option<HeaderValue>,
     referer: Option<HeaderValue>,
     id: Option<HeaderValue>,
-    route: Option<(Arc<Route>, Arc<Series>)>,
+    route: Option<Arc<Route>>,
     backend: Option<SocketAddr>,
     /// Counts at the endpoint that answered until the response is through.
     place: Option<InFlight>,
@@ -99,9 +98,9 @@ impl Record {
         })
     }
 
-    /// The request takes `route`, and counts for `series`.
-    pub fn routed(&mut self, route: Arc<Route>, series: Arc<Series>) {
-        self.route = Some((route, series));
+    /// The request takes `route`.
+    pub fn routed(&mut self, route: Arc<Route>) {
+        self.route = Some(route);
     }
 
     /// The request is called this.
@@ -150,8 +149,8 @@ impl Record {
         if let Some(reason) = self.reason {
             metrics.count_reason(reason);
         }
-        if let Some((_, series)) = &self.route {
-            series.count(status, elapsed, self.sent);
+        if let Some(route) = &self.route {
+            route.series.count(status, elapsed, self.sent);
         }
         if self.worker.log().is_on() {
             self.worker.log().write(&self.line(status, elapsed));
@@ -159,7 +158,7 @@ impl Record {
     }
 
     fn line(&self, status: StatusCode, elapsed: std::time::Duration) -> Line<'_> {
-        let route = self.route.as_ref().map(|(route, _)| route);
+        let route = self.route.as_ref();
         let name = route.map(|route| &route.ingress.name);
         Line {
             time: jiff::Timestamp::now(),

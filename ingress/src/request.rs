@@ -13,9 +13,8 @@ use crate::answer::{self, Reason};
 use crate::body::{RequestBody, ResponseBody};
 use crate::exchange::Reply;
 use crate::forward;
-use crate::gateway::Live;
 use crate::record::Record;
-use crate::routes::{Route, Target};
+use crate::routes::{Route, Table, Target};
 use crate::strict::{self, Head};
 use crate::upgrade;
 use crate::upstream::Upstream;
@@ -65,19 +64,18 @@ async fn answer(
 ) -> Result<Outcome, Reason> {
     let head = strict::check(&mut parts, worker.shared().rules)?;
     check_direction(worker, peer, &head)?;
-    let live = worker.live();
-    let route = live
-        .table
+    let routes = worker.routes();
+    let route = routes
         .find(&head.host, parts.uri.path())
         .ok_or(Reason::NoRoute)?;
-    record.routed(route.clone(), live.series[route.number].clone());
+    record.routed(route.clone());
     if route.is_closed() {
         return Err(Reason::Closed);
     }
-    if is_redirected(peer, &live, route, &head, &parts) {
+    if is_redirected(peer, &routes, route, &head, &parts) {
         return Ok(Outcome::Redirect(to_https(&head, &parts)));
     }
-    let upstream = upstream(&live, route)?;
+    let upstream = upstream(route)?;
     peer.via.apply(&mut parts.headers);
     record.named(&parts.headers);
     let upgrade = head.upgrade.then(|| upgrade::prepare(&mut parts));
@@ -102,10 +100,10 @@ fn check_direction(worker: &Worker, peer: &Peer, head: &Head) -> Result<(), Reas
 }
 
 /// Whether a client that came in the clear is sent to HTTPS.
-fn is_redirected(peer: &Peer, live: &Live, route: &Route, head: &Head, parts: &Parts) -> bool {
+fn is_redirected(peer: &Peer, routes: &Table, route: &Route, head: &Head, parts: &Parts) -> bool {
     let asked = route.asks(|policy| &policy.https);
     let is_wanted = match asked.copied().unwrap_or_default() {
-        HttpsRedirect::WhereTls => live.table.is_secure(&head.host),
+        HttpsRedirect::WhereTls => routes.is_secure(&head.host),
         HttpsRedirect::Never => false,
         HttpsRedirect::Always => true,
     };
@@ -121,9 +119,9 @@ fn to_https(head: &Head, parts: &Parts) -> Response<Full<Bytes>> {
     answer::https_redirect(&head.host, target, parts.version)
 }
 
-fn upstream<'l>(live: &'l Live, route: &Route) -> Result<&'l Upstream, Reason> {
-    match route.target {
-        Target::Backend(number) => Ok(&live.upstreams[number]),
+fn upstream(route: &Route) -> Result<&Upstream, Reason> {
+    match &route.target {
+        Target::Backend(upstream) => Ok(upstream),
         Target::Nowhere => Err(Reason::NoBackend),
     }
 }

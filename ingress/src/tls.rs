@@ -42,7 +42,11 @@ impl Certificates {
     }
 
     /// The certificates for `claims`, given the ones in use so far, and what is wrong with them.
-    pub fn next(&self, claims: &[TlsClaim], secrets: &Secrets) -> (Self, Vec<Problem>) {
+    pub fn next<'c>(
+        &self,
+        claims: impl IntoIterator<Item = &'c TlsClaim>,
+        secrets: &Secrets,
+    ) -> (Self, Vec<Problem>) {
         let mut problems = Vec::new();
         let mut good = BTreeMap::new();
         let mut hosts = HostMap::default();

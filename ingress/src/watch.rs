@@ -1,9 +1,8 @@
-//! Watching the API: five kinds of objects, and single objects that annotations name, in one loop.
+//! Watching the API: all objects of four kinds, and single objects that Ingresses name, in one loop.
 //!
-//! The loop takes whatever has arrived, then publishes once, so a burst costs one update and a quiet moment none. Of
-//! Secrets only those of type `kubernetes.io/tls` are asked for, and by name those that an annotation names: the others,
-//! tokens and passwords, never get here. So for a TLS section a Secret of another type counts as missing even if it has
-//! a certificate in it.
+//! The loop takes whatever has arrived, then publishes once, so a burst costs one update and a quiet moment none. Each
+//! Secret and ConfigMap has a watch of its own, by name: RBAC can then allow just these (`resourceNames`), and all
+//! others, tokens and passwords, never get here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -56,7 +55,7 @@ pub async fn run(
     }
 }
 
-/// The objects that annotations name and that are watched one by one, each with what ends its watch.
+/// The objects that Ingresses name and that are watched one by one, each with what ends its watch.
 #[derive(Default)]
 struct Watched(BTreeMap<Reference, DropGuard>);
 
@@ -134,25 +133,20 @@ fn sight<K>(delta: Delta<K>, data: fn(&K) -> Data) -> Seen {
 }
 
 fn changes(client: &Client) -> SelectAll<BoxStream<'static, Change>> {
-    let tls_only = watcher::Config::default().fields("type=kubernetes.io/tls");
     futures::stream::select_all([
-        source(client, watcher::Config::default(), Change::Ingress),
-        source(client, watcher::Config::default(), Change::Class),
-        source(client, watcher::Config::default(), Change::Service),
-        source(client, watcher::Config::default(), Change::Slice),
-        source(client, tls_only, Change::Secret),
+        source(client, Change::Ingress),
+        source(client, Change::Class),
+        source(client, Change::Service),
+        source(client, Change::Slice),
     ])
 }
 
 /// All changes of one kind.
-fn source<K>(
-    client: &Client,
-    config: watcher::Config,
-    change: fn(Delta<K>) -> Change,
-) -> BoxStream<'static, Change>
+fn source<K>(client: &Client, change: fn(Delta<K>) -> Change) -> BoxStream<'static, Change>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
+    let config = watcher::Config::default();
     let events = watcher(Api::<K>::all(client.clone()), config).default_backoff();
     deltas(events).map(change).boxed()
 }

@@ -22,10 +22,11 @@ use crate::access_log::{AccessLog, Sink};
 use crate::config::GatewayArgs;
 use crate::connection;
 use crate::forwarding::Via;
-use crate::gateway::{Live, Shared};
+use crate::gateway::Shared;
 use crate::listener::Sockets;
 use crate::metrics::Metrics;
 use crate::pool::{Limits, Pool};
+use crate::routes::Table;
 
 /// How often idle connections to backends are looked through.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -36,7 +37,7 @@ const ACCEPT_REST: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Worker {
     shared: Arc<Shared>,
-    live: RefCell<Cache<Arc<ArcSwap<Live>>, Arc<Live>>>,
+    routes: RefCell<Cache<Arc<ArcSwap<Table>>, Arc<Table>>>,
     pool: Pool,
     log: AccessLog,
     /// Connections and tunnels, which are waited for at the end.
@@ -209,7 +210,7 @@ impl Worker {
             idle: settings.backend_idle_connections,
         };
         Self {
-            live: RefCell::new(Cache::new(shared.live.clone())),
+            routes: RefCell::new(Cache::new(shared.routes.clone())),
             pool: Pool::new(limits),
             log: AccessLog::new(log, shared.metrics.clone()),
             tasks: TaskTracker::new(),
@@ -253,8 +254,8 @@ impl Worker {
     }
 
     /// The routes in effect.
-    pub fn live(&self) -> Arc<Live> {
-        self.live.borrow_mut().load().clone()
+    pub fn routes(&self) -> Arc<Table> {
+        self.routes.borrow_mut().load().clone()
     }
 
     /// Counters.

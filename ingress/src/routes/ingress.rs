@@ -1,10 +1,10 @@
-//! From Ingress objects to a table of routes.
+//! Reading one Ingress object: what it asks for, host by host.
 //!
-//! Objects are taken from the oldest to the youngest, so of two that want the same host and path, or a certificate for
-//! the same host, the older one keeps it, whatever order they were seen in. A field that cannot be carried out becomes a
-//! problem; if it names a backend, its path stays and is answered with an error, so that no other rule takes over.
+//! A reading knows no other object of its kind; [`merge`](super::merge) settles what two of them both want. A field that
+//! cannot be carried out becomes a problem; if it names a backend, its path stays and is answered with an error, so that
+//! no other rule takes over.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::networking::v1::{
@@ -12,28 +12,52 @@ use k8s_openapi::api::networking::v1::{
     IngressTLS,
 };
 use model::service::Kind;
-use model::{ObjectName, Protocol, Service, ServiceName, ServicePort, ServicePortName, World};
+use model::{ObjectName, Protocol, Service, ServiceName, ServicePort, World};
 
 use super::class::{class_annotation, class_field};
 use super::validate::{self, PortRef};
-use super::{Host, PathMatch, Route, Table, Target};
+use super::{PathMatch, Route, Target};
 use crate::annotations::{Policy, Reference, Referenced};
 use crate::host::HostPattern;
+use crate::metrics::Metrics;
 use crate::problem::{Fault, IngressRef, Problem};
+use crate::upstreams::Upstreams;
 
-/// What a set of Ingress objects amounts to.
-#[derive(Debug, Default)]
-pub struct Built {
-    /// The routes.
-    pub table: Table,
-    /// Which certificates are wanted, at most one claim a host.
-    pub tls: Vec<TlsClaim>,
-    /// The Services that are named, there or not.
+/// What one Ingress asks for.
+#[derive(Debug)]
+pub struct Reading {
+    /// The object.
+    pub ingress: Arc<IngressRef>,
+    /// What it says about each host.
+    pub parts: BTreeMap<HostPattern, Part>,
+    /// Which certificates it wants.
+    pub claims: Vec<TlsClaim>,
+    /// The Services that it names, there or not.
     pub services: BTreeSet<ServiceName>,
-    /// The objects that annotations name, there or not.
+    /// The Secrets and other objects that it names, there or not.
     pub references: BTreeSet<Reference>,
-    /// What could not be carried out.
+    /// What cannot be carried out, whatever other objects say.
     pub problems: Vec<Problem>,
+}
+
+/// What one Ingress says about one host.
+#[derive(Debug, Default)]
+pub struct Part {
+    /// Its paths, in the order of the object.
+    pub paths: Vec<PathRule>,
+    /// Where everything else goes.
+    pub default: Option<Arc<Route>>,
+}
+
+/// A path of a rule.
+#[derive(Debug)]
+pub struct PathRule {
+    /// How the path matches.
+    pub kind: PathMatch,
+    /// The field that it stands in, like `spec.rules[0].http.paths[1]`.
+    pub field: String,
+    /// Where its requests go.
+    pub route: Arc<Route>,
 }
 
 /// A host's claim to a certificate.
@@ -49,20 +73,24 @@ pub struct TlsClaim {
     pub secret: Option<ObjectName>,
 }
 
-/// Builds the routes of `ingresses`, all of which are ours. Services are looked up in `world`, what annotations name in
-/// `referenced`.
-pub fn build<'a>(
-    ingresses: impl IntoIterator<Item = &'a Ingress>,
-    world: &World,
-    referenced: &Referenced,
-) -> Built {
-    let mut oldest_first: Vec<&Ingress> = ingresses.into_iter().collect();
-    oldest_first.sort_by_key(|ingress| age_key(ingress));
-    let mut builder = Builder::new(world, referenced);
-    for ingress in oldest_first {
-        builder.add(ingress);
-    }
-    builder.finish()
+/// What a reading refers to.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'c> {
+    /// Where Services are looked up.
+    pub world: &'c World,
+    /// Where the backends of routes come from.
+    pub upstreams: &'c Upstreams,
+    /// Where Secrets are looked up. One that nobody has looked for yet will be, and then the object is read again.
+    pub referenced: &'c Referenced,
+    /// Where the series of routes come from.
+    pub metrics: &'c Metrics,
+}
+
+/// Reads `ingress`, which is ours.
+pub fn read(ingress: &Ingress, context: Context<'_>) -> Reading {
+    let mut reader = Reader::new(ingress, context);
+    reader.read(ingress);
+    reader.reading
 }
 
 /// The identity of `ingress`.
@@ -75,87 +103,62 @@ pub fn reference(ingress: &Ingress) -> IngressRef {
     }
 }
 
-fn age_key(ingress: &Ingress) -> impl Ord + use<> {
-    let created = ingress.metadata.creation_timestamp.as_ref();
-    (created.map(|time| time.0), reference(ingress))
-}
-
-/// What takes up the objects one by one.
-struct Builder<'w> {
-    world: &'w World,
-    referenced: &'w Referenced,
-    built: Built,
-    hosts: BTreeMap<HostPattern, Host>,
-    numbers: HashMap<ServicePortName, usize>,
-    /// Who has which path of which host.
-    paths: HashMap<(HostPattern, PathMatch, String), ObjectName>,
-    /// The claim of each host.
-    claims: BTreeMap<HostPattern, TlsClaim>,
-}
-
-/// The object that is being taken up.
-struct Current {
-    ingress: Arc<IngressRef>,
+/// What takes up an object, field by field.
+struct Reader<'c> {
+    context: Context<'c>,
+    reading: Reading,
     policy: Option<Arc<Policy>>,
 }
 
-impl<'w> Builder<'w> {
-    fn new(world: &'w World, referenced: &'w Referenced) -> Self {
+impl<'c> Reader<'c> {
+    fn new(ingress: &Ingress, context: Context<'c>) -> Self {
         Self {
-            world,
-            referenced,
-            built: Built::default(),
-            hosts: BTreeMap::new(),
-            numbers: HashMap::new(),
-            paths: HashMap::new(),
-            claims: BTreeMap::new(),
+            context,
+            reading: Reading {
+                ingress: Arc::new(reference(ingress)),
+                parts: BTreeMap::new(),
+                claims: Vec::new(),
+                services: BTreeSet::new(),
+                references: BTreeSet::new(),
+                problems: Vec::new(),
+            },
+            policy: None,
         }
     }
 
-    fn finish(mut self) -> Built {
-        self.built.table.secure = self.claims.keys().map(|host| (host.clone(), ())).collect();
-        self.built.table.hosts = self.hosts.into_iter().collect();
-        self.built.tls = self.claims.into_values().collect();
-        self.built
+    fn read(&mut self, ingress: &Ingress) {
+        self.read_annotations(ingress);
+        self.check_class(ingress);
+        match &ingress.spec {
+            Some(spec) => self.read_spec(spec),
+            None => self.invalid("spec", "is required"),
+        }
     }
 
-    fn add(&mut self, ingress: &Ingress) {
-        let mut current = Current {
-            ingress: Arc::new(reference(ingress)),
-            policy: None,
-        };
-        current.policy = self.policy(&current, ingress);
-        self.check_class(&current, ingress);
-        let Some(spec) = &ingress.spec else {
-            return self.invalid(&current, "spec", "is required");
-        };
-        self.add_spec(&current, spec);
-    }
-
-    fn add_spec(&mut self, current: &Current, spec: &IngressSpec) {
+    fn read_spec(&mut self, spec: &IngressSpec) {
         let rules = spec.rules.as_deref().unwrap_or_default();
         if rules.is_empty() && spec.default_backend.is_none() {
-            self.invalid(current, "spec", "must have rules or a defaultBackend");
+            self.invalid("spec", "must have rules or a defaultBackend");
         }
-        let mut hosts: Vec<HostPattern> = Vec::new();
         for (number, rule) in rules.iter().enumerate() {
-            hosts.extend(self.add_rule(current, &format!("spec.rules[{number}]"), rule));
+            self.read_rule(&format!("spec.rules[{number}]"), rule);
         }
+        let hosts: Vec<HostPattern> = self.reading.parts.keys().cloned().collect();
         if let Some(backend) = &spec.default_backend {
-            self.add_default(current, backend, &hosts);
+            self.read_default(backend, &hosts);
         }
         for (number, tls) in spec.tls.iter().flatten().enumerate() {
-            self.add_tls(current, &format!("spec.tls[{number}]"), tls, &hosts);
+            self.read_tls(&format!("spec.tls[{number}]"), tls, &hosts);
         }
     }
 
-    fn invalid(&mut self, current: &Current, field: impl Into<String>, message: impl Into<String>) {
-        self.problem(current, field, Fault::Invalid(message.into()));
+    fn invalid(&mut self, field: impl Into<String>, message: impl Into<String>) {
+        self.problem(field, Fault::Invalid(message.into()));
     }
 
-    fn problem(&mut self, current: &Current, field: impl Into<String>, fault: Fault) {
-        self.built.problems.push(Problem {
-            ingress: current.ingress.clone(),
+    fn problem(&mut self, field: impl Into<String>, fault: Fault) {
+        self.reading.problems.push(Problem {
+            ingress: self.reading.ingress.clone(),
             field: field.into(),
             fault,
         });
@@ -164,137 +167,111 @@ impl<'w> Builder<'w> {
 
 // What concerns the whole object.
 
-impl Builder<'_> {
-    fn check_class(&mut self, current: &Current, ingress: &Ingress) {
+impl Reader<'_> {
+    fn check_class(&mut self, ingress: &Ingress) {
         let both = class_annotation(ingress).zip(class_field(ingress));
         if let Some((annotation, field)) = both.filter(|(annotation, field)| annotation != field) {
             let (annotation, field) = (annotation.to_owned(), field.to_owned());
             let fault = Fault::ClassMismatch { annotation, field };
-            self.problem(current, "spec.ingressClassName", fault);
+            self.problem("spec.ingressClassName", fault);
         }
     }
 
     /// What the annotations ask for. What is wrong with them is reported.
-    fn policy(&mut self, current: &Current, ingress: &Ingress) -> Option<Arc<Policy>> {
-        let reading = Policy::read(ingress, Some(self.referenced));
-        let problems = reading.findings.iter();
-        let problems = problems.filter_map(|finding| finding.problem(&current.ingress));
-        self.built.problems.extend(problems);
-        self.built.references.extend(reading.references);
-        reading.policy
+    fn read_annotations(&mut self, ingress: &Ingress) {
+        let read = Policy::read(ingress, Some(self.context.referenced));
+        let problems = read.findings.iter();
+        let problems = problems.filter_map(|finding| finding.problem(&self.reading.ingress));
+        self.reading.problems.extend(problems);
+        self.reading.references.extend(read.references);
+        self.policy = read.policy;
     }
 
     /// A default backend serves what its own hosts do not route. Without a rule it serves all hosts nobody names.
-    fn add_default(&mut self, current: &Current, backend: &IngressBackend, hosts: &[HostPattern]) {
-        let route = self.route(current, "spec.defaultBackend", "", backend);
+    fn read_default(&mut self, backend: &IngressBackend, hosts: &[HostPattern]) {
+        let route = self.route("spec.defaultBackend", None, "", backend);
         let everywhere = [HostPattern::Any];
         for host in if hosts.is_empty() { &everywhere } else { hosts } {
-            let host = self.hosts.entry(host.clone()).or_default();
-            host.default.get_or_insert_with(|| route.clone());
+            self.part(host).default = Some(route.clone());
         }
     }
 }
 
 // Rules and paths.
 
-impl Builder<'_> {
-    fn add_rule(
-        &mut self,
-        current: &Current,
-        field: &str,
-        rule: &IngressRule,
-    ) -> Option<HostPattern> {
+impl Reader<'_> {
+    fn read_rule(&mut self, field: &str, rule: &IngressRule) {
         let text = rule.host.as_deref().unwrap_or_default();
         let host = match HostPattern::parse(text) {
             Ok(host) => host,
             Err(error) => {
-                self.invalid(
-                    current,
-                    format!("{field}.host"),
-                    format!("{text:?} {error}"),
-                );
-                return None;
+                let message = format!("{text:?} {error}");
+                return self.invalid(format!("{field}.host"), message);
             }
         };
         // A rule without paths still makes the host known, for its default backend.
-        self.hosts.entry(host.clone()).or_default();
+        self.part(&host);
         let paths = rule.http.iter().flat_map(|http| &http.paths);
         for (number, path) in paths.enumerate() {
-            self.add_path(
-                current,
-                &format!("{field}.http.paths[{number}]"),
-                &host,
-                path,
-            );
+            self.read_path(format!("{field}.http.paths[{number}]"), &host, path);
         }
-        Some(host)
     }
 
-    fn add_path(
-        &mut self,
-        current: &Current,
-        field: &str,
-        host: &HostPattern,
-        rule: &HTTPIngressPath,
-    ) {
+    fn read_path(&mut self, field: String, host: &HostPattern, rule: &HTTPIngressPath) {
         let (kind, path) = match validate::path(rule) {
             Ok(valid) => valid,
-            Err((name, message)) => {
-                return self.invalid(current, format!("{field}.{name}"), message);
-            }
+            Err((name, message)) => return self.invalid(format!("{field}.{name}"), message),
         };
-        let key = (host.clone(), kind, path.clone());
-        if let Some(owner) = self.paths.get(&key).cloned() {
-            let what = format!("{kind} path {path} of host {host}");
-            let fault = Fault::Conflict { what, owner };
-            return self.problem(current, format!("{field}.path"), fault);
-        }
-        self.paths.insert(key, current.ingress.name.clone());
-        let route = self.route(current, &format!("{field}.backend"), &path, &rule.backend);
-        let host = self.hosts.entry(host.clone()).or_default();
-        host.paths.insert(&path, kind, route);
+        let route = self.route(
+            &format!("{field}.backend"),
+            Some(kind),
+            &path,
+            &rule.backend,
+        );
+        let rule = PathRule { kind, field, route };
+        self.part(host).paths.push(rule);
+    }
+
+    fn part(&mut self, host: &HostPattern) -> &mut Part {
+        self.reading.parts.entry(host.clone()).or_default()
     }
 
     fn route(
         &mut self,
-        current: &Current,
         field: &str,
+        kind: Option<PathMatch>,
         path: &str,
         backend: &IngressBackend,
     ) -> Arc<Route> {
-        let target = match self.backend(current, backend) {
-            Ok(number) => Target::Backend(number),
+        let target = match self.backend(backend) {
+            Ok(target) => target,
             Err((name, fault)) => {
-                self.problem(current, format!("{field}.{name}"), fault);
+                self.problem(format!("{field}.{name}"), fault);
                 Target::Nowhere
             }
         };
         let service = backend.service.as_ref().map_or("", |service| &service.name);
-        let routes = &mut self.built.table.routes;
-        let route = Arc::new(Route {
-            number: routes.len(),
-            ingress: current.ingress.clone(),
+        let service: Arc<str> = service.into();
+        let ingress = self.reading.ingress.clone();
+        Arc::new(Route {
+            series: self.context.metrics.series(&ingress.name, &service),
+            ingress,
+            kind,
             path: path.into(),
-            service: service.into(),
+            service,
             target,
-            policy: current.policy.clone(),
-        });
-        routes.push(route.clone());
-        route
+            policy: self.policy.clone(),
+        })
     }
 }
 
 // Backends.
 
-impl Builder<'_> {
-    /// The number of `backend`, or the field at fault and why.
-    fn backend(
-        &mut self,
-        current: &Current,
-        backend: &IngressBackend,
-    ) -> Result<usize, (&'static str, Fault)> {
+impl Reader<'_> {
+    /// Where `backend` leads, or the field at fault and why.
+    fn backend(&mut self, backend: &IngressBackend) -> Result<Target, (&'static str, Fault)> {
         match (&backend.service, &backend.resource) {
-            (Some(service), None) => self.service_backend(current, service),
+            (Some(service), None) => self.service_backend(service),
             (None, Some(resource)) => {
                 let named = format!("{} {}", resource.kind, resource.name);
                 Err(("resource", Fault::ResourceBackend(named)))
@@ -308,15 +285,17 @@ impl Builder<'_> {
 
     fn service_backend(
         &mut self,
-        current: &Current,
         backend: &IngressServiceBackend,
-    ) -> Result<usize, (&'static str, Fault)> {
-        let namespace = current.ingress.name.namespace.clone();
+    ) -> Result<Target, (&'static str, Fault)> {
+        let Context {
+            world, upstreams, ..
+        } = self.context;
+        let namespace = self.reading.ingress.name.namespace.clone();
         let name = ObjectName::new(namespace, backend.name.as_str());
-        self.built.services.insert(name.clone());
+        self.reading.services.insert(name.clone());
         let invalid = |message: &str| ("service.port", Fault::Invalid(message.to_owned()));
         let port = validate::port(backend).map_err(invalid)?;
-        let Some(service) = self.world.service(&name) else {
+        let Some(service) = world.service(&name) else {
             return Err(("service.name", Fault::ServiceMissing(name)));
         };
         if matches!(service.kind, Kind::ExternalName(_)) {
@@ -335,15 +314,8 @@ impl Builder<'_> {
                 },
             ));
         };
-        Ok(self.number(service.port_name(port)))
-    }
-
-    fn number(&mut self, backend: ServicePortName) -> usize {
-        let backends = &mut self.built.table.backends;
-        *self.numbers.entry(backend).or_insert_with_key(|backend| {
-            backends.push(backend.clone());
-            backends.len() - 1
-        })
+        let upstream = upstreams.get(world, service.port_name(port));
+        Ok(Target::Backend(upstream))
     }
 }
 
@@ -360,50 +332,37 @@ fn find_port<'s>(service: &'s Service, port: PortRef<'_>) -> Option<&'s ServiceP
 
 // TLS.
 
-impl Builder<'_> {
-    /// A TLS section without hosts speaks of the hosts of the rules.
-    fn add_tls(&mut self, current: &Current, field: &str, tls: &IngressTLS, rules: &[HostPattern]) {
-        let namespace = &current.ingress.name.namespace;
+impl Reader<'_> {
+    /// A TLS section without hosts speaks of those of the rules.
+    fn read_tls(&mut self, field: &str, tls: &IngressTLS, rules: &[HostPattern]) {
+        let namespace = &self.reading.ingress.name.namespace;
         let secret = tls.secret_name.as_deref().filter(|name| !name.is_empty());
         let secret = secret.map(|name| ObjectName::new(namespace.clone(), name));
+        let named = secret.clone().map(Reference::Secret);
+        self.reading.references.extend(named);
         let listed = tls.hosts.as_deref().unwrap_or_default();
         for (number, text) in listed.iter().enumerate() {
             let field = format!("{field}.hosts[{number}]");
             match HostPattern::parse(text) {
-                Ok(host) => self.claim(current, field, host, secret.clone()),
-                Err(error) => self.invalid(current, field, format!("{text:?} {error}")),
+                Ok(host) => self.claim(field, host, secret.clone()),
+                Err(error) => self.invalid(field, format!("{text:?} {error}")),
             }
         }
         if listed.is_empty() {
             let everywhere = [HostPattern::Any];
             for host in if rules.is_empty() { &everywhere } else { rules } {
-                self.claim(current, field.to_owned(), host.clone(), secret.clone());
+                self.claim(field.to_owned(), host.clone(), secret.clone());
             }
         }
     }
 
-    fn claim(
-        &mut self,
-        current: &Current,
-        field: String,
-        host: HostPattern,
-        secret: Option<ObjectName>,
-    ) {
-        if let Some(first) = self.claims.get(&host) {
-            if first.secret != secret {
-                let what = format!("the certificate for host {host}");
-                let owner = first.ingress.name.clone();
-                self.problem(current, field, Fault::Conflict { what, owner });
-            }
-            return;
-        }
-        let ingress = current.ingress.clone();
-        let claim = TlsClaim {
+    fn claim(&mut self, field: String, host: HostPattern, secret: Option<ObjectName>) {
+        let ingress = self.reading.ingress.clone();
+        self.reading.claims.push(TlsClaim {
             ingress,
             field,
-            host: host.clone(),
+            host,
             secret,
-        };
-        self.claims.insert(host, claim);
+        });
     }
 }

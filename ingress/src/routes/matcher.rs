@@ -74,6 +74,13 @@ impl<T> PathTrie<T> {
             node.prefix = Some((rank, value));
         }
     }
+
+    /// All values that can be found, by path.
+    pub fn values(&self) -> Vec<&T> {
+        let mut all = Vec::new();
+        self.root.collect(&mut all);
+        all
+    }
 }
 
 impl<T> Node<T> {
@@ -88,6 +95,14 @@ impl<T> Node<T> {
             at
         });
         &mut self.children[at].1
+    }
+
+    fn collect<'n>(&'n self, all: &mut Vec<&'n T>) {
+        all.extend(self.exact.iter().flatten());
+        all.extend(self.prefix.as_ref().map(|(_, value)| value));
+        for (_, child) in &self.children {
+            child.collect(all);
+        }
     }
 
     fn position(&self, element: &str) -> Result<usize, usize> {

@@ -1,36 +1,37 @@
-//! Which route a request takes: pure data, built from objects by [`ingress`], searched without a lock or an allocation.
+//! Which route a request takes: pure data, built from objects, searched without a lock or an allocation.
 //!
-//! A [`Table`] never changes: a new one replaces it whole. It names backends by number; their endpoints live elsewhere
-//! and change without it. The host is chosen first (exact, wildcard, any) and never left again: a path that the chosen
-//! host does not have is not looked for under a less specific one.
+//! [`ingress`] reads one object, [`merge`] brings together what several say about one host, and [`index`] knows which of
+//! that a change outdates. A [`Table`] never changes: a new one replaces it, and shares with it every host that is as it
+//! was. The host is chosen first (exact, wildcard, any) and never left again: a path that the chosen host does not have
+//! is not looked for under a less specific one.
 
 use std::sync::Arc;
 
-use model::ServicePortName;
-
 use crate::annotations::Policy;
 use crate::host::HostMap;
+use crate::metrics::Series;
 use crate::problem::IngressRef;
+use crate::upstream::Upstream;
 
 pub mod class;
+pub mod index;
 pub mod ingress;
 pub mod matcher;
+pub mod merge;
 #[cfg(test)]
 mod tests;
 mod validate;
 
-pub use ingress::{Built, TlsClaim, build};
+pub use index::Routes;
+pub use ingress::TlsClaim;
 pub use matcher::{PathMatch, PathTrie};
 
 /// All routes.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Table {
-    hosts: HostMap<Host>,
+    hosts: HostMap<Arc<Host>>,
     /// Hosts with a TLS section.
     secure: HostMap<()>,
-    /// The backends that routes name by number.
-    backends: Vec<ServicePortName>,
-    routes: Vec<Arc<Route>>,
 }
 
 /// The routes of one host.
@@ -41,18 +42,20 @@ pub struct Host {
 }
 
 /// Where requests for one path go.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Route {
-    /// Its number in [`Table::routes`].
-    pub number: usize,
     /// The object that it comes from.
     pub ingress: Arc<IngressRef>,
-    /// The path as the object has it, empty for a default backend.
+    /// How its path matches; nothing for a default backend.
+    pub kind: Option<PathMatch>,
+    /// The path in normal form, empty for a default backend.
     pub path: Box<str>,
     /// The name of the backend's Service, empty if it has none.
     pub service: Arc<str>,
     /// Where requests go.
     pub target: Target,
+    /// What its requests count for.
+    pub series: Arc<Series>,
     /// What its Ingress asks for by annotations, if that is anything.
     pub policy: Option<Arc<Policy>>,
 }
@@ -70,10 +73,10 @@ impl Route {
 }
 
 /// What a route leads to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Target {
-    /// A backend, by its number in [`Table::backends`].
-    Backend(usize),
+    /// A backend. Its endpoints change without the route.
+    Backend(Arc<Upstream>),
     /// Nothing: the object names something that is not there.
     Nowhere,
 }
@@ -81,8 +84,7 @@ pub enum Target {
 impl Table {
     /// The route for `path`, in normal form, at `host`.
     pub fn find(&self, host: &str, path: &str) -> Option<&Arc<Route>> {
-        let host = self.hosts.get(host)?;
-        host.paths.find(path).or(host.default.as_ref())
+        self.hosts.get(host)?.find(path)
     }
 
     /// Whether a TLS section speaks of `host`. One that speaks of all hosts counts for those that no rule names: an
@@ -92,13 +94,20 @@ impl Table {
         self.secure.named(host).is_some() || is_any()
     }
 
-    /// The backends that [`Target::Backend`] counts.
-    pub fn backends(&self) -> &[ServicePortName] {
-        &self.backends
+    /// The routes by host, in no order.
+    pub fn hosts(&self) -> &HostMap<Arc<Host>> {
+        &self.hosts
+    }
+}
+
+impl Host {
+    /// The route for `path`, in normal form.
+    pub fn find(&self, path: &str) -> Option<&Arc<Route>> {
+        self.paths.find(path).or(self.default.as_ref())
     }
 
-    /// All routes, default backends included.
-    pub fn routes(&self) -> &[Arc<Route>] {
-        &self.routes
+    /// All routes, by path; the default backend comes last.
+    pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.paths.values().into_iter().chain(&self.default)
     }
 }

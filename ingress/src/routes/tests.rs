@@ -1,14 +1,22 @@
 //! Whole tables of routes from whole objects: what a request finds, and what is reported.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::networking::v1::Ingress;
-use model::{Event, World};
+use model::kube::object_name;
+use model::{Event, ObjectName, World};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{Built, Target, build};
+use super::index::Changed;
+use super::ingress::{Context, TlsClaim};
+use super::{Routes, Table, Target};
 use crate::annotations::Referenced;
+use crate::metrics::Metrics;
+use crate::problem::Problem;
+use crate::upstreams::Upstreams;
 
 /// An Ingress that was created at `second`, with the given spec.
 fn ingress(name: &str, second: u32, spec: Value) -> Ingress {
@@ -54,11 +62,83 @@ fn put_service(world: &mut World, service: Value) {
     world.apply(Event::Service(parsed));
 }
 
+/// What a set of objects amounts to.
+struct Built {
+    table: Table,
+    tls: Vec<TlsClaim>,
+    /// In order.
+    problems: Vec<Problem>,
+}
+
+impl Built {
+    fn of(routes: &Routes) -> Self {
+        let mut problems: Vec<_> = routes.problems().cloned().collect();
+        problems.sort();
+        Self {
+            table: routes.table(),
+            tls: routes.claims().cloned().collect(),
+            problems,
+        }
+    }
+
+    /// Every host with what its paths lead to, as text.
+    fn listing(&self) -> Vec<String> {
+        let hosts = self.table.hosts().iter();
+        let mut lines: Vec<_> = hosts
+            .map(|(host, routes)| {
+                let routes = routes.routes().map(|route| {
+                    let object = &route.ingress;
+                    let (kind, path, service) = (route.kind, &route.path, &route.service);
+                    let target = matches!(route.target, Target::Backend(_));
+                    format!("{kind:?} {path} {object:?} {service} {target}")
+                });
+                let is_secure = self.table.is_secure(&host.to_string());
+                format!("{host} {is_secure} {:?}", routes.collect::<Vec<_>>())
+            })
+            .collect();
+        lines.sort();
+        lines
+    }
+}
+
+/// Routes, with what their parts are found in.
+#[derive(Default)]
+struct Bench {
+    routes: Routes,
+    upstreams: Upstreams,
+    metrics: Metrics,
+}
+
+impl Bench {
+    fn update<'i>(
+        &mut self,
+        objects: impl IntoIterator<Item = (&'i ObjectName, Option<&'i Ingress>)>,
+        world: &World,
+    ) -> Changed {
+        let context = Context {
+            world,
+            upstreams: &self.upstreams,
+            referenced: &Referenced::default(),
+            metrics: &self.metrics,
+        };
+        self.routes.update(objects, context)
+    }
+}
+
+fn build<'i>(ingresses: impl IntoIterator<Item = &'i Ingress>, world: &World) -> Built {
+    let mut bench = Bench::default();
+    for ingress in ingresses {
+        let name = object_name(&ingress.metadata).unwrap();
+        bench.update([(&name, Some(ingress))], world);
+    }
+    Built::of(&bench.routes)
+}
+
 /// Builds from `ingresses` in both orders, which must come to the same.
 fn built(ingresses: &[Ingress]) -> Built {
-    let one = build(ingresses, &world(), &Referenced::default());
-    let other = build(ingresses.iter().rev(), &world(), &Referenced::default());
-    assert_eq!(one.table.routes(), other.table.routes());
+    let one = build(ingresses, &world());
+    let other = build(ingresses.iter().rev(), &world());
+    assert_eq!(one.listing(), other.listing());
     assert_eq!(one.tls, other.tls);
     assert_eq!(one.problems, other.problems);
     one
@@ -67,10 +147,9 @@ fn built(ingresses: &[Ingress]) -> Built {
 /// The Service that a request finds, `-` if it is not there.
 fn find(built: &Built, host: &str, path: &str) -> Option<String> {
     let route = built.table.find(host, path)?;
-    match route.target {
-        Target::Backend(number) => {
-            let backend = &built.table.backends()[number];
-            assert_eq!(backend.service.name, route.service);
+    match &route.target {
+        Target::Backend(upstream) => {
+            assert_eq!(upstream.name().service.name, route.service);
             Some(route.service.to_string())
         }
         Target::Nowhere => Some("-".to_owned()),
@@ -245,7 +324,6 @@ fn what_is_not_there_answers_and_is_reported() {
         .map(|(field, reason)| (field.to_owned(), reason))
         .collect();
     assert_eq!(found, expected);
-    assert_eq!(built.services.len(), 2);
 }
 
 #[test]
@@ -261,7 +339,6 @@ fn external_names_are_refused() {
     let built = build(
         &[ingress("i", 1, json!({"defaultBackend": backend("ext")}))],
         &world,
-        &Referenced::default(),
     );
     check(&built, &[("x.org", "/", Some("-"))]);
     assert_eq!(
@@ -297,6 +374,7 @@ fn invalid_fields_are_left_out_and_the_rest_goes_on() {
     assert_eq!(
         reasons(&built),
         [
+            ("spec", "InvalidField"),
             (
                 "metadata.annotations[nginx.ingress.kubernetes.io/ssl-redirect]",
                 "InvalidField"
@@ -306,7 +384,6 @@ fn invalid_fields_are_left_out_and_the_rest_goes_on() {
             ("spec.rules[1].http.paths[0].path", "InvalidField"),
             ("spec.rules[1].http.paths[1].pathType", "InvalidField"),
             ("spec.tls[0].hosts[0]", "InvalidField"),
-            ("spec", "InvalidField"),
         ]
     );
 }
@@ -375,14 +452,113 @@ fn a_certificate_for_all_hosts_secures_only_those_nobody_names() {
     assert!(!built.table.is_secure("a.org"));
 }
 
+/// A Service that appears or changes its ports changes the routes of those who name it, and of nobody else.
+#[test]
+fn a_service_outdates_those_who_name_it() {
+    let mut world = world();
+    let objects = [
+        ingress(
+            "one",
+            1,
+            json!({"rules": [rule("one.org", &[("Prefix", "/", "new")])]}),
+        ),
+        ingress(
+            "two",
+            2,
+            json!({"rules": [rule("two.org", &[("Prefix", "/", "a")])]}),
+        ),
+    ];
+    let names = [0, 1].map(|number: usize| object_name(&objects[number].metadata).unwrap());
+    let mut bench = Bench::default();
+    bench.update(names.iter().zip(objects.iter().map(Some)), &world);
+    let before = bench.routes.table();
+    check(&Built::of(&bench.routes), &[("one.org", "/", Some("-"))]);
+    let service = ObjectName::new("ns", "new");
+    let users: Vec<_> = bench.routes.users(&service).cloned().collect();
+    assert_eq!(users, names[..1]);
+    put_service(
+        &mut world,
+        json!({
+            "metadata": {"name": "new", "namespace": "ns"},
+            "spec": {"clusterIP": "10.0.0.9", "ports": [{"port": 80}]},
+        }),
+    );
+    let changed = bench.update([(&names[0], Some(&objects[0]))], &world);
+    let expected = Changed {
+        routes: true,
+        claims: false,
+        references: false,
+    };
+    assert_eq!(changed, expected);
+    let built = Built::of(&bench.routes);
+    check(&built, &[("one.org", "/", Some("new"))]);
+    assert_eq!(reasons(&built), []);
+    let route = |table: &Table, host| Arc::as_ptr(table.find(host, "/").unwrap());
+    assert_eq!(route(&before, "two.org"), route(&built.table, "two.org"));
+    bench.update(names.iter().map(|name| (name, None)), &world);
+    let built = Built::of(&bench.routes);
+    assert_eq!(built.listing(), Vec::<String>::new());
+    assert_eq!((bench.routes.len(), built.tls.len()), (0, 0));
+    assert!(!built.table.is_secure("one.org"));
+}
+
+/// One of few names, in one of few ages, with rules, defaults and certificates that clash often. Nothing for one that is
+/// deleted.
+fn step() -> impl Strategy<Value = (usize, Option<Ingress>)> {
+    let host = || prop_oneof!["a.org", "b.org", "\\*.org", ""];
+    let kind = prop_oneof!["Exact", "Prefix", "ImplementationSpecific", "Bad"];
+    let path = prop_oneof!["/", "/a", "/a/", "/a/b"];
+    let service = || prop_oneof!["a", "b", "missing"];
+    let rules = proptest::collection::vec((host(), kind, path, service()), 0..4);
+    let rules = rules.prop_map(|rules| {
+        let rules = rules.iter();
+        let rules = rules.map(|(host, kind, path, service)| rule(host, &[(kind, path, service)]));
+        json!(rules.collect::<Vec<_>>())
+    });
+    let default = proptest::option::of(service());
+    let tls = proptest::option::of((proptest::option::of(host()), "[ab]"));
+    let parts = (0_usize..4, 1_u32..3, rules, default, tls, 0..5);
+    parts.prop_map(|(number, age, rules, default, tls, gone)| {
+        let mut spec = json!({"rules": rules});
+        if let Some(service) = default {
+            spec["defaultBackend"] = backend(&service);
+        }
+        if let Some((host, secret)) = tls {
+            let hosts: Vec<_> = host.into_iter().filter(|host| !host.is_empty()).collect();
+            spec["tls"] = json!([{"hosts": hosts, "secretName": secret}]);
+        }
+        let object = ingress(&format!("i{number}"), age, spec);
+        (number, (gone > 0).then_some(object))
+    })
+}
+
 proptest! {
     /// Whatever an object says, building ends, and every route can be looked up.
     #[test]
     fn any_object_can_be_built(host in "\\PC{0,12}", path in "\\PC{0,12}", kind in "(Exact|Prefix|ImplementationSpecific|\\PC)") {
         let object = ingress("i", 1, json!({"rules": [rule(&host, &[(&kind, &path, "a")])]}));
-        let built = build(&[object], &world(), &Referenced::default());
-        for route in built.table.routes() {
-            prop_assert!(built.table.find(&host, &route.path).is_some() || host.starts_with('*'));
+        let built = build(&[object], &world());
+        for (_, routes) in built.table.hosts().iter() {
+            for route in routes.routes() {
+                prop_assert!(built.table.find(&host, &route.path).is_some() || host.starts_with('*'));
+            }
         }
+    }
+
+    /// Step by step comes to the same as all at once, whatever the steps were.
+    #[test]
+    fn changes_come_to_what_the_objects_are_at_last(steps in proptest::collection::vec(step(), 0..12)) {
+        let world = world();
+        let mut bench = Bench::default();
+        let mut objects = [const { None }; 4];
+        for (number, object) in steps {
+            let name = ObjectName::new("ns", format!("i{number}"));
+            bench.update([(&name, object.as_ref())], &world);
+            objects[number] = object;
+        }
+        let (found, expected) = (Built::of(&bench.routes), build(objects.iter().flatten(), &world));
+        prop_assert_eq!(found.listing(), expected.listing());
+        prop_assert_eq!(found.tls, expected.tls);
+        prop_assert_eq!(found.problems, expected.problems);
     }
 }

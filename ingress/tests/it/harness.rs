@@ -29,6 +29,8 @@ pub(crate) struct Gateway {
     pub(crate) shutdown: CancellationToken,
     pub(crate) serving: Option<Serving>,
     log: Log,
+    /// What was given, the newest first.
+    objects: Vec<Value>,
 }
 
 #[derive(Clone, Default)]
@@ -65,15 +67,8 @@ impl Gateway {
         controller.apply(Change::Class(Delta::All(vec![])));
         controller.apply(Change::Service(Delta::All(of_kind(objects, "Service"))));
         controller.apply(Change::Slice(Delta::All(of_kind(objects, "EndpointSlice"))));
-        controller.apply(Change::Secret(Delta::All(of_kind(objects, "Secret"))));
-        // The first time around says what else there is to look for.
-        let first = controller.publish();
-        for reference in controller.references().clone() {
-            let seen = look(objects, &reference);
-            controller.apply(Change::Referenced(reference, seen));
-        }
-        let second = controller.publish();
-        assert!(first.or(second).is_some(), "nothing was published");
+        let published = publish(&mut controller, objects);
+        assert!(published.is_some(), "nothing was published");
         let log = Log::default();
         let (sink, _) = access_log::start(log.clone()).unwrap();
         let shutdown = CancellationToken::new();
@@ -86,6 +81,7 @@ impl Gateway {
             shutdown,
             serving: Some(serving),
             log,
+            objects: objects.to_vec(),
         }
     }
 
@@ -95,28 +91,22 @@ impl Gateway {
             "Ingress" => Change::Ingress(Delta::Applied(parse(object))),
             "Service" => Change::Service(Delta::Applied(parse(object))),
             "EndpointSlice" => Change::Slice(Delta::Applied(parse(object))),
-            "Secret" => {
-                let name = object_name(&object);
-                self.show(Reference::Secret(name), &object);
-                Change::Secret(Delta::Applied(parse(object)))
-            }
-            "ConfigMap" => {
-                let reference = Reference::ConfigMap(object_name(&object));
-                let seen = look(&[object], &reference);
-                Change::Referenced(reference, seen)
-            }
+            "Secret" => return self.show(Reference::Secret(object_name(&object)), object),
+            "ConfigMap" => return self.show(Reference::ConfigMap(object_name(&object)), object),
             other => panic!("what is a {other}?"),
         };
         self.controller.apply(change);
-        self.controller.publish()
+        publish(&mut self.controller, &self.objects)
     }
 
-    /// Shows `object` if an annotation names it.
-    fn show(&mut self, reference: Reference, object: &Value) {
+    /// Keeps `object`, and shows it if an Ingress names it.
+    fn show(&mut self, reference: Reference, object: Value) -> Option<Report> {
+        self.objects.insert(0, object);
         if self.controller.references().contains(&reference) {
-            let seen = look(std::slice::from_ref(object), &reference);
+            let seen = look(&self.objects, &reference);
             self.controller.apply(Change::Referenced(reference, seen));
         }
+        publish(&mut self.controller, &self.objects)
     }
 
     /// Deletes an EndpointSlice.
@@ -172,6 +162,16 @@ pub(crate) async fn eventually<T>(what: &str, mut attempt: impl AsyncFnMut() -> 
 fn object_name(object: &Value) -> ObjectName {
     let text = |field: &str| object["metadata"][field].as_str().unwrap();
     ObjectName::new(text("namespace"), text("name"))
+}
+
+/// Publishes. What is named and not among `objects` does not exist.
+fn publish(controller: &mut Controller, objects: &[Value]) -> Option<Report> {
+    let report = controller.publish();
+    for reference in controller.awaited().clone() {
+        let seen = look(objects, &reference);
+        controller.apply(Change::Referenced(reference, seen));
+    }
+    controller.publish().or(report)
 }
 
 /// What there is of `reference` among `objects`.

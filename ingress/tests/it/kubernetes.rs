@@ -22,7 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backend::Backend;
 use crate::client::get;
-use crate::harness::{arguments, eventually, ingress, service, slice};
+use crate::harness::{arguments, eventually, ingress, secure_ingress, service, slice};
+use crate::tls::authority;
 
 /// Objects by collection and name, those who watch them, and what was written.
 #[derive(Default)]
@@ -40,7 +41,7 @@ struct State {
 struct Api {
     address: SocketAddr,
     state: Arc<Mutex<State>>,
-    /// Lists of Secrets wait for this.
+    /// Who asks for a Secret waits for this.
     secrets: watch::Sender<bool>,
 }
 
@@ -48,6 +49,7 @@ const INGRESSES: &str = "/apis/networking.k8s.io/v1/ingresses";
 const CLASSES: &str = "/apis/networking.k8s.io/v1/ingressclasses";
 const SERVICES: &str = "/api/v1/services";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
+const SECRETS: &str = "/api/v1/namespaces/default/secrets";
 
 impl Api {
     async fn start() -> Self {
@@ -121,7 +123,7 @@ impl Api {
     }
 
     async fn list(&self, path: &str, query: &str) -> Response<BoxBody<Bytes, Infallible>> {
-        if path == "/api/v1/secrets" {
+        if path == SECRETS {
             self.secrets
                 .subscribe()
                 .wait_for(|open| *open)
@@ -297,12 +299,16 @@ async fn from_the_api_to_an_answer_and_back_to_the_api() {
         INGRESSES,
         of_class(ingress("foreign", &[("f.org", "/", "s")]), "nginx"),
     );
+    api.put(
+        INGRESSES,
+        of_class(secure_ingress("safe", "safe.org", "s", "cert"), "ours"),
+    );
     api.put(SERVICES, service("s"));
     api.put(SLICES, slice("s", "s-1", backend.address));
     let addresses = "--publish-status-address=192.0.2.1,gateway.example";
     let program = Program::start(&api, &[addresses, "--clear-status-on-shutdown"]).await;
 
-    // Nothing listens, and it says so, before the last list has come.
+    // Nothing listens, and it says so, before everything has come, up to the last Secret that is named.
     let starting = eventually("the admin port", async || {
         TcpStream::connect(program.admin).await.ok()?;
         Some(get(program.admin, "admin", "/readyz").await)
@@ -322,21 +328,28 @@ async fn from_the_api_to_an_answer_and_back_to_the_api() {
     // The first answer is already the right one.
     assert_eq!(get(program.http, "a.org", "/").await.backend(), "b");
     assert_eq!(get(program.http, "f.org", "/").await.status, 404);
-    let secrets = "/api/v1/secrets?&fieldSelector=type%3Dkubernetes.io%2Ftls";
     let queries = api.state.lock().unwrap().queries.clone();
+    let secrets: Vec<_> = queries
+        .iter()
+        .filter(|query| query.contains("/secrets"))
+        .collect();
+    let named = format!("{SECRETS}?&fieldSelector=metadata.name%3Dcert");
     assert!(
-        queries.iter().any(|query| query.starts_with(secrets)),
-        "{queries:?}"
+        matches!(secrets[..], [only] if only.starts_with(&named)),
+        "{secrets:?}"
     );
+    let event = eventually("an Event", async || api.event("SecretNotFound")).await;
+    assert_eq!(event["involvedObject"]["name"], "safe");
 
     // The status is written, once, and only ours.
     eventually("the status", async || {
-        (!api.statuses().is_empty()).then_some(())
+        (api.statuses().len() == 2).then_some(())
     })
     .await;
     let points = json!([{"ip": "192.0.2.1"}, {"hostname": "gateway.example"}]);
     let status = json!({"loadBalancer": {"ingress": points}});
-    assert_eq!(api.statuses(), [("web".to_owned(), status)]);
+    let of = |name: &str, status: &Value| (name.to_owned(), status.clone());
+    assert_eq!(api.statuses(), [of("safe", &status), of("web", &status)]);
 
     // Changes arrive: a new rule, a Service that is not there, which is told where its owner looks.
     let more = ingress(
@@ -383,11 +396,22 @@ async fn from_the_api_to_an_answer_and_back_to_the_api() {
         (get(program.http, "a.org", "/").await.status == 503).then_some(())
     })
     .await;
-    assert_eq!(api.statuses().len(), 1);
+    assert_eq!(api.statuses().len(), 2);
+
+    // A Secret is served as soon as it is there.
+    api.put(SECRETS, authority().secret("cert", &["safe.org"]));
+    eventually("the certificate", async || {
+        let metrics = get(program.admin, "admin", "/metrics").await.body;
+        metrics.contains("secret_name=\"cert\"").then_some(())
+    })
+    .await;
 
     // The end is clean.
     program.shutdown.cancel();
     eventually("the end", async || program.task.is_finished().then_some(())).await;
     let cleared = json!({"loadBalancer": {"ingress": []}});
-    assert_eq!(api.statuses().last(), Some(&("web".to_owned(), cleared)));
+    assert_eq!(
+        api.statuses()[2..],
+        [of("safe", &cleared), of("web", &cleared)]
+    );
 }
