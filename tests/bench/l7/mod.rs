@@ -1,0 +1,47 @@
+//! The gateway against those that users would choose instead.
+
+mod handshakes;
+mod load;
+mod memory;
+mod paced;
+mod peers;
+mod place;
+mod process;
+mod requests;
+mod routes;
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::report::Table;
+use crate::sandbox::Sandbox;
+use place::Machine;
+
+/// What is measured of the gateway.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Section {
+    /// Processor time of requests and TLS handshakes, and latency at a fixed rate: against nginx, HAProxy and Envoy.
+    Requests,
+    /// The cost of many routes, and of changes among them.
+    Routes,
+    /// Memory: empty, with many routes, for idle connections.
+    Memory,
+}
+
+impl Section {
+    /// All of them.
+    pub(crate) const ALL: &[Self] = &[Self::Requests, Self::Routes, Self::Memory];
+}
+
+/// Where all sections take place.
+pub(crate) fn machine(sandbox: &Sandbox) -> Result<Machine> {
+    Machine::enter(sandbox)
+}
+
+pub(crate) fn measure(machine: &Machine, section: Section, quick: bool) -> Result<Vec<Table>> {
+    match section {
+        Section::Requests => requests::measure(machine, quick),
+        Section::Routes => routes::measure(machine, quick),
+        Section::Memory => memory::measure(machine, quick),
+    }
+}

@@ -1,0 +1,108 @@
+//! Clients that ask at a fixed rate, whatever the answers: how long an answer takes counts from when its request was due,
+//! so a gateway that stalls is charged for all that waited.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+
+use super::process::Place;
+use crate::report::Figure;
+
+const CLIENTS: u32 = 16;
+
+/// Asks for `path` of `host` at `port`, so many times a second for so long; microseconds from due to answered.
+pub(crate) fn ask(
+    port: u16,
+    host: &str,
+    path: &str,
+    rate: f64,
+    length: Duration,
+) -> Result<Figure> {
+    let begin = Instant::now() + Duration::from_millis(20);
+    let times: Result<Vec<Vec<f64>>> = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|number| {
+                scope.spawn(move || {
+                    let interval = Duration::from_secs_f64(f64::from(CLIENTS) / rate);
+                    let first = begin + interval * number / CLIENTS;
+                    one(port, host, path, first, interval, begin + length)
+                })
+            })
+            .collect();
+        clients
+            .into_iter()
+            .map(|client| {
+                client
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+            .collect()
+    });
+    Ok(Figure::of(times?.into_iter().flatten()))
+}
+
+/// One client, with a connection that is opened again when it is closed between two requests.
+fn one(
+    port: u16,
+    host: &str,
+    path: &str,
+    first: Instant,
+    interval: Duration,
+    end: Instant,
+) -> Result<Vec<f64>> {
+    let mut processors = CpuSet::new();
+    processors.set(Place::Beside.processor())?;
+    sched_setaffinity(Pid::from_raw(0), &processors)?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    let mut connection = None;
+    let mut times = Vec::new();
+    let mut due = first;
+    while due < end {
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        let mut stream = match connection.take() {
+            Some(stream) => stream,
+            None => connect(port)?,
+        };
+        stream.write_all(request.as_bytes())?;
+        let stays = read(&mut stream)?;
+        times.push(due.elapsed().as_secs_f64() * 1e6);
+        connection = stays.then_some(stream);
+        due += interval;
+    }
+    Ok(times)
+}
+
+fn connect(port: u16) -> Result<TcpStream> {
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).context("connecting")?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    Ok(stream)
+}
+
+/// Reads an answer; whether the connection stays open.
+fn read(stream: &mut TcpStream) -> Result<bool> {
+    let mut answer = [0; 8192];
+    let mut length = 0;
+    loop {
+        let count = stream.read(&mut answer[length..]).context("an answer")?;
+        ensure!(count > 0, "the connection ended before its answer");
+        length += count;
+        let text = String::from_utf8_lossy(&answer[..length]);
+        let Some((head, body)) = text.split_once("\r\n\r\n") else {
+            continue;
+        };
+        ensure!(head.starts_with("HTTP/1.1 200"), "answered {head}");
+        let head = head.to_ascii_lowercase();
+        let (_, rest) = head
+            .split_once("content-length: ")
+            .context("an answer without a length")?;
+        let expected: usize = rest.lines().next().unwrap_or_default().trim().parse()?;
+        if body.len() >= expected {
+            return Ok(!head.contains("connection: close"));
+        }
+    }
+}
