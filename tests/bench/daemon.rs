@@ -80,7 +80,6 @@ impl Daemon {
             .arg(&pins)
             .args(["--hostname-override", NODE, "--devices", "uplink"])
             .args(["--xdp", if setting.at_driver { "uplink" } else { "off" }])
-            .args(sizes(setting.cluster))
             .env("RUST_LOG", "warn")
             .stdout(output.try_clone()?)
             .stderr(output);
@@ -110,14 +109,17 @@ impl Daemon {
                     cluster.services
                 );
             }
-            // The maps appear one by one.
-            let open = maps.take().or_else(|| Installed::open(&self.pins).ok());
+            // The maps appear one by one, and larger ones take their place.
+            let open = maps.take().filter(Installed::is_current);
+            let open = open.or_else(|| Installed::open(&self.pins).ok());
             let done = Instant::now();
             // It may just have ended, which the next round tells better.
             used.extend(self.processor_time().ok().map(|time| (done, time)));
             match open {
                 Some(open)
-                    if open.served() >= cluster.services as usize && open.is_right(cluster) =>
+                    if open.served() >= cluster.services as usize
+                        && open.is_right(cluster)
+                        && open.is_current() =>
                 {
                     return Ok(Start {
                         maps: open,
@@ -179,26 +181,6 @@ impl Drop for Daemon {
             eprintln!("measure: ending a daemon: {ended:?}, {unmounted:?}");
         }
     }
-}
-
-/// Sizes of maps that fit the cluster.
-fn sizes(cluster: &Cluster) -> Vec<String> {
-    let backends = cluster.services * cluster.endpoints;
-    let sizes = [
-        ("--max-services", cluster.services, 1 << 16),
-        ("--max-frontends", 2 * cluster.services, 1 << 16),
-        ("--max-backends", backends, 1 << 16),
-        ("--max-slots", 2 * backends, 1 << 19),
-    ];
-    sizes
-        .into_iter()
-        .filter(|(_, needed, default)| 5 * needed > 4 * default)
-        .flat_map(|(flag, needed, _)| {
-            // A fifth to spare.
-            let size = (needed / 4 * 5).next_power_of_two();
-            [flag.to_owned(), size.to_string()]
-        })
-        .collect()
 }
 
 /// The daemon's program: from `PORTOLAN_BIN`, or where a release build puts it.

@@ -5,6 +5,7 @@ use std::fs;
 use std::marker::PhantomData;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +21,9 @@ use crate::objects::{Cluster, PORT};
 
 /// The maps that say which backends a service has.
 pub(crate) struct Installed {
+    directory: PathBuf,
+    /// Which directory had that name: when maps grow, another one takes its place.
+    inode: u64,
     frontends: HashMap<MapData, FrontendKey, Frontend>,
     services: Mapped<Service>,
     slots: Mapped<u32>,
@@ -50,16 +54,25 @@ impl Installed {
     /// The maps pinned under `pins`, if the daemon has got that far.
     pub(crate) fn open(pins: &Path) -> Result<Self> {
         let directory = directory(pins);
+        // Before the maps: if they change meanwhile, these are not current.
+        let inode = fs::metadata(&directory)?.ino();
         let open = |name: &str| {
             MapData::from_pin(directory.join(name))
                 .with_context(|| format!("opening the map {name}"))
         };
         Ok(Self {
+            inode,
             frontends: HashMap::try_from(Map::HashMap(open(maps::FRONTENDS)?))?,
             services: Mapped::open(&open(maps::SERVICES)?)?,
             slots: Mapped::open(&open(maps::SLOTS)?)?,
             backends: Mapped::open(&open(maps::BACKENDS)?)?,
+            directory,
         })
+    }
+
+    /// Whether these are still the maps that the daemon writes.
+    pub(crate) fn is_current(&self) -> bool {
+        fs::metadata(&self.directory).is_ok_and(|found| found.ino() == self.inode)
     }
 
     /// How many services have backends.
