@@ -82,8 +82,9 @@ pub struct Config {
     #[arg(long, value_name = "ALGORITHM", default_value = "random", value_parser = algorithm)]
     pub load_balancing_algorithm: Algorithm,
 
-    /// How many addresses and ports of services may fit. The maps begin small, and grow up to this and the next three when
-    /// they are full, while everything goes on. Zero stands for the default, a million, or sixteen million places.
+    /// How many addresses and ports of services may fit. The maps begin with room for 50,000 Services of five endpoints each,
+    /// and grow up to this and the next three when they are full, while everything goes on. Zero stands for the default, a
+    /// million, or sixteen million places.
     #[arg(
         long,
         value_name = "COUNT",

@@ -49,8 +49,9 @@ pub const ADDRESS_FILTER: &str = "ADDRESS_FILTER";
 /// Hash service id → [`Name`](super::Name); the daemon writes, tools read. The kernel does not.
 pub const NAMES: &str = "NAMES";
 
-/// Entries of `FRONTENDS`.
-pub const FRONTENDS_SIZE: u32 = 1 << 16;
+/// Entries of `FRONTENDS`. Like the other sizes of what the API asks for, room for 50,000 Services with five endpoints
+/// each: to grow takes longer than to install them all.
+pub const FRONTENDS_SIZE: u32 = 1 << 17;
 /// Entries of `NODEPORTS`: the default range of 2768 ports in two protocols and two families fits.
 pub const NODEPORTS_SIZE: u32 = 1 << 14;
 /// Entries of `NODE_ADDRESSES`.
@@ -60,7 +61,7 @@ pub const SERVICES_SIZE: u32 = 1 << 16;
 /// Entries of `SLOTS`.
 pub const SLOTS_SIZE: u32 = 1 << 19;
 /// Entries of `BACKENDS` and `UDP_CONNECTED`.
-pub const BACKENDS_SIZE: u32 = 1 << 16;
+pub const BACKENDS_SIZE: u32 = 1 << 18;
 /// Entries of `CONNTRACK`: two for each connection.
 pub const CONNTRACK_SIZE: u32 = 1 << 17;
 /// Entries of `SOCKETS`: two for each UDP socket and service address.
