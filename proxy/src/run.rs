@@ -20,12 +20,12 @@ use anyhow::Context;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use nix::sys::prctl::set_no_new_privs;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use proxy::attach::{Dataplane, Options};
+use proxy::attach::{self, Dataplane, Options};
 use proxy::config::Config;
 use proxy::devices::{self, Devices};
 use proxy::events::{self, Events};
@@ -262,23 +262,29 @@ async fn keep_attached(
                     );
                 }
             }
-            Some(full) = full.recv() => match dataplane.grow(full.map) {
-                // Whoever asked may have ended meanwhile.
-                Ok(maps) => drop(full.larger.send(maps)),
-                Err(error) if error.is_fatal() => {
-                    error!(
+            Some(full) = full.recv() => {
+                let Ok((back, grown)) = grow(dataplane, full.map).await else {
+                    break;
+                };
+                dataplane = back;
+                match grown {
+                    // Whoever asked may have ended meanwhile.
+                    Ok(maps) => drop(full.larger.send(maps)),
+                    Err(error) if error.is_fatal() => {
+                        error!(
+                            error = &error as &dyn std::error::Error,
+                            map = full.map,
+                            "no room was made; the daemon ends, since its next start puts this in order"
+                        );
+                        break;
+                    }
+                    Err(error) => warn!(
                         error = &error as &dyn std::error::Error,
                         map = full.map,
-                        "no room was made; the daemon ends, since its next start puts this in order"
-                    );
-                    break;
+                        "no room was made"
+                    ),
                 }
-                Err(error) => warn!(
-                    error = &error as &dyn std::error::Error,
-                    map = full.map,
-                    "no room was made"
-                ),
-            },
+            }
             _ = look_again.tick() => if let Err(error) = dataplane.look_again() {
                 warn!(
                     error = &error as &dyn std::error::Error,
@@ -296,4 +302,17 @@ async fn is_steady(health: &mut watch::Receiver<Health>) {
         // Nobody is at it any more.
         std::future::pending().await
     }
+}
+
+/// Makes room on a thread of its own: it takes the verifier some tenths of a second, in which watches are to be read and
+/// probes answered. An error is that thread's panic.
+async fn grow(
+    mut dataplane: Dataplane,
+    full: &'static str,
+) -> Result<(Dataplane, Result<KernelMaps, attach::Error>), JoinError> {
+    let work = move || {
+        let grown = dataplane.grow(full);
+        (dataplane, grown)
+    };
+    spawn_blocking(work).await
 }
