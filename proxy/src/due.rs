@@ -1,6 +1,7 @@
 //! When something that is not as it should be is tried next, and since when it is not.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 use model::ServiceName;
@@ -70,7 +71,7 @@ impl Due {
 
     /// Takes in how the try went; `what` is for the log. That there is no room is the matter of what does not fit, and
     /// says nothing about the proxy: a load balancer that took the node for broken would only make it worse.
-    pub(crate) fn settle(&mut self, result: &Result<(), Error>, what: &str, now: Instant) {
+    pub(crate) fn settle(&mut self, result: &Result<(), Error>, what: impl Display, now: Instant) {
         let Err(error) = result else {
             *self = Self::NEVER;
             return;
@@ -82,7 +83,7 @@ impl Due {
             self.since = None;
         }
         warn!(
-            what,
+            %what,
             failures = self.failures,
             ?wait,
             error = error as &dyn std::error::Error,
@@ -123,15 +124,20 @@ impl Queue {
     }
 
     /// The Services that it is time to try, in order of names.
-    pub(crate) fn names(&self, now: Instant) -> BTreeSet<ServiceName> {
+    pub(crate) fn names(&self, now: Instant) -> Vec<ServiceName> {
         let due = self.by_time.iter().take_while(|(at, _)| *at <= now);
-        due.map(|(_, name)| name.clone()).collect()
+        let mut names: Vec<ServiceName> = due.map(|(_, name)| name.clone()).collect();
+        names.sort();
+        names
     }
 
-    /// Takes in how the try of the Service called `name` went.
+    /// Takes in how the try of the Service called `name` went, which need not have been due.
     pub(crate) fn settle(&mut self, name: &ServiceName, result: &Result<(), Error>, now: Instant) {
-        let mut due = self.take(name).unwrap_or(Due::NEVER);
-        due.settle(result, &name.to_string(), now);
+        let mut due = self.take(name).unwrap_or(Due {
+            since: Some(now),
+            ..Due::NEVER
+        });
+        due.settle(result, name, now);
         self.put(name.clone(), due);
     }
 

@@ -164,7 +164,7 @@ impl<M: Maps> Reconciler<M> {
                 services = self.world.services().count(),
                 "everything is listed; the first round begins"
             );
-            self.all_due(now);
+            self.all = true;
             self.phase = Phase::Filling;
         }
         if let Err(error) = self.tables.release(now) {
@@ -189,7 +189,12 @@ impl<M: Maps> Reconciler<M> {
             );
         }
         round.full = std::mem::take(&mut self.all);
-        for name in self.due.names(now) {
+        // To make all of them due would take longer than to see to them.
+        let names = match is_first {
+            true => self.all_names(),
+            false => self.due.names(now),
+        };
+        for name in names {
             self.reconcile(&name, now, &mut round);
         }
         if is_first {
@@ -285,11 +290,17 @@ impl<M: Maps> Reconciler<M> {
 
     fn all_due(&mut self, now: Instant) {
         self.all = true;
-        let names = self.world.services().map(|service| service.name.clone());
-        let names: Vec<ServiceName> = names.chain(self.tables.services()).collect();
-        for name in names {
+        for name in self.all_names() {
             self.due.now(name, now);
         }
+    }
+
+    /// The Services that there are or that have anything installed.
+    fn all_names(&self) -> Vec<ServiceName> {
+        let names = self.world.services().map(|service| service.name.clone());
+        let gone = self.tables.services().into_iter();
+        let gone = gone.filter(|name| self.world.service(name).is_none());
+        names.chain(gone).collect()
     }
 
     fn reconcile(&mut self, name: &ServiceName, now: Instant, round: &mut Round) {
