@@ -130,16 +130,20 @@ pub(crate) fn is_settled(packet: &Packet, known: &Connection) -> bool {
     if service::standing(known.backend, known.backend_generation) != Standing::Serving {
         return false;
     }
-    if is_displaced(packet, known) {
-        return false;
-    }
-    if packet.is_tcp() {
+    let stays = if packet.is_tcp() {
         !packet.is_syn()
     } else {
-        !has_other_service(packet, known)
-            && service::is_same(known.service, known.service_generation)
-            && !is_idle(&packet.flow, known)
-    }
+        service::is_same(known.service, known.service_generation)
+    };
+    // The rest holds for the whole of a moment.
+    stays && (known.seen == now() || is_still_its_own(packet, known))
+}
+
+/// What [`is_settled`] looks for at the first packet of each moment.
+#[inline(always)]
+fn is_still_its_own(packet: &Packet, known: &Connection) -> bool {
+    !is_displaced(packet, known)
+        && (packet.is_tcp() || !has_other_service(packet, known) && !is_idle(&packet.flow, known))
 }
 
 /// Copies the connection of a packet into the work and notes that it was used.

@@ -3,6 +3,7 @@
 use aya_ebpf::bindings::{BPF_F_INVALIDATE_HASH, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use aya_ebpf::helpers::generated::bpf_csum_update;
 use aya_ebpf::programs::TcContext;
+use core::mem::MaybeUninit;
 use dataplane_ebpf::addr::Protocol;
 use dataplane_ebpf::checksum::Sum;
 use dataplane_ebpf::drop::Drop;
@@ -46,6 +47,30 @@ pub(crate) trait Context {
     /// Tells of a change that no checksum in the packet absorbs: a device's own sum of the packet changes by it
     /// (CHECKSUM_COMPLETE). Nothing to do where there is no such sum.
     fn change_device_sum(&self, _change: Sum) {}
+}
+
+/// The value of integers at `place`, read half a word at a time: headers lie at even addresses, and byte by byte takes
+/// twice as many reads.
+///
+/// # Safety
+///
+/// `place` is even and has the bytes of a `T`, for which any bits are legal.
+#[inline(always)]
+pub(crate) unsafe fn read_halves<T>(place: *const u8) -> T {
+    let mut value = MaybeUninit::<T>::uninit();
+    let to = value.as_mut_ptr().cast::<u8>();
+    let halves = size_of::<T>() / 2;
+    // SAFETY: both have the bytes of a `T`, all of which are written, and `place` is even.
+    unsafe {
+        for half in 0..halves {
+            let read = place.cast::<u16>().add(half).read();
+            to.cast::<u16>().add(half).write_unaligned(read);
+        }
+        if size_of::<T>() % 2 == 1 {
+            *to.add(halves * 2) = *place.add(halves * 2);
+        }
+        value.assume_init()
+    }
 }
 
 /// By helpers, which work for packets of any shape, paged or not, and know which checksums a device is still to complete.

@@ -5,8 +5,9 @@
 //! addresses are looked up in a table of one byte each, in which every address has its place that ours come from or go to.
 //! A stranger that shares a place is read in full and then found to be none of ours: that costs time, not correctness.
 
+use super::context::read_halves;
 use super::maps::{ADDRESS_FILTER, NODE};
-use super::parse::L3;
+use super::parse::{Ipv4Header, Ipv6Header, L3};
 use aya_ebpf::programs::TcContext;
 use dataplane_ebpf::abi::FilterPlace;
 use dataplane_ebpf::addr::{Addr, Protocol};
@@ -48,18 +49,17 @@ pub(crate) fn is_foreign(ctx: &TcContext) -> bool {
 
 #[inline(always)]
 fn addresses_v4(ctx: &TcContext) -> Option<(Addr, Addr)> {
-    let lengths = read::<u8>(ctx, L3)?;
-    let protocol = read::<u8>(ctx, L3 + 9)?;
-    let [source, destination] = read::<[u32; 2]>(ctx, L3 + 12)?;
-    (lengths == PLAIN_V4 && has_ports(protocol))
+    let header: Ipv4Header = read(ctx, L3)?;
+    let (source, destination) = (header.source, header.destination);
+    (header.version_ihl == PLAIN_V4 && has_ports(header.protocol))
         .then(|| (Addr::from_v4_word(source), Addr::from_v4_word(destination)))
 }
 
 #[inline(always)]
 fn addresses_v6(ctx: &TcContext) -> Option<(Addr, Addr)> {
-    let next_header = read::<u8>(ctx, L3 + 6)?;
-    let [source, destination] = read::<[[u32; 4]; 2]>(ctx, L3 + 8)?;
-    has_ports(next_header).then(|| (Addr::from_words(source), Addr::from_words(destination)))
+    let header: Ipv6Header = read(ctx, L3)?;
+    let (source, destination) = (header.source, header.destination);
+    has_ports(header.next_header).then(|| (Addr::from_words(source), Addr::from_words(destination)))
 }
 
 #[inline(always)]
@@ -96,11 +96,11 @@ fn slot(address: Addr) -> Option<*mut u8> {
 
 /// A value at `offset`, if the packet has it in its first piece.
 #[inline(always)]
-fn read<T: Copy>(ctx: &TcContext, offset: usize) -> Option<T> {
+fn read<T>(ctx: &TcContext, offset: usize) -> Option<T> {
     let place = ctx.data() + offset;
     if place + size_of::<T>() > ctx.data_end() {
         return None;
     }
-    // SAFETY: within the packet's first piece, as just checked; packets are not aligned.
-    Some(unsafe { (place as *const T).read_unaligned() })
+    // SAFETY: within the packet's first piece, as just checked. Headers lie at even addresses.
+    Some(unsafe { read_halves(place as *const u8) })
 }

@@ -4,11 +4,10 @@
 //! frames in pieces only to programs that say they can take them. And there is nobody to complete a checksum later, so
 //! every change is worked into it here (RFC 1624).
 
-use super::context::Context;
+use super::context::{Context, read_halves};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::programs::XdpContext;
 use core::ffi::c_void;
-use core::mem::MaybeUninit;
 use dataplane_ebpf::abi::Mac;
 use dataplane_ebpf::addr::Protocol;
 use dataplane_ebpf::checksum::Sum;
@@ -74,24 +73,8 @@ impl Context for Frame {
     #[inline(always)]
     fn load<T>(&self, offset: usize) -> Result<T, Drop> {
         let place = self.place::<T>(offset).ok_or(Drop::Malformed)?;
-        let mut value = MaybeUninit::<T>::uninit();
-        let to = value.as_mut_ptr().cast::<u8>();
-        let halves = size_of::<T>() / 2;
-        for half in 0..halves {
-            // SAFETY: `place` has the bytes of a `T`, and so has `value`. Frames begin at even addresses, and so does every
-            // header in them.
-            unsafe {
-                to.cast::<u16>()
-                    .add(half)
-                    .write_unaligned(place.cast::<u16>().add(half).read())
-            };
-        }
-        if size_of::<T>() % 2 == 1 {
-            // SAFETY: the last byte of both.
-            unsafe { *to.add(halves * 2) = *place.add(halves * 2) };
-        }
-        // SAFETY: written as a whole; callers read integers only, which may have any bits.
-        Ok(unsafe { value.assume_init() })
+        // SAFETY: `place` has the bytes of a `T`. Frames begin at even addresses, and so does every header in them.
+        Ok(unsafe { read_halves(place) })
     }
 
     #[inline(always)]

@@ -89,28 +89,30 @@ impl Packet {
     }
 }
 
+/// RFC 791, section 3.1.
 #[repr(C)]
-struct Ipv4Header {
-    version_ihl: u8,
+pub(crate) struct Ipv4Header {
+    pub(crate) version_ihl: u8,
     _tos: u8,
     total_length: u16,
     id: u16,
     fragment: u16,
     ttl: u8,
-    protocol: u8,
+    pub(crate) protocol: u8,
     _checksum: u16,
-    source: u32,
-    destination: u32,
+    pub(crate) source: u32,
+    pub(crate) destination: u32,
 }
 
+/// RFC 8200, section 3.
 #[repr(C)]
-struct Ipv6Header {
+pub(crate) struct Ipv6Header {
     version_class_label: u32,
     payload_length: u16,
-    next_header: u8,
+    pub(crate) next_header: u8,
     hop_limit: u8,
-    source: [u32; 4],
-    destination: [u32; 4],
+    pub(crate) source: [u32; 4],
+    pub(crate) destination: [u32; 4],
 }
 
 /// Extension header of an IPv6 packet that was cut to pieces (RFC 8200, section 4.5).
