@@ -1,7 +1,7 @@
 //! Bodies on their way through: from client to backend and back, as a stream, with a limit on every pause.
 //!
-//! A body that breaks off is passed on as an error, never as an end: the other side then sees a broken message too.
-//! Trailers are not passed on.
+//! A body that breaks off is passed on as an error, never as an end: the other side then sees a broken message too. Of
+//! trailers those pass that [`Trailers`] lets through.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -17,6 +17,7 @@ use tokio::time::{Instant, Sleep};
 use crate::answer::Reason;
 use crate::pool::Connection;
 use crate::record::Record;
+use crate::trailers::Trailers;
 use crate::worker::Worker;
 
 /// Why a body broke off.
@@ -40,6 +41,7 @@ pub struct RequestBody {
 #[derive(Debug)]
 struct ClientBody {
     incoming: Incoming,
+    trailers: Trailers,
     pause: Pause,
     progress: Rc<Progress>,
 }
@@ -77,6 +79,7 @@ enum Source {
 #[derive(Debug)]
 pub struct BackendBody {
     incoming: Incoming,
+    trailers: Trailers,
     pause: Pause,
     /// Taken when the response is complete.
     connection: Option<Connection>,
@@ -96,8 +99,8 @@ struct Pause {
 // Requests.
 
 impl RequestBody {
-    /// The body of a request, as the client sends it.
-    pub fn new(incoming: Incoming, limit: Duration) -> (Self, Rc<Progress>) {
+    /// The body of a request, as the client sends it, with those `trailers`.
+    pub fn new(incoming: Incoming, trailers: Trailers, limit: Duration) -> (Self, Rc<Progress>) {
         let is_empty = incoming.is_end_stream();
         let state = if is_empty {
             State::Complete
@@ -110,6 +113,7 @@ impl RequestBody {
         });
         let client = (!is_empty).then(|| ClientBody {
             incoming,
+            trailers,
             pause: Pause::new(limit),
             progress: progress.clone(),
         });
@@ -152,15 +156,15 @@ impl ClientBody {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = ready!(poll_data(&mut self.incoming, &mut self.pause, cx));
+        let frame = ready!(poll_frame(&mut self.incoming, &mut self.pause, cx));
         self.progress.moved.set(Instant::now());
         match &frame {
             Some(Err(BodyError::Broken(_))) => self.progress.fail(Reason::BadBody),
             Some(Err(BodyError::Paused)) => self.progress.fail(Reason::ClientTimeout),
-            Some(Ok(_)) if !self.incoming.is_end_stream() => {}
+            Some(Ok(frame)) if frame.is_data() && !self.incoming.is_end_stream() => {}
             _ => self.progress.state.set(State::Complete),
         }
-        Poll::Ready(frame)
+        Poll::Ready(self.trailers.pass_frame(frame))
     }
 }
 
@@ -191,9 +195,10 @@ impl Progress {
 // Responses.
 
 impl BackendBody {
-    /// The body that comes on `connection`, which is given back once it is complete.
+    /// The body that comes on `connection`, which is given back once it is complete, with those `trailers`.
     pub fn new(
         incoming: Incoming,
+        trailers: Trailers,
         connection: Connection,
         progress: Rc<Progress>,
         worker: Rc<Worker>,
@@ -202,6 +207,7 @@ impl BackendBody {
         let connection = Some(connection);
         let mut body = Self {
             incoming,
+            trailers,
             pause,
             connection,
             progress,
@@ -217,13 +223,13 @@ impl BackendBody {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = ready!(poll_data(&mut self.incoming, &mut self.pause, cx));
+        let frame = ready!(poll_frame(&mut self.incoming, &mut self.pause, cx));
         match &frame {
             Some(Err(_)) => drop(self.connection.take()),
-            Some(Ok(_)) if !self.incoming.is_end_stream() => {}
+            Some(Ok(frame)) if frame.is_data() && !self.incoming.is_end_stream() => {}
             _ => self.complete(),
         }
-        Poll::Ready(frame)
+        Poll::Ready(self.trailers.pass_frame(frame))
     }
 
     /// The connection is good for another request, unless the backend answered before it had read this one's body.
@@ -314,20 +320,21 @@ impl Drop for ResponseBody {
 /// Takes down what a step of a response's body means for its record.
 fn take_down(record: &mut Record, frame: Option<&Result<Frame<Bytes>, BodyError>>, is_end: bool) {
     match frame {
+        Some(Ok(frame)) if frame.is_trailers() => record.complete(),
         Some(Ok(data)) => record.sent(data.data_ref().map_or(0, Bytes::len)),
         Some(Err(BodyError::Paused)) => record.failed(Reason::BackendTimeout),
         Some(Err(BodyError::Broken(_))) => record.failed(Reason::Truncated),
-        None => {}
+        None => record.complete(),
     }
-    if frame.is_none() || is_end {
+    if is_end {
         record.complete();
     }
 }
 
 // Both.
 
-/// The next piece of data. Trailers count as the end.
-fn poll_data(
+/// The next piece of data, or the trailers.
+fn poll_frame(
     incoming: &mut Incoming,
     pause: &mut Pause,
     cx: &mut Context<'_>,
@@ -337,11 +344,23 @@ fn poll_data(
         return Poll::Ready(Some(Err(BodyError::Paused)));
     };
     pause.last = Instant::now();
-    Poll::Ready(match frame {
-        Some(Ok(frame)) if frame.is_data() => Some(Ok(frame)),
-        Some(Ok(_)) | None => None,
-        Some(Err(error)) => Some(Err(BodyError::Broken(error))),
-    })
+    Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)))
+}
+
+impl Trailers {
+    /// What of `frame` is passed on. Trailers of which nothing is left are an end without any.
+    fn pass_frame<E>(
+        &self,
+        frame: Option<Result<Frame<Bytes>, E>>,
+    ) -> Option<Result<Frame<Bytes>, E>> {
+        let Some(Ok(frame)) = frame else { return frame };
+        match frame.into_trailers() {
+            Ok(trailers) => self
+                .pass(trailers)
+                .map(|passed| Ok(Frame::trailers(passed))),
+            Err(data) => Some(Ok(data)),
+        }
+    }
 }
 
 impl Pause {

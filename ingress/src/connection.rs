@@ -222,8 +222,8 @@ fn report(peer: &Peer, ended: hyper::Result<()>) {
 }
 
 /// Runs the tasks of a connection on its own thread.
-#[derive(Clone)]
-struct LocalExecutor;
+#[derive(Debug, Clone)]
+pub struct LocalExecutor;
 
 impl<F: Future + 'static> Executor<F> for LocalExecutor {
     fn execute(&self, task: F) {

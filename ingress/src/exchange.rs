@@ -3,7 +3,7 @@
 //! What a failure means for the request is for [`forward`](crate::forward) to judge; here it is only told how far the
 //! request came.
 
-use std::net::SocketAddr;
+use std::error::Error;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -16,8 +16,9 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::answer::Reason;
 use crate::body::{BackendBody, Progress, RequestBody};
-use crate::pool::Connection;
+use crate::pool::{Connection, Key};
 use crate::strict;
+use crate::trailers::{Sender, Trailers};
 use crate::upgrade::Switch;
 use crate::worker::Worker;
 
@@ -41,6 +42,8 @@ pub(crate) struct Failed {
 pub(crate) enum Sent {
     /// Nothing: here it is, as it was.
     Nothing(Box<Request<RequestBody>>),
+    /// Some or all of it, but it says that it has not begun with it.
+    Refused,
     /// Some or all of it.
     Perhaps,
 }
@@ -56,19 +59,19 @@ pub(crate) struct Exchange<'r> {
 }
 
 impl Exchange<'_> {
-    /// A connection to `address`: one that is idle, if it `may_reuse` one, else a new one.
+    /// A connection for `key`: one that is open, if it `may_reuse` one, else a new one.
     pub(crate) async fn connection(
         &self,
-        address: SocketAddr,
+        key: &Key,
         may_reuse: bool,
     ) -> Result<Connection, Reason> {
         let metrics = self.worker.metrics();
-        if may_reuse && let Some(connection) = self.worker.pool().take(address).await {
+        if may_reuse && let Some(connection) = self.worker.pool().take(key).await {
             metrics.reuses.count();
             return Ok(connection);
         }
         metrics.connects.count();
-        self.worker.pool().connect(address).await
+        self.worker.pool().connect(key).await
     }
 
     /// Sends `request` and waits for the head of its response.
@@ -77,7 +80,7 @@ impl Exchange<'_> {
         mut connection: Connection,
         request: Request<RequestBody>,
     ) -> Result<Reply, Failed> {
-        let sending = connection.sender().try_send_request(request);
+        let sending = connection.send(request);
         let limit = self.worker.settings().backend_timeout;
         let Some(sent) = until_stalled(sending, &self.progress, limit).await else {
             return Err(self.failed(Reason::BackendTimeout));
@@ -99,6 +102,12 @@ impl Exchange<'_> {
             };
         }
         let error = error.into_error();
+        if is_unprocessed(&error) {
+            return Failed {
+                reason: Reason::BackendClosed,
+                sent: Sent::Refused,
+            };
+        }
         let is_lost = !error.is_parse() && !error.is_timeout();
         self.failed(match is_lost {
             true => Reason::BackendClosed,
@@ -130,12 +139,26 @@ impl Exchange<'_> {
                 response,
             })));
         }
+        let trailers = Trailers::of(Sender::Backend, response.headers());
         strict::strip_response(response.headers_mut());
+        trailers.announce(response.headers_mut());
         *response.version_mut() = Version::HTTP_11;
         let (progress, worker) = (self.progress.clone(), self.worker.clone());
-        let response = response.map(|body| BackendBody::new(body, connection, progress, worker));
+        let response =
+            response.map(|body| BackendBody::new(body, trailers, connection, progress, worker));
         Ok(Reply::Response(Box::new(response)))
     }
+}
+
+/// Whether the backend says that it has not begun with the request, so that any request may be sent again (RFC 9113
+/// section 8.7): it refused the stream, or is closing the connection and does not get to it.
+fn is_unprocessed(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref());
+    cause.is_some_and(|error: &h2::Error| {
+        let is_closing = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+        let is_refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        error.is_remote() && (is_refused || is_closing)
+    })
 }
 
 /// Waits for `response`. The time counts from when the request's body last moved.

@@ -7,7 +7,8 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use http::header::TRANSFER_ENCODING;
+use http::header::{CONNECTION, HOST, TE, TRANSFER_ENCODING};
+use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 use hyper::body::Body;
 use hyper::upgrade::OnUpgrade;
@@ -17,7 +18,8 @@ use crate::answer::Reason;
 use crate::balance::Choice;
 use crate::body::{Progress, RequestBody};
 use crate::exchange::{Exchange, Failed, Reply, Sent};
-use crate::pool::Connection;
+use crate::pool::{Connection, Key};
+use crate::protocol::Protocol;
 use crate::record::Record;
 use crate::upstream::Upstream;
 use crate::worker::Worker;
@@ -25,23 +27,27 @@ use crate::worker::Worker;
 /// Most attempts for one request.
 const MAX_ATTEMPTS: usize = 3;
 
-/// A request without a body that may be repeated, to be sent again if it is lost.
+/// A request without a body, to be sent again if it is refused or lost.
 struct Spare {
+    /// Whether it can have been lost because its connection was just being closed, and does no harm if it was not.
+    may_repeat: bool,
     method: Method,
     uri: Uri,
+    version: Version,
     headers: HeaderMap,
 }
 
-/// Sends `request` to one of the endpoints of `upstream`.
+/// Sends `request` to one of the endpoints of `upstream`, in `protocol`.
 pub async fn forward(
     worker: &Rc<Worker>,
     upstream: &Upstream,
+    protocol: Protocol,
     mut request: Request<RequestBody>,
     progress: Rc<Progress>,
     upgrade: Option<OnUpgrade>,
     record: &mut Record,
 ) -> Result<Reply, Reason> {
-    prepare(&mut request);
+    prepare(&mut request, protocol)?;
     let mut exchange = Exchange {
         worker,
         progress,
@@ -66,7 +72,8 @@ pub async fn forward(
         if attempt > 0 {
             worker.metrics().retries.count();
         }
-        let connection = match exchange.connection(address, may_reuse).await {
+        let key = Key { address, protocol };
+        let connection = match exchange.connection(&key, may_reuse).await {
             Ok(connection) => connection,
             Err(reason) => {
                 upstream.failed(&place, &ejection, Instant::now());
@@ -90,7 +97,10 @@ pub async fn forward(
                 }
                 request = match (sent, spare) {
                     (Sent::Nothing(request), _) => *request,
-                    (Sent::Perhaps, Some(spare)) if is_stale => spare.into_request(),
+                    (Sent::Refused, Some(spare)) => spare.into_request(),
+                    (Sent::Perhaps, Some(spare)) if is_stale && spare.may_repeat => {
+                        spare.into_request()
+                    }
                     _ => return Err(reason),
                 };
                 may_reuse = false;
@@ -101,24 +111,52 @@ pub async fn forward(
     Err(failure.unwrap_or(Reason::NoEndpoint))
 }
 
-/// Makes `request` one that HTTP/1.1 can carry. A body of unknown length must be announced, or there would be none.
-fn prepare(request: &mut Request<RequestBody>) {
+/// Makes `request` one that `protocol` can carry.
+fn prepare(request: &mut Request<RequestBody>, protocol: Protocol) -> Result<(), Reason> {
+    match protocol {
+        Protocol::Http1 => prepare_http1(request),
+        Protocol::Http2 => prepare_http2(request)?,
+    }
+    Ok(())
+}
+
+/// A body of unknown length must be announced, or there would be none; and `TE` concerns this connection only.
+fn prepare_http1(request: &mut Request<RequestBody>) {
     *request.version_mut() = Version::HTTP_11;
     let body = request.body();
     let is_unannounced = !body.is_end_stream() && body.size_hint().exact().is_none();
+    let headers = request.headers_mut();
     if is_unannounced {
-        let chunked = HeaderValue::from_static("chunked");
-        request.headers_mut().insert(TRANSFER_ENCODING, chunked);
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    if headers.contains_key(TE) && !headers.contains_key(CONNECTION) {
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
     }
 }
 
+/// The host goes where HTTP/2 has it (RFC 9113 section 8.3.1).
+fn prepare_http2(request: &mut Request<RequestBody>) -> Result<(), Reason> {
+    *request.version_mut() = Version::HTTP_2;
+    let host = request.headers_mut().remove(HOST).ok_or(Reason::NoHost)?;
+    let authority = Authority::try_from(host.as_bytes()).map_err(|_| Reason::BadHost)?;
+    let mut target = std::mem::take(request.uri_mut()).into_parts();
+    target.scheme = Some(Scheme::HTTP);
+    target.authority = Some(authority);
+    *request.uri_mut() = Uri::from_parts(target).map_err(|_| Reason::BadTarget)?;
+    Ok(())
+}
+
 impl Spare {
-    /// A spare of `request`, if it may be repeated and the connection could be one that is just being closed.
+    /// A spare of `request`, if it may be sent again on any condition.
     fn of(request: &Request<RequestBody>, connection: &Connection) -> Option<Self> {
-        let is_needed = connection.is_reused() && request.body().is_end_stream();
-        (is_needed && request.method().is_idempotent()).then(|| Self {
+        let may_repeat = connection.is_reused() && request.method().is_idempotent();
+        let may_be_refused = request.version() == Version::HTTP_2;
+        let is_needed = may_repeat || may_be_refused;
+        (is_needed && request.body().is_end_stream()).then(|| Self {
+            may_repeat,
             method: request.method().clone(),
             uri: request.uri().clone(),
+            version: request.version(),
             headers: request.headers().clone(),
         })
     }
@@ -127,6 +165,7 @@ impl Spare {
         let mut request = Request::new(RequestBody::empty());
         *request.method_mut() = self.method;
         *request.uri_mut() = self.uri;
+        *request.version_mut() = self.version;
         *request.headers_mut() = self.headers;
         request
     }

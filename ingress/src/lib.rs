@@ -5,7 +5,7 @@
 //! what is wrong ([`events`]) and what is served ([`status`]). The data half is a set of threads that share nothing else
 //! ([`worker`]): a thread accepts a connection ([`connection`]) and takes each request its way ([`request`]): checked
 //! ([`strict`]), routed, told apart ([`forwarding`]), sent ([`forward`]) to an endpoint that suits it ([`upstream`],
-//! [`balance`], [`endpoint`]) over a connection ([`exchange`], [`pool`]) and written down ([`record`]).
+//! [`balance`], [`endpoint`]) over a connection ([`exchange`], [`pool`], [`multiplex`]) and written down ([`record`]).
 //!
 //! Nothing listens before all objects have been seen once.
 
@@ -42,16 +42,19 @@ pub mod host;
 mod latency;
 pub mod listener;
 pub mod metrics;
+pub mod multiplex;
 pub mod objects;
 pub mod path;
 pub mod pool;
 pub mod problem;
+pub mod protocol;
 pub mod record;
 pub mod request;
 pub mod routes;
 pub mod status;
 pub mod strict;
 pub mod tls;
+pub mod trailers;
 pub mod upgrade;
 pub mod upstream;
 pub mod upstreams;

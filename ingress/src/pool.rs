@@ -1,28 +1,36 @@
 //! A thread's connections to backends: opened, lent out, taken back.
 //!
-//! A connection belongs to the thread that opened it, so taking one locks nothing. It comes back only when request and
-//! response are both complete; dropped at any other time it is closed at once, since nobody could tell what would come
-//! out of it next.
+//! A connection belongs to the thread that opened it, so taking one locks nothing. One of HTTP/1.1 is lent to one request
+//! at a time and comes back only when request and response are both complete; dropped at any other time it is closed at
+//! once, since nobody could tell what would come out of it next. One of HTTP/2 is lent to as many requests as its backend
+//! allows, and a lease that is dropped early costs its stream only.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures::FutureExt;
-use hyper::client::conn::http1::{self, SendRequest};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1};
 use hyper_util::rt::TokioIo;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
 use crate::answer::Reason;
 use crate::body::RequestBody;
+use crate::multiplex::{self, Multiplexed};
+use crate::protocol::Protocol;
 
-/// The idle connections of a thread.
+/// The connections of a thread that can take requests.
 #[derive(Debug)]
 pub struct Pool {
-    idle: RefCell<HashMap<SocketAddr, Vec<Idle>>>,
+    idle: RefCell<HashMap<Key, Vec<Idle>>>,
+    multiplexed: Multiplexed,
     limits: Limits,
 }
 
@@ -37,18 +45,39 @@ pub struct Limits {
     pub idle: usize,
 }
 
-/// An HTTP/1.1 connection to a backend, for one request at a time. Dropping it closes it.
+/// What a connection is good for. Requests that differ here never share one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// The endpoint.
+    pub address: SocketAddr,
+    /// What is spoken.
+    pub protocol: Protocol,
+}
+
+/// A connection to a backend, lent to one request.
 #[derive(Debug)]
 pub struct Connection {
-    sender: SendRequest<RequestBody>,
-    driver: AbortHandle,
-    address: SocketAddr,
+    key: Key,
+    kind: Kind,
     reused: bool,
 }
 
 #[derive(Debug)]
+enum Kind {
+    One(Exclusive),
+    Two(multiplex::Lease),
+}
+
+/// A connection of HTTP/1.1. Dropping it closes it.
+#[derive(Debug)]
+struct Exclusive {
+    sender: http1::SendRequest<RequestBody>,
+    driver: AbortHandle,
+}
+
+#[derive(Debug)]
 struct Idle {
-    connection: Connection,
+    connection: Exclusive,
     since: Instant,
 }
 
@@ -57,20 +86,32 @@ impl Pool {
     pub fn new(limits: Limits) -> Self {
         Self {
             idle: RefCell::default(),
+            multiplexed: Multiplexed::new(limits),
             limits,
         }
     }
 
-    /// The connection to `address` that was used last, if one is idle and still open.
-    pub async fn take(&self, address: SocketAddr) -> Option<Connection> {
+    /// A connection that is open and good for `key`, the one that was used last.
+    pub async fn take(&self, key: &Key) -> Option<Connection> {
+        let kind = match key.protocol {
+            Protocol::Http1 => Kind::One(self.take_idle(key).await?),
+            Protocol::Http2 => Kind::Two(self.multiplexed.lease(key)?),
+        };
+        Some(Connection {
+            key: key.clone(),
+            kind,
+            reused: true,
+        })
+    }
+
+    async fn take_idle(&self, key: &Key) -> Option<Exclusive> {
         loop {
-            let idle = self.idle.borrow_mut().get_mut(&address)?.pop()?;
+            let idle = self.idle.borrow_mut().get_mut(key)?.pop()?;
             if idle.since.elapsed() > self.limits.keep {
                 continue;
             }
             let mut connection = idle.connection;
             if connection.is_ready().await {
-                connection.reused = true;
                 return Some(connection);
             }
         }
@@ -78,52 +119,80 @@ impl Pool {
 
     /// Takes back a connection whose request and response are complete.
     pub fn put(&self, connection: Connection) {
-        if connection.sender.is_closed() {
+        let Kind::One(exclusive) = connection.kind else {
+            return;
+        };
+        if exclusive.sender.is_closed() {
             return;
         }
         let mut idle = self.idle.borrow_mut();
-        let of_address = idle.entry(connection.address).or_default();
-        if of_address.len() < self.limits.idle {
-            let since = Instant::now();
-            of_address.push(Idle { connection, since });
+        let of_key = idle.entry(connection.key).or_default();
+        if of_key.len() < self.limits.idle {
+            of_key.push(Idle {
+                connection: exclusive,
+                since: Instant::now(),
+            });
         }
     }
 
-    /// Opens a connection to `address`.
-    pub async fn connect(&self, address: SocketAddr) -> Result<Connection, Reason> {
-        let connect = TcpStream::connect(address);
-        let stream = timeout(self.limits.connect, connect)
-            .await
-            .map_err(|_| Reason::ConnectTimeout)?
-            .map_err(|_| Reason::ConnectFailed)?;
-        stream
-            .set_nodelay(true)
-            .map_err(|_| Reason::ConnectFailed)?;
-        let handshake = http1::handshake(TokioIo::new(stream)).await;
-        let (sender, connection) = handshake.map_err(|_| Reason::ConnectFailed)?;
-        let driver = tokio::task::spawn_local(connection.with_upgrades()).abort_handle();
-        let reused = false;
+    /// Opens a connection that is good for `key`. Requests that ask for one of HTTP/2 at the same time share it.
+    pub async fn connect(&self, key: &Key) -> Result<Connection, Reason> {
+        let kind = match key.protocol {
+            Protocol::Http1 => Kind::One(Exclusive::open(key, self.limits).await?),
+            Protocol::Http2 => Kind::Two(self.multiplexed.open(key).await?),
+        };
         Ok(Connection {
-            sender,
-            driver,
-            address,
-            reused,
+            key: key.clone(),
+            kind,
+            reused: false,
         })
     }
 
     /// Closes what has been idle for too long or was closed by its backend.
     pub fn sweep(&self) {
+        self.multiplexed.sweep();
         let mut idle = self.idle.borrow_mut();
-        idle.retain(|_, of_address| {
-            of_address.retain(|idle| {
+        idle.retain(|_, of_key| {
+            of_key.retain(|idle| {
                 !idle.connection.sender.is_closed() && idle.since.elapsed() <= self.limits.keep
             });
-            !of_address.is_empty()
+            !of_key.is_empty()
         });
     }
 }
 
-impl Connection {
+/// Opens a socket for `key`.
+pub async fn dial(key: &Key, limits: Limits) -> Result<TcpStream, Reason> {
+    let connect = TcpStream::connect(key.address);
+    let stream = timeout(limits.connect, connect)
+        .await
+        .map_err(|_| Reason::ConnectTimeout)?
+        .map_err(|_| Reason::ConnectFailed)?;
+    tune(&stream).map_err(|_| Reason::ConnectFailed)?;
+    Ok(stream)
+}
+
+/// No waiting for acknowledgements, and probes that find out about backends that are gone while a stream is silent. They
+/// are TCP's: servers of gRPC close connections whose HTTP/2 pings come more often than every five minutes.
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(10))
+        .with_retries(3);
+    let socket = SockRef::from(stream);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&keepalive)
+}
+
+impl Exclusive {
+    async fn open(key: &Key, limits: Limits) -> Result<Self, Reason> {
+        let stream = dial(key, limits).await?;
+        let handshake = http1::handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = handshake.map_err(|_| Reason::ConnectFailed)?;
+        let driver = tokio::task::spawn_local(connection.with_upgrades()).abort_handle();
+        Ok(Self { sender, driver })
+    }
+
     /// Whether it can take a request now. Its task may have the end of the last response still before it, so it is given
     /// one turn; what is not ready then has bytes of the last request stuck in it.
     async fn is_ready(&mut self) -> bool {
@@ -133,10 +202,19 @@ impl Connection {
         tokio::task::yield_now().await;
         matches!(self.sender.ready().now_or_never(), Some(Ok(())))
     }
+}
 
-    /// What sends a request on it.
-    pub fn sender(&mut self) -> &mut SendRequest<RequestBody> {
-        &mut self.sender
+impl Connection {
+    /// Sends `request` and waits for the head of the response. Dropped before that, it takes the request back as far as
+    /// the protocol can.
+    pub async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        match &mut self.kind {
+            Kind::One(exclusive) => exclusive.sender.try_send_request(request).await,
+            Kind::Two(lease) => lease.sender().try_send_request(request).await,
+        }
     }
 
     /// Whether it has served a request before.
@@ -145,7 +223,7 @@ impl Connection {
     }
 }
 
-impl Drop for Connection {
+impl Drop for Exclusive {
     fn drop(&mut self) {
         self.driver.abort();
     }

@@ -79,9 +79,18 @@ async fn answer(
     peer.via.apply(&mut parts.headers);
     record.named(&parts.headers);
     let upgrade = head.upgrade.then(|| upgrade::prepare(&mut parts));
-    let (body, progress) = RequestBody::new(body, worker.settings().client_timeout);
+    let (body, progress) = RequestBody::new(body, head.trailers, worker.settings().client_timeout);
     let request = Request::from_parts(parts, body);
-    let reply = forward::forward(worker, upstream, request, progress, upgrade, record).await?;
+    let reply = forward::forward(
+        worker,
+        upstream,
+        route.protocol,
+        request,
+        progress,
+        upgrade,
+        record,
+    )
+    .await?;
     Ok(Outcome::Reply(reply))
 }
 

@@ -17,6 +17,7 @@ use http::{Method, Uri, Version};
 use crate::answer::Reason;
 use crate::host::Authority;
 use crate::path::{self, Slashes};
+use crate::trailers::{Sender, Trailers};
 
 /// The longest target, in bytes.
 pub const MAX_TARGET: usize = 8 * 1024;
@@ -45,6 +46,8 @@ pub struct Head {
     pub host: Box<str>,
     /// Whether the client asks to switch to WebSocket.
     pub upgrade: bool,
+    /// The trailers that it may send.
+    pub trailers: Trailers,
 }
 
 /// Checks a request's head and brings it into the form that is matched and forwarded: target in origin form with a
@@ -58,14 +61,26 @@ pub fn check(parts: &mut Parts, rules: Rules) -> Result<Head, Reason> {
     }
     check_expect(&mut parts.headers)?;
     let upgrade = wants_websocket(parts);
+    let trailers = Trailers::of(Sender::Client, &parts.headers);
+    let takes_trailers = takes_trailers(&parts.headers);
     check_hop_by_hop(&mut parts.headers)?;
+    if takes_trailers {
+        parts
+            .headers
+            .insert(TE, HeaderValue::from_static("trailers"));
+    }
+    trailers.announce(&mut parts.headers);
     if !rules.keep_underscores {
         drop_underscores(&mut parts.headers);
     }
     if parts.version == Version::HTTP_2 {
         join_cookies(&mut parts.headers);
     }
-    Ok(Head { host, upgrade })
+    Ok(Head {
+        host,
+        upgrade,
+        trailers,
+    })
 }
 
 fn check_method(method: &Method) -> Result<(), Reason> {
@@ -114,7 +129,10 @@ pub fn check_codings(headers: &HeaderMap) -> Result<(), Reason> {
 }
 
 /// The elements of a list field over all its lines. An element that is no text comes as nothing.
-fn list<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = Option<&'h str>> {
+pub fn list<'h>(
+    headers: &'h HeaderMap,
+    name: &HeaderName,
+) -> impl Iterator<Item = Option<&'h str>> {
     let lines = headers.get_all(name).iter();
     lines.flat_map(|line| {
         let text = line.to_str().ok();
@@ -214,6 +232,12 @@ fn wants_websocket(parts: &Parts) -> bool {
         && list(&parts.headers, &UPGRADE).count() == 1
 }
 
+/// Whether the client reads trailers, the only thing in `TE` that we can pass on.
+fn takes_trailers(headers: &HeaderMap) -> bool {
+    let mut elements = list(headers, &TE).flatten();
+    elements.any(|element| element.eq_ignore_ascii_case("trailers"))
+}
+
 /// Removes what concerns this connection only: the known fields, and those that `Connection` names.
 fn check_hop_by_hop(headers: &mut HeaderMap) -> Result<(), Reason> {
     let named = connection_options(headers)?;
@@ -264,7 +288,7 @@ fn remove_hop_by_hop(headers: &mut HeaderMap, named: &[HeaderName]) {
 }
 
 /// Fields that a client must not be able to remove behind our back: backends trust them.
-fn is_protected(name: &HeaderName) -> bool {
+pub fn is_protected(name: &HeaderName) -> bool {
     const PROTECTED: [&str; 8] = [
         "authorization",
         "content-length",
@@ -473,7 +497,7 @@ mod tests {
         .unwrap();
         let mut left: Vec<_> = parts.headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
-        assert_eq!(left, ["host", "x-kept"]);
+        assert_eq!(left, ["host", "te", "trailer", "x-kept"]);
     }
 
     #[test]

@@ -330,6 +330,10 @@ impl Report<'_> {
             protocol,
             port: number,
             node_port: node_port.and_then(|port| self.port(format_args!("{field}.nodePort"), port)),
+            app_protocol: port
+                .app_protocol
+                .as_deref()
+                .map(|name| self.names.share(name)),
         })
     }
 }

@@ -149,6 +149,8 @@ pub struct ServicePort {
     pub port: NonZeroU16,
     /// The port on the node's addresses.
     pub node_port: Option<NonZeroU16>,
+    /// What is spoken on it (`appProtocol`), as far as its owner said.
+    pub app_protocol: Option<Arc<str>>,
 }
 
 // Names.

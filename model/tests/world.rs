@@ -32,6 +32,7 @@ fn service_port(number: u16) -> ServicePort {
         protocol: Protocol::Tcp,
         port: port(number),
         node_port: None,
+        app_protocol: None,
     }
 }
 

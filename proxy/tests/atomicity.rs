@@ -142,6 +142,7 @@ fn service(name: ObjectName, address: SocketAddrV4, port: &str) -> Service {
             protocol: Protocol::Tcp,
             port: address.port().try_into().unwrap(),
             node_port: None,
+            app_protocol: None,
         }],
         ..Service::new(name)
     }

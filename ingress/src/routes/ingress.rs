@@ -21,6 +21,7 @@ use crate::annotations::{Policy, Reference, Referenced};
 use crate::host::HostPattern;
 use crate::metrics::Metrics;
 use crate::problem::{Fault, IngressRef, Problem};
+use crate::protocol::Protocol as Spoken;
 use crate::upstreams::Upstreams;
 
 /// What one Ingress asks for.
@@ -243,11 +244,11 @@ impl Reader<'_> {
         path: &str,
         backend: &IngressBackend,
     ) -> Arc<Route> {
-        let target = match self.backend(backend) {
-            Ok(target) => target,
+        let (target, protocol) = match self.backend(backend) {
+            Ok(found) => found,
             Err((name, fault)) => {
                 self.problem(format!("{field}.{name}"), fault);
-                Target::Nowhere
+                (Target::Nowhere, Spoken::default())
             }
         };
         let service = backend.service.as_ref().map_or("", |service| &service.name);
@@ -260,6 +261,7 @@ impl Reader<'_> {
             path: path.into(),
             service,
             target,
+            protocol,
             policy: self.policy.clone(),
         })
     }
@@ -268,8 +270,11 @@ impl Reader<'_> {
 // Backends.
 
 impl Reader<'_> {
-    /// Where `backend` leads, or the field at fault and why.
-    fn backend(&mut self, backend: &IngressBackend) -> Result<Target, (&'static str, Fault)> {
+    /// Where `backend` leads and what is spoken there, or the field at fault and why.
+    fn backend(
+        &mut self,
+        backend: &IngressBackend,
+    ) -> Result<(Target, Spoken), (&'static str, Fault)> {
         match (&backend.service, &backend.resource) {
             (Some(service), None) => self.service_backend(service),
             (None, Some(resource)) => {
@@ -286,7 +291,7 @@ impl Reader<'_> {
     fn service_backend(
         &mut self,
         backend: &IngressServiceBackend,
-    ) -> Result<Target, (&'static str, Fault)> {
+    ) -> Result<(Target, Spoken), (&'static str, Fault)> {
         let Context {
             world, upstreams, ..
         } = self.context;
@@ -314,8 +319,9 @@ impl Reader<'_> {
                 },
             ));
         };
+        let spoken = Spoken::of_app_protocol(port.app_protocol.as_deref());
         let upstream = upstreams.get(world, service.port_name(port));
-        Ok(Target::Backend(upstream))
+        Ok((Target::Backend(upstream), spoken))
     }
 }
 

@@ -11,6 +11,7 @@ use crate::annotations::Policy;
 use crate::host::HostMap;
 use crate::metrics::Series;
 use crate::problem::IngressRef;
+use crate::protocol::Protocol;
 use crate::upstream::Upstream;
 
 pub mod class;
@@ -54,6 +55,8 @@ pub struct Route {
     pub service: Arc<str>,
     /// Where requests go.
     pub target: Target,
+    /// How its backend is spoken to.
+    pub protocol: Protocol,
     /// What its requests count for.
     pub series: Arc<Series>,
     /// What its Ingress asks for by annotations, if that is anything.

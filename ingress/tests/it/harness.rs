@@ -254,6 +254,13 @@ pub(crate) fn service(name: &str) -> Value {
     })
 }
 
+/// The same whose port speaks `protocol`.
+pub(crate) fn service_speaking(name: &str, protocol: &str) -> Value {
+    let mut service = service(name);
+    service["spec"]["ports"][0]["appProtocol"] = json!(protocol);
+    service
+}
+
 /// A slice of `service` with one ready endpoint.
 pub(crate) fn slice(service: &str, name: &str, endpoint: SocketAddr) -> Value {
     slice_with(service, name, endpoint, json!({"ready": true}))

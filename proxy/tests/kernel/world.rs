@@ -23,6 +23,7 @@ pub(crate) fn service(name: &str, addresses: &[&str], node_port: Option<u16>) ->
         protocol,
         port: 80.try_into().unwrap(),
         node_port: node_port.map(|port| port.try_into().unwrap()),
+        app_protocol: None,
     };
     Service {
         cluster_ips: addresses

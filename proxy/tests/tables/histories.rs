@@ -95,6 +95,7 @@ fn service(number: u8, bits: u32) -> Service {
         protocol,
         port: port.try_into().unwrap(),
         node_port: bit(bits, 2).then(|| (30_000 + port + u16::from(owner)).try_into().unwrap()),
+        app_protocol: None,
     };
     let mut ports = vec![port("a", Protocol::Tcp, 80 + u16::from(bit(bits, 3)))];
     if bit(bits, 4) {
