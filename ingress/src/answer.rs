@@ -46,6 +46,8 @@ pub enum Reason {
     ConnectFailed,
     /// Connecting took too long.
     ConnectTimeout,
+    /// The backend did not prove who it is, or refused who we are.
+    BackendTls,
     /// The backend closed the connection in place of a response.
     BackendClosed,
     /// The backend's response breaks the protocol.
@@ -64,7 +66,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::BadTransferEncoding,
         Self::UnknownTransferCoding,
         Self::NoHost,
@@ -84,6 +86,7 @@ impl Reason {
         Self::Overloaded,
         Self::ConnectFailed,
         Self::ConnectTimeout,
+        Self::BackendTls,
         Self::BackendClosed,
         Self::BadResponse,
         Self::BackendTimeout,
@@ -115,6 +118,7 @@ impl Reason {
             Self::Overloaded => "overloaded",
             Self::ConnectFailed => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
+            Self::BackendTls => "backend_tls",
             Self::BackendClosed => "backend_closed",
             Self::BadResponse => "bad_response",
             Self::BackendTimeout => "backend_timeout",
@@ -145,9 +149,11 @@ impl Reason {
             Self::NoBackend | Self::Closed | Self::NoEndpoint | Self::Overloaded => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::ConnectFailed | Self::BackendClosed | Self::BadResponse | Self::Truncated => {
-                StatusCode::BAD_GATEWAY
-            }
+            Self::ConnectFailed
+            | Self::BackendTls
+            | Self::BackendClosed
+            | Self::BadResponse
+            | Self::Truncated => StatusCode::BAD_GATEWAY,
             Self::ConnectTimeout | Self::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::ClientGone => client_closed_request(),
@@ -160,6 +166,7 @@ impl Reason {
             self,
             Self::ConnectFailed
                 | Self::ConnectTimeout
+                | Self::BackendTls
                 | Self::BackendClosed
                 | Self::BadResponse
                 | Self::BackendTimeout

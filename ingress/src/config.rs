@@ -114,6 +114,15 @@ pub struct GatewayArgs {
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub backend_keep_alive: Duration,
 
+    /// File with the certificates, as PEM, by which those of backends are verified where the Ingress names none
+    /// (proxy-ssl-secret). Without it: those that the system trusts.
+    #[arg(long, value_name = "FILE")]
+    pub backend_ca_file: Option<PathBuf>,
+
+    /// Do not verify the certificates of backends unless the Ingress asks for it (proxy-ssl-verify), as ingress-nginx does.
+    #[arg(long)]
+    pub no_backend_verify: bool,
+
     /// Most idle connections that each thread keeps to one endpoint.
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub backend_idle_connections: usize,

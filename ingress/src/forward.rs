@@ -19,7 +19,7 @@ use crate::balance::Choice;
 use crate::body::{Progress, RequestBody};
 use crate::exchange::{Exchange, Failed, Reply, Sent};
 use crate::pool::{Connection, Key};
-use crate::protocol::Protocol;
+use crate::protocol::{Http, Spoken};
 use crate::record::Record;
 use crate::upstream::Upstream;
 use crate::worker::Worker;
@@ -37,17 +37,17 @@ struct Spare {
     headers: HeaderMap,
 }
 
-/// Sends `request` to one of the endpoints of `upstream`, in `protocol`.
+/// Sends `request` to one of the endpoints of `upstream`, who is spoken to like this.
 pub async fn forward(
     worker: &Rc<Worker>,
     upstream: &Upstream,
-    protocol: Protocol,
+    spoken: &Spoken,
     mut request: Request<RequestBody>,
     progress: Rc<Progress>,
     upgrade: Option<OnUpgrade>,
     record: &mut Record,
 ) -> Result<Reply, Reason> {
-    prepare(&mut request, protocol)?;
+    prepare(&mut request, spoken)?;
     let mut exchange = Exchange {
         worker,
         progress,
@@ -72,7 +72,10 @@ pub async fn forward(
         if attempt > 0 {
             worker.metrics().retries.count();
         }
-        let key = Key { address, protocol };
+        let key = Key {
+            address,
+            spoken: spoken.clone(),
+        };
         let connection = match exchange.connection(&key, may_reuse).await {
             Ok(connection) => connection,
             Err(reason) => {
@@ -111,11 +114,11 @@ pub async fn forward(
     Err(failure.unwrap_or(Reason::NoEndpoint))
 }
 
-/// Makes `request` one that `protocol` can carry.
-fn prepare(request: &mut Request<RequestBody>, protocol: Protocol) -> Result<(), Reason> {
-    match protocol {
-        Protocol::Http1 => prepare_http1(request),
-        Protocol::Http2 => prepare_http2(request)?,
+/// Makes `request` one that a backend understands.
+fn prepare(request: &mut Request<RequestBody>, spoken: &Spoken) -> Result<(), Reason> {
+    match spoken.http {
+        Http::One => prepare_http1(request),
+        Http::Two => prepare_http2(request, spoken.tls.is_some())?,
     }
     Ok(())
 }
@@ -135,12 +138,17 @@ fn prepare_http1(request: &mut Request<RequestBody>) {
 }
 
 /// The host goes where HTTP/2 has it (RFC 9113 section 8.3.1).
-fn prepare_http2(request: &mut Request<RequestBody>) -> Result<(), Reason> {
+fn prepare_http2(request: &mut Request<RequestBody>, is_secure: bool) -> Result<(), Reason> {
     *request.version_mut() = Version::HTTP_2;
     let host = request.headers_mut().remove(HOST).ok_or(Reason::NoHost)?;
     let authority = Authority::try_from(host.as_bytes()).map_err(|_| Reason::BadHost)?;
     let mut target = std::mem::take(request.uri_mut()).into_parts();
-    target.scheme = Some(Scheme::HTTP);
+    let scheme = if is_secure {
+        Scheme::HTTPS
+    } else {
+        Scheme::HTTP
+    };
+    target.scheme = Some(scheme);
     target.authority = Some(authority);
     *request.uri_mut() = Uri::from_parts(target).map_err(|_| Reason::BadTarget)?;
     Ok(())

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 use crate::access_log::Sink;
+use crate::backend_tls::Defaults;
 use crate::certificate::Certificate;
 use crate::config::GatewayArgs;
 use crate::listener::Listeners;
@@ -39,6 +40,8 @@ pub struct Shared {
     pub certificates: Arc<ArcSwap<Certificates>>,
     /// TLS settings for all connections.
     pub tls: Arc<ServerConfig>,
+    /// TLS to backends where no Ingress says otherwise.
+    pub backend_tls: Arc<Defaults>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     phase: watch::Sender<Phase>,
@@ -69,6 +72,12 @@ impl Shared {
         let default = Certificate::self_signed().map_err(Error::Certificate)?;
         let certificates = Arc::new(ArcSwap::from_pointee(Certificates::new(default)));
         let tls = tls::server_config(certificates.clone()).map_err(Error::Tls)?;
+        let file = settings.backend_ca_file.as_deref();
+        let backend_tls = Defaults::new(!settings.no_backend_verify, file);
+        let backend_tls = backend_tls.map_err(|source| Error::BackendRoots {
+            file: settings.backend_ca_file.clone().unwrap_or_default(),
+            source,
+        })?;
         let slashes = if settings.keep_slashes {
             Slashes::Keep
         } else {
@@ -85,6 +94,7 @@ impl Shared {
             upstreams: Upstreams::default(),
             certificates,
             tls: Arc::new(tls),
+            backend_tls: Arc::new(backend_tls),
             metrics: Arc::new(Metrics::new()),
             phase: watch::Sender::new(Phase::Starting),
         }))

@@ -12,6 +12,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use kube::Client;
@@ -23,6 +24,7 @@ pub mod access_log;
 pub mod admin;
 pub mod annotations;
 pub mod answer;
+pub mod backend_tls;
 pub mod balance;
 pub mod body;
 pub mod certificate;
@@ -92,6 +94,14 @@ pub enum Error {
     /// TLS cannot be set up.
     #[error("cannot set up TLS")]
     Tls(#[source] rustls::Error),
+    /// The certificates that backends' are verified by cannot be had.
+    #[error("cannot trust the certificates in {file}")]
+    BackendRoots {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: backend_tls::BadRoots,
+    },
     /// A thread cannot be started.
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),

@@ -14,13 +14,13 @@ use futures::FutureExt;
 use futures::future::{LocalBoxFuture, Shared, WeakShared};
 use hyper::client::conn::http2::{self, Connection, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::answer::Reason;
 use crate::body::RequestBody;
 use crate::connection::LocalExecutor;
-use crate::pool::{Key, Limits, dial};
+use crate::pool::{Dialer, Key};
 use crate::strict::MAX_HEADER_BYTES;
 
 /// Most requests that one connection carries at a time, even if its backend allows more.
@@ -41,7 +41,7 @@ pub struct Multiplexed {
     open: RefCell<HashMap<Key, Vec<Rc<Session>>>>,
     /// Those that are being opened, as long as somebody waits for them.
     opening: RefCell<HashMap<Key, WeakShared<Opening>>>,
-    limits: Limits,
+    dialer: Dialer,
 }
 
 type Opening = LocalBoxFuture<'static, Result<Rc<Session>, Reason>>;
@@ -64,11 +64,11 @@ pub struct Lease {
 
 impl Multiplexed {
     /// No connections.
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(dialer: Dialer) -> Self {
         Self {
             open: RefCell::default(),
             opening: RefCell::default(),
-            limits,
+            dialer,
         }
     }
 
@@ -101,7 +101,7 @@ impl Multiplexed {
         if let Some(opening) = under_way.filter(|opening| opening.peek().is_none()) {
             return opening;
         }
-        let opening = Session::open(key.clone(), self.limits)
+        let opening = Session::open(key.clone(), self.dialer.clone())
             .boxed_local()
             .shared();
         if let Some(weak) = opening.downgrade() {
@@ -121,7 +121,7 @@ impl Multiplexed {
 
     /// Closes what has been idle for too long, and forgets what was closed by its backend.
     pub fn sweep(&self) {
-        let keep = self.limits.keep;
+        let keep = self.dialer.limits.keep;
         let is_kept = |session: &Rc<Session>| {
             let is_idle = session.streams.get() == 0 && session.idle_since.get().elapsed() > keep;
             !session.sender.is_closed() && !is_idle
@@ -137,11 +137,14 @@ impl Multiplexed {
 }
 
 impl Session {
-    async fn open(key: Key, limits: Limits) -> Result<Rc<Self>, Reason> {
-        let stream = dial(&key, limits).await?;
-        let session = Self::over(stream).await;
+    async fn open(key: Key, dialer: Dialer) -> Result<Rc<Self>, Reason> {
+        let stream = dialer.dial(&key).await?;
+        let session = match &key.spoken.tls {
+            None => Self::over(stream).await,
+            Some(expected) => Self::over(dialer.secure(&key, expected, stream).await?).await,
+        };
         let session = session.map_err(|_| Reason::ConnectFailed)?;
-        let ready = timeout(limits.connect, session.settings()).await;
+        let ready = timeout(dialer.limits.connect, session.settings()).await;
         ready.map_err(|_| Reason::ConnectTimeout)??;
         Ok(session)
     }
@@ -158,7 +161,10 @@ impl Session {
         Ok(())
     }
 
-    async fn over(stream: TcpStream) -> hyper::Result<Rc<Self>> {
+    async fn over<S>(stream: S) -> hyper::Result<Rc<Self>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
         let handshake = http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
@@ -191,10 +197,13 @@ impl Session {
     }
 }
 
-type Wire = Connection<TokioIo<TcpStream>, RequestBody, LocalExecutor>;
+type Wire<S> = Connection<TokioIo<S>, RequestBody, LocalExecutor>;
 
 /// Moves a connection along to its end, and drops it there: requests that are still in its queue come back then.
-async fn drive(connection: Rc<RefCell<Option<Wire>>>) {
+async fn drive<S>(connection: Rc<RefCell<Option<Wire<S>>>>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
     let ended = poll_fn(|cx| match &mut *connection.borrow_mut() {
         Some(connection) => Pin::new(connection).poll(cx),
         None => Poll::Ready(Ok(())),

@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -17,21 +18,32 @@ use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1};
 use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
+use tokio_rustls::client::TlsStream;
 
 use crate::answer::Reason;
+use crate::backend_tls::Defaults;
 use crate::body::RequestBody;
 use crate::multiplex::{self, Multiplexed};
-use crate::protocol::Protocol;
+use crate::protocol::{Expected, Http, Spoken};
 
 /// The connections of a thread that can take requests.
 #[derive(Debug)]
 pub struct Pool {
     idle: RefCell<HashMap<Key, Vec<Idle>>>,
     multiplexed: Multiplexed,
-    limits: Limits,
+    dialer: Dialer,
+}
+
+/// What opens sockets.
+#[derive(Debug, Clone)]
+pub struct Dialer {
+    /// What bounds them.
+    pub limits: Limits,
+    tls: Arc<Defaults>,
 }
 
 /// What bounds a pool.
@@ -50,8 +62,8 @@ pub struct Limits {
 pub struct Key {
     /// The endpoint.
     pub address: SocketAddr,
-    /// What is spoken.
-    pub protocol: Protocol,
+    /// How it is spoken to.
+    pub spoken: Spoken,
 }
 
 /// A connection to a backend, lent to one request.
@@ -82,20 +94,21 @@ struct Idle {
 }
 
 impl Pool {
-    /// An empty pool.
-    pub fn new(limits: Limits) -> Self {
+    /// An empty pool, with TLS as in `tls` where nobody says otherwise.
+    pub fn new(limits: Limits, tls: Arc<Defaults>) -> Self {
+        let dialer = Dialer { limits, tls };
         Self {
             idle: RefCell::default(),
-            multiplexed: Multiplexed::new(limits),
-            limits,
+            multiplexed: Multiplexed::new(dialer.clone()),
+            dialer,
         }
     }
 
     /// A connection that is open and good for `key`, the one that was used last.
     pub async fn take(&self, key: &Key) -> Option<Connection> {
-        let kind = match key.protocol {
-            Protocol::Http1 => Kind::One(self.take_idle(key).await?),
-            Protocol::Http2 => Kind::Two(self.multiplexed.lease(key)?),
+        let kind = match key.spoken.http {
+            Http::One => Kind::One(self.take_idle(key).await?),
+            Http::Two => Kind::Two(self.multiplexed.lease(key)?),
         };
         Some(Connection {
             key: key.clone(),
@@ -107,7 +120,7 @@ impl Pool {
     async fn take_idle(&self, key: &Key) -> Option<Exclusive> {
         loop {
             let idle = self.idle.borrow_mut().get_mut(key)?.pop()?;
-            if idle.since.elapsed() > self.limits.keep {
+            if idle.since.elapsed() > self.dialer.limits.keep {
                 continue;
             }
             let mut connection = idle.connection;
@@ -127,7 +140,7 @@ impl Pool {
         }
         let mut idle = self.idle.borrow_mut();
         let of_key = idle.entry(connection.key).or_default();
-        if of_key.len() < self.limits.idle {
+        if of_key.len() < self.dialer.limits.idle {
             of_key.push(Idle {
                 connection: exclusive,
                 since: Instant::now(),
@@ -137,9 +150,9 @@ impl Pool {
 
     /// Opens a connection that is good for `key`. Requests that ask for one of HTTP/2 at the same time share it.
     pub async fn connect(&self, key: &Key) -> Result<Connection, Reason> {
-        let kind = match key.protocol {
-            Protocol::Http1 => Kind::One(Exclusive::open(key, self.limits).await?),
-            Protocol::Http2 => Kind::Two(self.multiplexed.open(key).await?),
+        let kind = match key.spoken.http {
+            Http::One => Kind::One(Exclusive::open(key, &self.dialer).await?),
+            Http::Two => Kind::Two(self.multiplexed.open(key).await?),
         };
         Ok(Connection {
             key: key.clone(),
@@ -154,22 +167,46 @@ impl Pool {
         let mut idle = self.idle.borrow_mut();
         idle.retain(|_, of_key| {
             of_key.retain(|idle| {
-                !idle.connection.sender.is_closed() && idle.since.elapsed() <= self.limits.keep
+                !idle.connection.sender.is_closed()
+                    && idle.since.elapsed() <= self.dialer.limits.keep
             });
             !of_key.is_empty()
         });
     }
 }
 
-/// Opens a socket for `key`.
-pub async fn dial(key: &Key, limits: Limits) -> Result<TcpStream, Reason> {
-    let connect = TcpStream::connect(key.address);
-    let stream = timeout(limits.connect, connect)
-        .await
-        .map_err(|_| Reason::ConnectTimeout)?
-        .map_err(|_| Reason::ConnectFailed)?;
-    tune(&stream).map_err(|_| Reason::ConnectFailed)?;
-    Ok(stream)
+impl Dialer {
+    /// Opens a socket for `key`.
+    pub async fn dial(&self, key: &Key) -> Result<TcpStream, Reason> {
+        let connect = TcpStream::connect(key.address);
+        let stream = timeout(self.limits.connect, connect)
+            .await
+            .map_err(|_| Reason::ConnectTimeout)?
+            .map_err(|_| Reason::ConnectFailed)?;
+        tune(&stream).map_err(|_| Reason::ConnectFailed)?;
+        Ok(stream)
+    }
+
+    /// Makes sure over `stream` that it leads to whom it should.
+    pub async fn secure(
+        &self,
+        key: &Key,
+        expected: &Expected,
+        stream: TcpStream,
+    ) -> Result<TlsStream<TcpStream>, Reason> {
+        let failed = |error: &dyn std::fmt::Display| {
+            let (address, name) = (key.address, expected.name.to_str());
+            tracing::debug!(%address, %name, %error, "TLS to a backend failed");
+            Reason::BackendTls
+        };
+        let connector = expected.tls.connector(key.spoken.http, &self.tls);
+        let connector = connector.map_err(|error| failed(&error))?;
+        let handshake = connector.connect(expected.name.clone(), stream);
+        let stream = timeout(self.limits.connect, handshake)
+            .await
+            .map_err(|_| Reason::ConnectTimeout)?;
+        stream.map_err(|error| failed(&error))
+    }
 }
 
 /// No waiting for acknowledgements, and probes that find out about backends that are gone while a stream is silent. They
@@ -185,8 +222,18 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
 }
 
 impl Exclusive {
-    async fn open(key: &Key, limits: Limits) -> Result<Self, Reason> {
-        let stream = dial(key, limits).await?;
+    async fn open(key: &Key, dialer: &Dialer) -> Result<Self, Reason> {
+        let stream = dialer.dial(key).await?;
+        match &key.spoken.tls {
+            None => Self::over(stream).await,
+            Some(expected) => Self::over(dialer.secure(key, expected, stream).await?).await,
+        }
+    }
+
+    async fn over<S>(stream: S) -> Result<Self, Reason>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let handshake = http1::handshake(TokioIo::new(stream)).await;
         let (sender, connection) = handshake.map_err(|_| Reason::ConnectFailed)?;
         let driver = tokio::task::spawn_local(connection.with_upgrades()).abort_handle();

@@ -76,19 +76,15 @@ async fn answer(
         return Ok(Outcome::Redirect(to_https(&head, &parts)));
     }
     let upstream = upstream(route)?;
+    let spoken = route.spoken(peer.is_secure, worker.shared().backend_tls.tls());
+    let spoken = spoken.ok_or(Reason::BackendTls)?;
     peer.via.apply(&mut parts.headers);
     record.named(&parts.headers);
     let upgrade = head.upgrade.then(|| upgrade::prepare(&mut parts));
     let (body, progress) = RequestBody::new(body, head.trailers, worker.settings().client_timeout);
     let request = Request::from_parts(parts, body);
     let reply = forward::forward(
-        worker,
-        upstream,
-        route.protocol,
-        request,
-        progress,
-        upgrade,
-        record,
+        worker, upstream, &spoken, request, progress, upgrade, record,
     )
     .await?;
     Ok(Outcome::Reply(reply))

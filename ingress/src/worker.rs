@@ -211,7 +211,7 @@ impl Worker {
         };
         Self {
             routes: RefCell::new(Cache::new(shared.routes.clone())),
-            pool: Pool::new(limits),
+            pool: Pool::new(limits, shared.backend_tls.clone()),
             log: AccessLog::new(log, shared.metrics.clone()),
             tasks: TaskTracker::new(),
             shutdown,

@@ -17,6 +17,7 @@ use ipnetwork::IpNetwork;
 use k8s_openapi::api::networking::v1::Ingress;
 use model::ObjectName;
 
+pub mod backend;
 pub mod finding;
 pub mod https;
 pub mod known;

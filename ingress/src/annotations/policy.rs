@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::networking::v1::Ingress;
 
+use super::backend::Backend;
 use super::https::HttpsRedirect;
 use super::{Annotations, Finding, Reference, Referenced};
 
@@ -17,6 +18,8 @@ use super::{Annotations, Finding, Reference, Referenced};
 pub struct Policy {
     /// Something that guards the routes cannot be carried out, so they are closed.
     pub is_closed: bool,
+    /// How backends are spoken to.
+    pub backend: Option<Box<Backend>>,
     /// Redirects from HTTP to HTTPS.
     pub https: Option<Box<HttpsRedirect>>,
 }
@@ -25,6 +28,7 @@ impl Policy {
     fn parse(from: &mut Annotations<'_>) -> Self {
         Self {
             is_closed: false,
+            backend: asked(Backend::parse(from)),
             https: asked(HttpsRedirect::parse(from)),
         }
     }

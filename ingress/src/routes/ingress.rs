@@ -14,6 +14,8 @@ use k8s_openapi::api::networking::v1::{
 use model::service::Kind;
 use model::{ObjectName, Protocol, Service, ServiceName, ServicePort, World};
 
+use rustls_pki_types::ServerName;
+
 use super::class::{class_annotation, class_field};
 use super::validate::{self, PortRef};
 use super::{PathMatch, Route, Target};
@@ -21,7 +23,7 @@ use crate::annotations::{Policy, Reference, Referenced};
 use crate::host::HostPattern;
 use crate::metrics::Metrics;
 use crate::problem::{Fault, IngressRef, Problem};
-use crate::protocol::Protocol as Spoken;
+use crate::protocol::{Protocol as Spoken, Security};
 use crate::upstreams::Upstreams;
 
 /// What one Ingress asks for.
@@ -251,9 +253,19 @@ impl Reader<'_> {
                 (Target::Nowhere, Spoken::default())
             }
         };
+        let asked = self
+            .policy
+            .as_ref()
+            .and_then(|policy| policy.backend.as_deref());
+        let protocol = asked.and_then(|asked| asked.protocol).unwrap_or(protocol);
+        let name = asked.and_then(|asked| asked.name.clone());
         let service = backend.service.as_ref().map_or("", |service| &service.name);
         let service: Arc<str> = service.into();
         let ingress = self.reading.ingress.clone();
+        let backend_name = match protocol.security {
+            Security::Clear => None,
+            _ => name.or_else(|| cluster_name(&service, &ingress.name.namespace)),
+        };
         Arc::new(Route {
             series: self.context.metrics.series(&ingress.name, &service),
             ingress,
@@ -262,6 +274,7 @@ impl Reader<'_> {
             service,
             target,
             protocol,
+            backend_name,
             policy: self.policy.clone(),
         })
     }
@@ -323,6 +336,11 @@ impl Reader<'_> {
         let upstream = upstreams.get(world, service.port_name(port));
         Ok((Target::Backend(upstream), spoken))
     }
+}
+
+/// The name of a Service in the cluster's DNS, which is what certificates are issued for there.
+fn cluster_name(service: &str, namespace: &str) -> Option<ServerName<'static>> {
+    ServerName::try_from(format!("{service}.{namespace}.svc")).ok()
 }
 
 fn find_port<'s>(service: &'s Service, port: PortRef<'_>) -> Option<&'s ServicePort> {

@@ -7,11 +7,14 @@
 
 use std::sync::Arc;
 
+use rustls_pki_types::ServerName;
+
 use crate::annotations::Policy;
+use crate::backend_tls::BackendTls;
 use crate::host::HostMap;
 use crate::metrics::Series;
 use crate::problem::IngressRef;
-use crate::protocol::Protocol;
+use crate::protocol::{Expected, Protocol, Security, Spoken};
 use crate::upstream::Upstream;
 
 pub mod class;
@@ -57,6 +60,8 @@ pub struct Route {
     pub target: Target,
     /// How its backend is spoken to.
     pub protocol: Protocol,
+    /// The name that its backend must prove to have where that is spoken over TLS.
+    pub backend_name: Option<ServerName<'static>>,
     /// What its requests count for.
     pub series: Arc<Series>,
     /// What its Ingress asks for by annotations, if that is anything.
@@ -67,6 +72,29 @@ impl Route {
     /// What the Ingress asks of one feature, if that is anything.
     pub fn asks<T>(&self, feature: impl FnOnce(&Policy) -> &Option<Box<T>>) -> Option<&T> {
         feature(self.policy.as_ref()?).as_deref()
+    }
+
+    /// How its backend is spoken to for a client whose connection `is_secure`; nothing if nobody can say who that backend
+    /// should be. TLS is as in `default` unless its Ingress says otherwise.
+    pub fn spoken(&self, is_secure: bool, default: &Arc<BackendTls>) -> Option<Spoken> {
+        let is_tls = match self.protocol.security {
+            Security::Clear => false,
+            Security::Tls => true,
+            Security::LikeClient => is_secure,
+        };
+        let expected = || {
+            let asked = self.asks(|policy| &policy.backend);
+            Some(Expected {
+                name: self.backend_name.clone()?,
+                tls: asked
+                    .and_then(|asked| asked.tls.as_ref())
+                    .unwrap_or(default)
+                    .clone(),
+            })
+        };
+        let http = self.protocol.http;
+        let tls = if is_tls { Some(expected()?) } else { None };
+        Some(Spoken { http, tls })
     }
 
     /// Whether its Ingress asks to keep requests out in a way that cannot be carried out, so that none may pass.

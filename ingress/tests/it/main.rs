@@ -3,6 +3,7 @@
 
 mod annotations;
 mod backend;
+mod backend_tls;
 mod change;
 mod client;
 mod harness;

@@ -33,7 +33,13 @@ impl Authority {
         secret(name, &cert, &key)
     }
 
-    fn issue(&self, hosts: &[&str]) -> (String, String) {
+    /// The same as PEM.
+    pub(crate) fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// A certificate for `hosts` and its key, as PEM.
+    pub(crate) fn issue(&self, hosts: &[&str]) -> (String, String) {
         let hosts: Vec<_> = hosts.iter().map(|host| (*host).to_owned()).collect();
         let key = KeyPair::generate().unwrap();
         let cert = CertificateParams::new(hosts)
