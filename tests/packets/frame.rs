@@ -102,6 +102,16 @@ impl Frame {
         bytes
     }
 
+    /// The port of the sender; of a packet that has ports.
+    pub(crate) fn source_port(&self) -> u16 {
+        match self.body {
+            Body::Tcp { source, .. } | Body::Udp { source, .. } | Body::Sctp { source, .. } => {
+                source
+            }
+            Body::Icmp { .. } | Body::Other { .. } => panic!("{self:?} has no ports"),
+        }
+    }
+
     /// The IP packet in the frame.
     pub(crate) fn packet(&self) -> Vec<u8> {
         let segment = self.segment();

@@ -3,6 +3,7 @@
 
 mod budget;
 mod cgroup;
+mod cpu;
 mod dataplane;
 mod frame;
 mod fuzz;

@@ -12,36 +12,34 @@ use anyhow::Result;
 use dataplane_ebpf::abi::{AffinityKey, Backend, Service};
 use dataplane_ebpf::addr::Protocol;
 
-use super::Expected::{Passed, Sent};
+use super::Expected::Sent;
 use super::Step::{Change, Ingress, Pod};
 use super::world::{TARGET, World, backend, cluster_port, node_port, service, v4, v6};
-use super::writer::{Writer, forwarded};
-use super::{Case, Step, check_all};
+use super::writer::{Endpoint, Writer, forwarded};
+use super::{Case, Step, TCP_AND_UDP, check_all, reaches};
 use crate::dataplane::Dataplane;
 use crate::frame::Frame;
-
-const PROTOCOLS: [Protocol; 2] = [Protocol::TCP, Protocol::UDP];
 
 /// Kubernetes' default.
 const THREE_HOURS: u32 = 10_800;
 
 #[test]
 fn a_client_is_held_to_its_backend() {
-    check_all(cases, &PROTOCOLS);
+    check_all(cases, &TCP_AND_UDP);
 }
 
 /// Steps that open connections; each has a client's port of its own.
 struct Opening {
     w: Writer,
     from: IpAddr,
-    to: (IpAddr, u16),
+    to: Endpoint,
 }
 
 impl Opening {
     /// A new connection that `backend`, on this node, gets.
     fn reaches(&self, port: u16, backend: IpAddr) -> Step {
         let open = |to| self.w.open((self.from, port), to);
-        Ingress(open(self.to).bytes(), Passed(open((backend, TARGET))))
+        reaches(Ingress, open, self.to, (backend, TARGET))
     }
 }
 
@@ -58,7 +56,7 @@ fn cases(w: Writer) -> Vec<Case> {
     let other_service = opening(a.client, (a.node, node_port(service::LOCAL)));
     let pod = |port, backend| {
         let open = |to| w.open((a.elsewhere, port), to);
-        Pod(open(cluster_ip.to).bytes(), Passed(open((backend, TARGET))))
+        reaches(Pod, open, cluster_ip.to, (backend, TARGET))
     };
     vec![
         Case {
@@ -218,13 +216,9 @@ fn switch_on(dataplane: &mut Dataplane) -> Result<()> {
 /// The time runs from the last new connection, and packets of one that exists do not count.
 #[test]
 fn affinity_ends_some_time_after_the_last_new_connection() {
-    for (a, protocol) in [v4(), v6()]
-        .into_iter()
-        .flat_map(|a| PROTOCOLS.map(|protocol| (a, protocol)))
-    {
-        let mut world = World::create(a, protocol).expect("a node can be made");
+    for (mut world, w) in World::each(&TCP_AND_UDP) {
+        let a = w.a;
         let key = AffinityKey::address(service::SCRATCH, a.client.into());
-        let w = Writer { a, protocol };
         let to = (a.node, node_port(service::SCRATCH));
         let mut run = |step| {
             let case = Case {
@@ -244,11 +238,8 @@ fn affinity_ends_some_time_after_the_last_new_connection() {
         let start = run(client.reaches(47061, a.here)).expect("it is held");
         run(Change(replace));
         let aged = run(Change(|d| age(d, 2))).expect("it is held");
-        let data = w.data((a.client, 47061), to);
-        let after_data = run(Ingress(
-            data.bytes(),
-            Passed(w.data((a.client, 47061), (a.here, TARGET))),
-        ));
+        let data = |to| w.data((a.client, 47061), to);
+        let after_data = run(reaches(Ingress, data, to, (a.here, TARGET)));
         assert_eq!(after_data, Some(aged));
         let refreshed = run(client.reaches(47062, a.here)).expect("it is held");
         assert!(refreshed.since >= start.since);

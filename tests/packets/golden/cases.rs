@@ -11,7 +11,7 @@ use super::Expected::{Dropped, Passed, Refused, Sent, Untouched};
 use super::Step::{Change, Egress, Ingress};
 use super::world::{self, TARGET, backend, cluster_port, node_port, service};
 use super::writer::{Writer, answer, forwarded};
-use super::{Case, Expected, orphans};
+use super::{Case, Expected, answers, orphans, reaches};
 use crate::dataplane::Dataplane;
 use crate::frame::{ARRIVING, Body, Frame, tcp};
 
@@ -35,18 +35,9 @@ pub(super) fn common(w: Writer) -> Vec<Case> {
     let one = |packet: Frame, expected| vec![Ingress(packet.bytes(), expected)];
     let local = |port, to| {
         vec![
-            Ingress(
-                w.open(client(port), to).bytes(),
-                Passed(w.open(client(port), here)),
-            ),
-            Egress(
-                w.data(here, client(port)).bytes(),
-                Passed(w.data(to, client(port))),
-            ),
-            Ingress(
-                w.data(client(port), to).bytes(),
-                Passed(w.data(client(port), here)),
-            ),
+            reaches(Ingress, |to| w.open(client(port), to), to, here),
+            answers(|from| w.data(from, client(port)), here, to),
+            reaches(Ingress, |to| w.data(client(port), to), to, here),
         ]
     };
     let remote = |port, to| {
@@ -185,9 +176,11 @@ pub(super) fn common(w: Writer) -> Vec<Case> {
         Case {
             name: "a reply of a local backend that arrives by wire",
             steps: vec![
-                Ingress(
-                    w.open(client(40018), node(service::LOCAL)).bytes(),
-                    Passed(w.open(client(40018), here)),
+                reaches(
+                    Ingress,
+                    |to| w.open(client(40018), to),
+                    node(service::LOCAL),
+                    here,
                 ),
                 Ingress(w.data(here, client(40018)).bytes(), Untouched),
             ],
@@ -195,13 +188,16 @@ pub(super) fn common(w: Writer) -> Vec<Case> {
         Case {
             name: "a packet of a connection the table has lost",
             steps: vec![
-                Ingress(
-                    w.data(client(40019), node(service::LOCAL)).bytes(),
-                    Passed(w.data(client(40019), here)),
+                reaches(
+                    Ingress,
+                    |to| w.data(client(40019), to),
+                    node(service::LOCAL),
+                    here,
                 ),
-                Egress(
-                    w.data(here, client(40019)).bytes(),
-                    Passed(w.data(node(service::LOCAL), client(40019))),
+                answers(
+                    |from| w.data(from, client(40019)),
+                    here,
+                    node(service::LOCAL),
                 ),
             ],
         },
@@ -288,17 +284,11 @@ pub(super) fn tcp_only(w: Writer) -> Vec<Case> {
         Case {
             name: "a connection stays with a backend that no longer serves, and is reset when it is gone and silent",
             steps: vec![
-                Ingress(
-                    w.open(client(42002), to).bytes(),
-                    Passed(w.open(client(42002), here)),
-                ),
+                reaches(Ingress, |to| w.open(client(42002), to), to, here),
                 Change(|d| d.change_backend(backend::FIRST, |b| b.flags &= !Backend::SERVING)),
                 Change(|d| point_to(d, backend::SECOND)),
                 Ingress(late.bytes(), Passed(w.data(client(42002), here))),
-                Ingress(
-                    w.open(client(42003), to).bytes(),
-                    Passed(w.open(client(42003), second)),
-                ),
+                reaches(Ingress, |to| w.open(client(42003), to), to, second),
                 Change(|d| d.change_backend(backend::FIRST, |b| b.generation += 1)),
                 Ingress(late.bytes(), Passed(w.data(client(42002), here))),
                 Change(orphans::leave_unanswered::<42002>),
@@ -306,41 +296,26 @@ pub(super) fn tcp_only(w: Writer) -> Vec<Case> {
                     late.bytes(),
                     Refused(Drop::BackendGone, answer(&late, late_answer)),
                 ),
-                Ingress(
-                    w.open(client(42002), to).bytes(),
-                    Passed(w.open(client(42002), second)),
-                ),
+                reaches(Ingress, |to| w.open(client(42002), to), to, second),
                 Change(restore),
             ],
         },
         Case {
             name: "a SYN sent again stays, one after the end chooses anew",
             steps: vec![
-                Ingress(
-                    w.open(client(42004), to).bytes(),
-                    Passed(w.open(client(42004), here)),
-                ),
+                reaches(Ingress, |to| w.open(client(42004), to), to, here),
                 Change(|d| point_to(d, backend::SECOND)),
-                Ingress(
-                    w.open(client(42004), to).bytes(),
-                    Passed(w.open(client(42004), here)),
-                ),
+                reaches(Ingress, |to| w.open(client(42004), to), to, here),
                 Ingress(
                     w.flagged(client(42004), to, tcp::FIN | tcp::ACK).bytes(),
                     Passed(w.flagged(client(42004), here, tcp::FIN | tcp::ACK)),
                 ),
-                Ingress(
-                    w.open(client(42004), to).bytes(),
-                    Passed(w.open(client(42004), here)),
-                ),
+                reaches(Ingress, |to| w.open(client(42004), to), to, here),
                 Egress(
                     w.flagged(here, client(42004), tcp::FIN | tcp::ACK).bytes(),
                     Passed(w.flagged(to, client(42004), tcp::FIN | tcp::ACK)),
                 ),
-                Ingress(
-                    w.open(client(42004), to).bytes(),
-                    Passed(w.open(client(42004), second)),
-                ),
+                reaches(Ingress, |to| w.open(client(42004), to), to, second),
                 Change(restore),
             ],
         },
@@ -353,12 +328,7 @@ pub(super) fn udp_only(w: Writer) -> Vec<Case> {
     let to = (a.node, node_port(service::SCRATCH));
     let (here, second) = ((a.here, TARGET), (a.second, TARGET));
     let client = |port| (a.client, port);
-    let passes = |port, backend| {
-        Ingress(
-            w.data(client(port), to).bytes(),
-            Passed(w.data(client(port), backend)),
-        )
-    };
+    let passes = |port, backend| reaches(Ingress, |to| w.data(client(port), to), to, backend);
     let gone = w.open(client(43003), to);
     vec![
         Case {
@@ -427,10 +397,7 @@ pub(super) fn ports(w: Writer) -> Vec<Case> {
             name: "three services, one backend, one client port",
             steps: vec![
                 Change(leave_one_port),
-                Ingress(
-                    w.open(client(44001), one).bytes(),
-                    Passed(w.open(client(44001), here)),
-                ),
+                reaches(Ingress, |to| w.open(client(44001), to), one, here),
                 Ingress(
                     w.open(client(44001), other).bytes(),
                     Passed(w.open(moved, here)),
@@ -439,10 +406,7 @@ pub(super) fn ports(w: Writer) -> Vec<Case> {
                     w.data(client(44001), other).bytes(),
                     Passed(w.data(moved, here)),
                 ),
-                Egress(
-                    w.data(here, client(44001)).bytes(),
-                    Passed(w.data(one, client(44001))),
-                ),
+                answers(|from| w.data(from, client(44001)), here, one),
                 Egress(
                     w.data(here, moved).bytes(),
                     Passed(w.data(other, client(44001))),
@@ -534,10 +498,7 @@ pub(super) fn errors(w: Writer) -> Vec<Case> {
         (a.node, node_port(service::REMOTE)),
     );
     let source = (a.node, 46002);
-    let open_local = Ingress(
-        w.open(client(46001), local).bytes(),
-        Passed(w.open(client(46001), here)),
-    );
+    let open_local = reaches(Ingress, |to| w.open(client(46001), to), local, here);
     let open_remote = Ingress(
         w.open(client(46002), remote).bytes(),
         Sent(forwarded(w.open(source, elsewhere))),

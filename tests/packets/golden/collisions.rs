@@ -3,25 +3,17 @@
 
 use std::net::IpAddr;
 
-use dataplane_ebpf::addr::Protocol;
-
-use super::world::{TARGET, World, cluster_port, node_port, service, v4, v6};
-use super::writer::{Writer, forwarded};
-use super::{PASS, REDIRECT};
-use crate::frame::{Body, Frame};
+use super::world::{TARGET, World, cluster_port, node_port, service};
+use super::writer::{Endpoint, Writer, forwarded};
+use super::{PASS, REDIRECT, TCP_AND_UDP};
+use crate::frame::Frame;
 
 const CLIENT_PORT: u16 = 53_001;
 
-type Endpoint = (IpAddr, u16);
-
 #[test]
 fn services_with_one_backend_never_collide() {
-    for (a, protocol) in [v4(), v6()]
-        .into_iter()
-        .flat_map(|a| [Protocol::TCP, Protocol::UDP].map(|protocol| (a, protocol)))
-    {
-        let world = World::create(a, protocol).expect("a node can be made");
-        let w = Writer { a, protocol };
+    for (world, w) in World::each(&TCP_AND_UDP) {
+        let a = w.a;
         let addresses = |id| {
             [
                 (a.cluster_ip, cluster_port(id)),
@@ -41,17 +33,15 @@ fn check(world: &World, w: Writer, services: &[Endpoint], backend: IpAddr) {
     let client = (w.a.client, CLIENT_PORT);
     let is_here = backend == w.a.here;
     let run = |hook, packet: &Frame| {
-        let (verdict, out, _) = world
-            .run(hook, &packet.bytes(), 1)
-            .expect("the program runs");
+        let (verdict, out) = world.translate(hook, packet);
         let wanted = if is_here { PASS } else { REDIRECT };
         assert_eq!(verdict, wanted, "{hook} of {packet:?}");
-        Frame::decode(&out).expect("a packet")
+        out
     };
     let open = |service: &Endpoint| {
         let packet = run("ingress", &w.open(client, *service));
         assert_eq!(packet.destination, backend);
-        (packet.source, source_port(&packet))
+        (packet.source, packet.source_port())
     };
     let seen: Vec<Endpoint> = services.iter().map(open).collect();
     for (number, from) in seen.iter().enumerate() {
@@ -59,17 +49,10 @@ fn check(world: &World, w: Writer, services: &[Endpoint], backend: IpAddr) {
     }
     for (service, from) in services.iter().zip(&seen) {
         let request = w.data(client, *service);
-        assert_eq!(source_port(&run("ingress", &request)), from.1);
+        assert_eq!(run("ingress", &request).source_port(), from.1);
         let hook = if is_here { "egress" } else { "ingress" };
         let answer = run(hook, &w.data((backend, TARGET), *from));
         let wanted = w.data(*service, client);
         assert_eq!(answer, if is_here { wanted } else { forwarded(wanted) });
-    }
-}
-
-fn source_port(packet: &Frame) -> u16 {
-    match packet.body {
-        Body::Tcp { source, .. } | Body::Udp { source, .. } => source,
-        _ => panic!("neither TCP nor UDP"),
     }
 }

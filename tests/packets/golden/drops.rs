@@ -1,36 +1,17 @@
 //! What is told about packets that are dropped: a count of the service, and a record of the packet.
 
-use std::net::IpAddr;
-
 use anyhow::Result;
 use dataplane_ebpf::abi::{Backend, DropRecord, Node, Run, maps};
-use dataplane_ebpf::addr::{Addr, Port, Protocol};
+use dataplane_ebpf::addr::{Addr, Protocol};
 use dataplane_ebpf::drop::Drop;
 use dataplane_ebpf::flow::Flow;
-use nix::sched::{CpuSet, sched_setaffinity};
 use nix::time::{ClockId, clock_gettime};
-use nix::unistd::Pid;
 
-use super::world::{self, World, backend, cluster_port, node_port, service, v4, v6};
+use super::TCP_AND_UDP;
+use super::world::{self, World, backend, cluster_port, node_port, service, v4};
 use super::writer::Writer;
+use crate::cpu::stay_on_one_cpu;
 use crate::frame::Frame;
-
-type Endpoint = (IpAddr, u16);
-
-fn flow(source: Endpoint, destination: Endpoint, protocol: Protocol) -> Flow {
-    let end = |(ip, port): Endpoint| (Addr::from(ip), Port::new(port));
-    Flow::new(end(source), end(destination), protocol)
-}
-
-fn worlds() -> impl Iterator<Item = (World, Writer)> {
-    let all = [v4(), v6()]
-        .into_iter()
-        .flat_map(|a| [Protocol::TCP, Protocol::UDP].map(|protocol| (a, protocol)));
-    all.map(|(a, protocol)| {
-        let world = World::create(a, protocol).expect("a node can be made");
-        (world, Writer { a, protocol })
-    })
-}
 
 fn now() -> u64 {
     let time = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every kernel has this clock");
@@ -55,7 +36,7 @@ fn record(world: &World, hook: &str, packet: &[u8]) -> (Drop, Flow, u32) {
 
 #[test]
 fn a_dropped_packet_leaves_its_flow_device_time_and_reason() {
-    for (world, w) in worlds() {
+    for (world, w) in World::each(&TCP_AND_UDP) {
         let a = w.a;
         let client = (a.client, 52_001);
         let cluster = |id| (a.cluster_ip, cluster_port(id));
@@ -64,7 +45,7 @@ fn a_dropped_packet_leaves_its_flow_device_time_and_reason() {
             for hook in ["ingress", "pod_ingress"] {
                 assert_eq!(
                     record(&world, hook, &packet),
-                    (reason, flow(client, to, w.protocol), world.uplink)
+                    (reason, w.flow(client, to), world.uplink)
                 );
             }
         };
@@ -84,13 +65,12 @@ fn a_dropped_packet_leaves_its_flow_device_time_and_reason() {
 /// Each kind of drop after the service is known is the service's.
 #[test]
 fn a_service_counts_what_it_could_not_take() {
-    for (mut world, w) in worlds() {
+    for (mut world, w) in World::each(&TCP_AND_UDP) {
         let a = w.a;
         let drops = |world: &World, id| world.dataplane.stats(id).expect("a service").drops;
         let drop = |world: &World, id: u32, packet: Frame| {
             let before = drops(world, id);
-            let run = world.run("ingress", &packet.bytes(), 1);
-            run.expect("the program runs");
+            world.send(&packet);
             assert_eq!(drops(world, id), before + 1, "{packet:?}");
         };
         let node = |id| (a.node, node_port(id));
@@ -105,8 +85,7 @@ fn a_service_counts_what_it_could_not_take() {
         set(&mut world, |node| {
             (node.first_port, node.last_port) = (50_001, 50_001);
         });
-        let first = open(52_003, service::REMOTE).bytes();
-        world.run("ingress", &first, 1).expect("the program runs");
+        world.send(&open(52_003, service::REMOTE));
         drop(&world, service::REMOTE, open(52_004, service::REMOTE));
         set(&mut world, |node| {
             (node.source_v4, node.source_v6) = (Addr::UNSPECIFIED, Addr::UNSPECIFIED);
@@ -115,16 +94,11 @@ fn a_service_counts_what_it_could_not_take() {
         if w.protocol == Protocol::TCP {
             let data = w.data((a.client, 52_003), node(service::REMOTE));
             gone(&mut world).expect("maps can be written");
-            world
-                .run("ingress", &data.bytes(), 1)
-                .expect("the program runs");
-            let client = flow((a.client, 52_003), node(service::REMOTE), w.protocol);
-            let entry = world.dataplane.connection(&client);
-            let entry = entry.expect("maps can be read").expect("it is known");
-            for (flow, moments) in [(client, 2), (entry.partner(), 3)] {
-                let aged = world.dataplane.age(&flow, moments);
-                aged.expect("both directions are there");
-            }
+            world.send(&data);
+            let client = w.flow((a.client, 52_003), node(service::REMOTE));
+            let entry = world.connection(&client).expect("it is known");
+            world.age(&[client], 2);
+            world.age(&[entry.partner()], 3);
             drop(&world, service::REMOTE, data);
         }
     }
@@ -133,15 +107,10 @@ fn a_service_counts_what_it_could_not_take() {
 /// A flow that keeps a backend which does not serve any more, because there is no other, loses nothing.
 #[test]
 fn a_service_does_not_count_what_goes_on_without_a_choice() {
-    for (mut world, w) in worlds().filter(|(_, w)| w.protocol == Protocol::UDP) {
+    for (mut world, w) in World::each(&[Protocol::UDP]) {
         let to = (w.a.node, node_port(service::SCRATCH));
-        let packet = w.open((w.a.client, 52_006), to).bytes();
-        let send = |world: &World| {
-            let run = world.run("ingress", &packet, 1);
-            let (_, out, _) = run.expect("the program runs");
-            Frame::decode(&out).expect("a packet").destination
-        };
-        assert_eq!(send(&world), w.a.here);
+        let packet = w.open((w.a.client, 52_006), to);
+        assert_eq!(world.destination(&packet), w.a.here);
         let stop = |b: &mut Backend| b.flags &= !Backend::SERVING;
         let stopped = world.dataplane.change_backend(backend::FIRST, stop);
         stopped.expect("maps can be written");
@@ -149,7 +118,7 @@ fn a_service_does_not_count_what_goes_on_without_a_choice() {
             .dataplane
             .set_service(service::SCRATCH, Run::REFUSE, Run::REFUSE, 0);
         emptied.expect("maps can be written");
-        assert_eq!(send(&world), w.a.here);
+        assert_eq!(world.destination(&packet), w.a.here);
         let stats = world.dataplane.stats(service::SCRATCH).expect("a service");
         assert_eq!((stats.packets, stats.drops), (2, 0));
     }
@@ -180,9 +149,7 @@ fn the_newest_records_stay() {
     let to = (w.a.cluster_ip, cluster_port(service::POLICY));
     let dropped = 10_000..10_000 + 3 * size + 7;
     world.namespace.run(|| {
-        let mut first = CpuSet::new();
-        first.set(0).expect("every machine has one");
-        sched_setaffinity(Pid::from_raw(0), &first).expect("a CPU may be chosen");
+        stay_on_one_cpu();
         for port in dropped.clone() {
             let packet = w.open((w.a.client, port), to).bytes();
             let run = world.dataplane.run("ingress", world.uplink, &packet, 1);

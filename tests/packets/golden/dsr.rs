@@ -4,16 +4,14 @@
 use std::net::IpAddr;
 
 use dataplane_ebpf::abi::{Kind, Service};
-use dataplane_ebpf::addr::{Addr, Port, Protocol};
+use dataplane_ebpf::addr::Protocol;
 use dataplane_ebpf::checksum;
 use dataplane_ebpf::drop::Drop;
 use dataplane_ebpf::flow::Flow;
 
-use super::world::{
-    OTHER_NODE_MAC, OWN_MAC, TARGET, Way, World, backend, ip, node_port, service, v4, v6,
-};
-use super::writer::{Writer, forwarded};
-use super::{PASS, REDIRECT, SHOT, XDP_PASS, XDP_TX, show};
+use super::world::{OTHER_NODE_MAC, OWN_MAC, TARGET, Way, World, backend, ip, node_port, service};
+use super::writer::{Endpoint, Writer, forwarded};
+use super::{PASS, REDIRECT, SHOT, TCP_AND_UDP, XDP_PASS, XDP_TX, show};
 use crate::frame::{Frame, tcp};
 
 /// The port of every service here.
@@ -42,15 +40,15 @@ fn vips(w: Writer) -> Vips {
 
 /// Nodes with services that have one backend each: the same one elsewhere, or the same one here.
 fn worlds(backends: [u32; 3]) -> impl Iterator<Item = (World, Writer)> {
-    let protocols = [Protocol::TCP, Protocol::UDP].into_iter();
-    protocols
-        .flat_map(|protocol| [(v4(), protocol), (v6(), protocol)])
-        .map(move |(a, protocol)| {
-            let mut world = World::create(a, protocol).expect("a node can be made");
-            let w = Writer { a, protocol };
-            publish(&mut world, w, backends);
-            (world, w)
-        })
+    World::each(&TCP_AND_UDP).map(move |(mut world, w)| {
+        publish(&mut world, w, backends);
+        (world, w)
+    })
+}
+
+/// Nodes whose services have their backends here.
+fn hosts() -> impl Iterator<Item = (World, Writer)> {
+    worlds([backend::HERE, backend::FIRST, backend::SECOND])
 }
 
 const FIRST: u32 = 20;
@@ -83,12 +81,13 @@ fn publish(world: &mut World, w: Writer, backends: [u32; 3]) {
     }
 }
 
+/// Nodes whose services have their backends elsewhere.
 fn entries() -> impl Iterator<Item = (World, Writer)> {
     worlds([backend::ELSEWHERE; 3])
 }
 
 /// The packet with the option that names a frontend, written out as RFC 791 and RFC 8200 have it.
-fn telling(frame: &Frame, (address, port): (IpAddr, u16)) -> Vec<u8> {
+fn telling(frame: &Frame, (address, port): Endpoint) -> Vec<u8> {
     let mut bytes = frame.bytes();
     let port = port.to_be_bytes();
     match address {
@@ -115,11 +114,6 @@ fn telling(frame: &Frame, (address, port): (IpAddr, u16)) -> Vec<u8> {
         }
     }
     bytes
-}
-
-fn flow(w: Writer, from: (IpAddr, u16), to: (IpAddr, u16)) -> Flow {
-    let side = |(address, port): (IpAddr, u16)| (Addr::from(address), Port::new(port));
-    Flow::new(side(from), side(to), w.protocol)
 }
 
 fn add(field: &mut [u8], bytes: u16) {
@@ -163,7 +157,7 @@ fn the_backends_node_is_told_what_the_client_used() {
             _ => sent(w.data(client, elsewhere)).bytes(),
         };
         becomes(&world, "ingress", &data, REDIRECT, &wanted);
-        assert_eq!(world.dataplane.drops().expect("maps can be read"), []);
+        assert_eq!(world.drops(), []);
         let stats = world.dataplane.stats(FIRST).expect("maps can be read");
         assert_eq!((stats.connections, stats.packets), (1, 3));
     }
@@ -273,7 +267,7 @@ fn node_ports_and_backends_here_are_served_as_without() {
             &wanted,
         );
     }
-    for (world, w) in worlds([backend::HERE, backend::FIRST, backend::SECOND]) {
+    for (world, w) in hosts() {
         let client = (w.a.client, 45007);
         let packet = w.open(client, (vips(w).first, PORT)).bytes();
         let wanted = w.open(client, (w.a.here, TARGET)).bytes();
@@ -288,13 +282,8 @@ fn a_client_that_ended_its_connection_begins_another() {
         let vip = (vips(w).first, PORT);
         let (client, source) = ((w.a.client, 45008), (w.a.node, 45008));
         let elsewhere = (w.a.elsewhere, TARGET);
-        let run = |packet: Frame| {
-            world
-                .run("ingress", &packet.bytes(), 1)
-                .expect("the program runs")
-        };
-        run(w.open(client, vip));
-        run(w.flagged(client, vip, tcp::FIN | tcp::ACK));
+        world.send(&w.open(client, vip));
+        world.send(&w.flagged(client, vip, tcp::FIN | tcp::ACK));
         world
             .dataplane
             .change_service(FIRST, |service| service.flags = 0)
@@ -339,7 +328,7 @@ fn the_driver_leaves_telling_to_the_hook_behind() {
 
 #[test]
 fn a_backends_node_answers_with_the_services_address() {
-    for (world, w) in worlds([backend::HERE, backend::FIRST, backend::SECOND]) {
+    for (world, w) in hosts() {
         let (vip, here) = ((vips(w).first, PORT), (w.a.here, TARGET));
         let client = (w.a.client, 46001);
         // The second time, the packet or its answer was lost.
@@ -351,7 +340,7 @@ fn a_backends_node_answers_with_the_services_address() {
         }
         let data = w.data(client, here).bytes();
         becomes(&world, "ingress", &data, PASS, &data);
-        assert_eq!(world.dataplane.drops().expect("maps can be read"), []);
+        assert_eq!(world.drops(), []);
         // The client's packets may come straight to the backend's node, too.
         let open = w.open(client, vip).bytes();
         becomes(
@@ -367,7 +356,7 @@ fn a_backends_node_answers_with_the_services_address() {
 /// Otherwise whoever reaches a pod could make it answer as anybody.
 #[test]
 fn a_node_is_told_only_of_services_it_knows() {
-    for (world, w) in worlds([backend::HERE, backend::FIRST, backend::SECOND]) {
+    for (world, w) in hosts() {
         let (vips, here) = (vips(w), (w.a.here, TARGET));
         let open = w.open((w.a.client, 46002), here);
         let second = w.open((w.a.client, 46002), (w.a.second, TARGET));
@@ -406,7 +395,7 @@ fn a_node_is_told_only_of_services_it_knows() {
 /// The backend would answer with its own address, of which the client knows nothing.
 #[test]
 fn what_is_told_of_an_unknown_backend_is_dropped() {
-    for (mut world, w) in worlds([backend::HERE, backend::FIRST, backend::SECOND]) {
+    for (mut world, w) in hosts() {
         let vip = (vips(w).first, PORT);
         let client = (w.a.client, 46004);
         let packet = telling(&w.open(client, (w.a.here, TARGET)), vip);
@@ -439,7 +428,7 @@ fn what_is_told_of_an_unknown_backend_is_dropped() {
 #[track_caller]
 fn is_dropped(world: &World, hook: &str, packet: &[u8], reason: Drop) {
     let count = || {
-        let drops = world.dataplane.drops().expect("maps can be read");
+        let drops = world.drops();
         let counts = drops.into_iter().filter(|(dropped, _)| *dropped == reason);
         counts.map(|(_, count)| count).sum::<u64>()
     };
@@ -451,7 +440,7 @@ fn is_dropped(world: &World, hook: &str, packet: &[u8], reason: Drop) {
 /// The option is no way around the services.
 #[test]
 fn a_packet_that_tells_of_nothing_is_served_as_any_other() {
-    for (world, w) in worlds([backend::HERE, backend::FIRST, backend::SECOND]) {
+    for (world, w) in hosts() {
         let nothing = (w.a.router, PORT);
         let client = (w.a.client, 46005);
         let telling = |to| telling(&w.open(client, to), nothing);
@@ -465,7 +454,7 @@ fn a_packet_that_tells_of_nothing_is_served_as_any_other() {
         world
             .run("ingress", &telling((w.a.cluster_ip, 9)), 1)
             .expect("the program runs");
-        let drops = world.dataplane.drops().expect("maps can be read");
+        let drops = world.drops();
         assert_eq!(drops, [(Drop::UnknownPort, 1)]);
     }
 }
@@ -473,7 +462,7 @@ fn a_packet_that_tells_of_nothing_is_served_as_any_other() {
 /// A pod's word would be taken for a node's wherever the packet goes.
 #[test]
 fn a_pod_tells_nobody_anything() {
-    for (world, w) in worlds([backend::HERE, backend::FIRST, backend::SECOND]) {
+    for (world, w) in hosts() {
         let vip = (vips(w).first, PORT);
         let client = (w.a.client, 46006);
         for backend in [w.a.here, w.a.elsewhere] {
@@ -487,35 +476,26 @@ fn a_pod_tells_nobody_anything() {
 
 /// When a known flow was last used.
 fn seen(world: &mut World, flow: &Flow) -> u32 {
-    let entry = world.dataplane.connection(flow).expect("maps can be read");
-    entry.expect("the flow is known").seen
+    world.connection(flow).expect("the flow is known").seen
 }
 
 #[test]
 fn what_is_known_is_not_written_again() {
-    for (mut world, w) in worlds([backend::HERE, backend::FIRST, backend::SECOND])
-        .filter(|(_, w)| w.protocol == Protocol::UDP)
-    {
+    for (mut world, w) in hosts().filter(|(_, w)| w.protocol == Protocol::UDP) {
         let (vips, here) = (vips(w), (w.a.here, TARGET));
         let client = (w.a.client, 46007);
         let open = w.open(client, here);
         let told = telling(&open, (vips.first, PORT));
         becomes(&world, "ingress", &told, PASS, &open.bytes());
-        let (asks, answers) = (flow(w, client, here), flow(w, here, client));
-        for direction in [asks, answers] {
-            let aged = world.dataplane.age(&direction, 10);
-            aged.expect("the flow is known");
-        }
+        let (asks, answers) = (w.flow(client, here), w.flow(here, client));
+        world.age(&[asks, answers], 10);
         let before = seen(&mut world, &answers);
         assert_eq!(seen(&mut world, &asks), before);
         becomes(&world, "ingress", &told, PASS, &open.bytes());
         assert!(seen(&mut world, &asks) >= before + 10);
         assert_eq!(seen(&mut world, &answers), before);
         // A client that goes on asking keeps its port, although nobody answers.
-        world
-            .dataplane
-            .age(&answers, 120)
-            .expect("the flow is known");
+        world.age(&[answers], 120);
         let second = telling(&open, (vips.second, PORT));
         is_dropped(&world, "ingress", &second, Drop::NoPort);
     }
@@ -524,7 +504,7 @@ fn what_is_known_is_not_written_again() {
 /// The nodes that the packets entered by do not know of each other.
 #[test]
 fn two_services_do_not_get_one_clients_port_at_once() {
-    for (mut world, w) in worlds([backend::HERE, backend::FIRST, backend::SECOND]) {
+    for (mut world, w) in hosts() {
         let (vips, here) = (vips(w), (w.a.here, TARGET));
         let client = (w.a.client, 46003);
         let (first, second) = ((vips.first, PORT), (vips.second, PORT));
@@ -540,7 +520,7 @@ fn two_services_do_not_get_one_clients_port_at_once() {
             .run("ingress", &telling(&open, second), 1)
             .expect("the program runs");
         assert_eq!(verdict, SHOT);
-        let drops = world.dataplane.drops().expect("maps can be read");
+        let drops = world.drops();
         assert_eq!(drops, [(Drop::NoPort, 1)]);
         let reply = w.data(here, client).bytes();
         becomes(
@@ -551,10 +531,7 @@ fn two_services_do_not_get_one_clients_port_at_once() {
             &w.data(first, client).bytes(),
         );
         // However long it has been silent, TCP goes on until both have ended it.
-        for direction in [flow(w, here, client), flow(w, client, here)] {
-            let aged = world.dataplane.age(&direction, 120);
-            aged.expect("the flow is known");
-        }
+        world.age(&[w.flow(here, client), w.flow(client, here)], 120);
         if w.protocol == Protocol::TCP {
             let told = telling(&open, second);
             is_dropped(&world, "ingress", &told, Drop::NoPort);

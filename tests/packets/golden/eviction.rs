@@ -5,43 +5,29 @@ use dataplane_ebpf::addr::{Port, Protocol};
 use dataplane_ebpf::drop::Drop;
 use dataplane_ebpf::flow::Flow;
 
+use super::TCP_AND_UDP;
 use super::cases::{ONLY_PORT, leave_one_port};
-use super::world::{self, TARGET, World, node_port, service, v4, v6};
+use super::world::{self, TARGET, World, node_port, service};
 use super::writer::Writer;
-use crate::frame::{Frame, tcp};
+use crate::frame::tcp;
 
 /// A port that source translation may not keep.
 const CLIENT_PORT: u16 = 1024;
 
-fn worlds() -> impl Iterator<Item = (World, Writer)> {
-    let protocols = [Protocol::TCP, Protocol::UDP];
-    let all = [v4(), v6()]
-        .into_iter()
-        .flat_map(move |a| protocols.map(|p| (a, p)));
-    all.map(|(a, protocol)| {
-        let world = World::create(a, protocol).expect("a node can be made");
-        (world, Writer { a, protocol })
-    })
-}
-
 /// The flow of the client's packets to a node port.
 fn request_flow(w: Writer, to: u16) -> Flow {
-    Flow::new(
-        (w.a.client.into(), Port::new(CLIENT_PORT)),
-        (w.a.node.into(), Port::new(to)),
-        w.protocol,
-    )
+    w.flow((w.a.client, CLIENT_PORT), (w.a.node, to))
 }
 
 #[test]
 fn a_flow_keeps_its_translated_port_when_its_entry_is_lost() {
     let to = node_port(service::REMOTE);
-    for (mut world, w) in worlds() {
+    for (mut world, w) in World::each(&TCP_AND_UDP) {
         let packet = w.data((w.a.client, CLIENT_PORT), (w.a.node, to));
         let flow = request_flow(w, to);
         let mut translated = || {
-            send(&world, &packet);
-            let entry = entry(&mut world, &flow).expect("the connection is known");
+            world.send(&packet);
+            let entry = world.connection(&flow).expect("the connection is known");
             world
                 .dataplane
                 .evict(&flow)
@@ -58,18 +44,18 @@ fn a_flow_keeps_its_translated_port_when_its_entry_is_lost() {
 /// other hook, but its client's packets choose by the same hash again.
 #[test]
 fn a_lost_direction_is_made_again_by_the_other() {
-    for (mut world, w) in worlds() {
+    for (mut world, w) in World::each(&TCP_AND_UDP) {
         for id in [service::LOCAL, service::REMOTE] {
             let packet = w.data((w.a.client, CLIENT_PORT), (w.a.node, node_port(id)));
             let request = request_flow(w, node_port(id));
-            send(&world, &packet);
-            let there = entry(&mut world, &request).expect("the connection is known");
+            world.send(&packet);
+            let there = world.connection(&request).expect("the connection is known");
             let reply = there.partner();
-            let back = entry(&mut world, &reply).expect("so is its other direction");
+            let back = world.connection(&reply).expect("so is its other direction");
             lose(&mut world, &reply, &request);
-            send(&world, &packet);
+            world.send(&packet);
             assert_eq!(
-                without_time(entry(&mut world, &reply)),
+                without_time(world.connection(&reply)),
                 without_time(Some(back))
             );
             if id == service::REMOTE {
@@ -78,26 +64,14 @@ fn a_lost_direction_is_made_again_by_the_other() {
                     (w.a.node, reply.destination_port.number()),
                 );
                 lose(&mut world, &request, &reply);
-                send(&world, &answer);
+                world.send(&answer);
                 assert_eq!(
-                    without_time(entry(&mut world, &request)),
+                    without_time(world.connection(&request)),
                     without_time(Some(there))
                 );
             }
         }
     }
-}
-
-fn send(world: &World, packet: &Frame) {
-    let run = world.run("ingress", &packet.bytes(), 1);
-    run.expect("the program runs");
-}
-
-fn entry(world: &mut World, flow: &Flow) -> Option<Connection> {
-    world
-        .dataplane
-        .connection(flow)
-        .expect("the table can be read")
 }
 
 /// Evicts the entry of `lost`, and lets a moment pass for `kept`.
@@ -106,10 +80,7 @@ fn lose(world: &mut World, lost: &Flow, kept: &Flow) {
         .dataplane
         .evict(lost)
         .expect("the entry can be removed");
-    world
-        .dataplane
-        .age(kept, 1)
-        .expect("the entry can be changed");
+    world.age(&[*kept], 1);
 }
 
 fn without_time(entry: Option<Connection>) -> Option<Connection> {
@@ -119,40 +90,39 @@ fn without_time(entry: Option<Connection>) -> Option<Connection> {
 /// A port whose reservation was evicted may be another's by now: who had it before must not mix with that one.
 #[test]
 fn a_connection_whose_port_another_has_got_does_not_use_it_any_more() {
-    for (mut world, w) in worlds() {
+    for (mut world, w) in World::each(&TCP_AND_UDP) {
         leave_one_port(&mut world.dataplane).expect("maps can be written");
         let to = (w.a.node, node_port(service::REMOTE));
         let client = (w.a.client, CLIENT_PORT);
         let flow = request_flow(w, to.1);
-        let drops = |world: &World| world.dataplane.drops().expect("maps can be read");
-        send(&world, &w.open(client, to));
-        send(&world, &w.data(client, to));
-        let first = entry(&mut world, &flow).expect("the connection is known");
+        world.send(&w.open(client, to));
+        world.send(&w.data(client, to));
+        let first = world.connection(&flow).expect("the connection is known");
         let reply = first.partner();
         lose(&mut world, &reply, &flow);
-        send(&world, &w.open((w.a.client, CLIENT_PORT + 1), to));
-        let second = entry(&mut world, &reply).expect("the other has the port");
+        world.send(&w.open((w.a.client, CLIENT_PORT + 1), to));
+        let second = world.connection(&reply).expect("the other has the port");
         assert_eq!(second.to.destination_port, Port::new(CLIENT_PORT + 1));
-        assert_eq!(drops(&world), []);
+        assert_eq!(world.drops(), []);
 
-        send(&world, &w.data(client, to));
+        world.send(&w.data(client, to));
         let reason = match w.protocol {
             Protocol::TCP => Drop::BackendGone,
             // It begins anew, and there is no other port.
             _ => Drop::NoPort,
         };
-        assert_eq!(drops(&world), [(reason, 1)]);
-        assert_eq!(entry(&mut world, &reply), Some(second), "it is left alone");
+        assert_eq!(world.drops(), [(reason, 1)]);
+        assert_eq!(world.connection(&reply), Some(second), "it is left alone");
         let node = Node {
             last_port: ONLY_PORT + 1,
             first_port: ONLY_PORT,
             ..world::node()
         };
         world.dataplane.set_node(node).expect("maps can be written");
-        send(&world, &w.open(client, to));
-        let anew = entry(&mut world, &flow).expect("it is known again");
+        world.send(&w.open(client, to));
+        let anew = world.connection(&flow).expect("it is known again");
         assert_eq!(anew.to.source_port, Port::new(ONLY_PORT + 1));
-        assert_eq!(entry(&mut world, &reply), Some(second), "it is left alone");
+        assert_eq!(world.connection(&reply), Some(second), "it is left alone");
     }
 }
 
@@ -160,45 +130,37 @@ fn a_connection_whose_port_another_has_got_does_not_use_it_any_more() {
 /// may still come.
 #[test]
 fn a_connection_that_is_over_and_silent_gives_its_port_up() {
-    for (mut world, w) in worlds().filter(|(_, w)| w.protocol == Protocol::TCP) {
+    for (mut world, w) in World::each(&[Protocol::TCP]) {
         leave_one_port(&mut world.dataplane).expect("maps can be written");
         let node_port = (w.a.node, node_port(service::REMOTE));
         let backend = (w.a.elsewhere, TARGET);
         let (flow, masquerade) = (request_flow(w, node_port.1), (w.a.node, ONLY_PORT));
-        send(&world, &w.open((w.a.client, CLIENT_PORT), node_port));
-        let reply = entry(&mut world, &flow)
+        world.send(&w.open((w.a.client, CLIENT_PORT), node_port));
+        let reply = world
+            .connection(&flow)
             .expect("the connection is known")
             .partner();
         let next = (w.a.client, CLIENT_PORT + 1);
         let begin = |world: &World| {
-            let before = world.dataplane.drops().expect("maps can be read");
-            send(world, &w.open(next, node_port));
-            before == world.dataplane.drops().expect("maps can be read")
+            let before = world.drops();
+            world.send(&w.open(next, node_port));
+            before == world.drops()
         };
-        let wait = |world: &mut World| {
-            for direction in [&flow, &reply] {
-                let aged = world.dataplane.age(direction, 3);
-                aged.expect("the entry can be changed");
-            }
-        };
-        wait(&mut world);
+        world.age(&[flow, reply], 3);
         assert!(!begin(&world), "a silent connection is not over");
         let fin = tcp::FIN | tcp::ACK;
-        send(
-            &world,
-            &w.flagged((w.a.client, CLIENT_PORT), node_port, fin),
-        );
+        world.send(&w.flagged((w.a.client, CLIENT_PORT), node_port, fin));
         assert!(!begin(&world), "half a connection is not over");
-        send(&world, &w.flagged(backend, masquerade, fin));
+        world.send(&w.flagged(backend, masquerade, fin));
         assert!(!begin(&world), "a last packet may be sent again");
-        wait(&mut world);
+        world.age(&[flow, reply], 3);
         assert!(begin(&world), "the port is free");
         assert_eq!(
-            entry(&mut world, &flow),
+            world.connection(&flow),
             None,
             "nothing is left of the first"
         );
-        let entry = entry(&mut world, &reply).expect("the second has the port");
+        let entry = world.connection(&reply).expect("the second has the port");
         assert_eq!(entry.to.destination_port, Port::new(next.1));
     }
 }

@@ -9,13 +9,13 @@ use super::Step::{Change, Egress, Ingress, Pod};
 use super::pods::{go_straight, go_through_stack};
 use super::world::{TARGET, cluster_port, node_port, service};
 use super::writer::{Writer, forwarded};
-use super::{Case, Expected, check_all};
+use super::{Case, Expected, TCP_AND_UDP, check_all};
 use crate::frame::{Body, Frame};
 use Expected::{Dropped, Passed, Refused, Sent, Untouched};
 
 #[test]
 fn pieces_go_where_the_first_one_went() {
-    check_all(cases, &[Protocol::TCP, Protocol::UDP]);
+    check_all(cases, &TCP_AND_UDP);
 }
 
 /// The first piece, which has the ports and a checksum.

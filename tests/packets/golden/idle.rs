@@ -1,16 +1,14 @@
 //! Connections that nobody uses any more: when they give up what they hold, and when not yet.
 
 use dataplane_ebpf::abi::{Backend, HALF_OPEN_IDLE, SCTP_IDLE, UDP_IDLE};
-use dataplane_ebpf::addr::{Family, Port, Protocol};
+use dataplane_ebpf::addr::{Family, Protocol};
 use dataplane_ebpf::flow::Flow;
 
 use super::PROTOCOLS;
 use super::cases::{ONLY_PORT, leave_one_port, point_to};
-use super::world::{TARGET, World, backend, cluster_port, node_port, service, v4, v6};
-use super::writer::Writer;
+use super::world::{TARGET, World, backend, cluster_port, node_port, service};
+use super::writer::{Endpoint, Writer};
 use crate::frame::{Frame, tcp};
-
-type Endpoint = (std::net::IpAddr, u16);
 
 /// A port that source translation may not keep.
 const CLIENT_PORT: u16 = 1024;
@@ -24,19 +22,10 @@ struct Node {
 }
 
 fn nodes(protocols: &[Protocol]) -> impl Iterator<Item = Node> {
-    let all = [v4(), v6()]
-        .into_iter()
-        .flat_map(move |a| protocols.iter().map(move |p| (a, *p)));
-    all.map(|(a, protocol)| {
-        let mut world = World::create(a, protocol).expect("a node can be made");
+    World::each(protocols).map(|(mut world, w)| {
         leave_one_port(&mut world.dataplane).expect("maps can be written");
-        let w = Writer { a, protocol };
-        let to = node_port(service::REMOTE);
-        let flow = Flow::new(
-            (a.client.into(), Port::new(CLIENT_PORT)),
-            (a.node.into(), Port::new(to)),
-            protocol,
-        );
+        let to = (w.a.node, node_port(service::REMOTE));
+        let flow = w.flow((w.a.client, CLIENT_PORT), to);
         let node = Node { world, w, flow };
         assert!(node.takes(&w.open(node.client(), node.service())));
         node
@@ -54,11 +43,9 @@ impl Node {
 
     /// Whether a packet is not dropped.
     fn takes(&self, packet: &Frame) -> bool {
-        let drops = || self.world.dataplane.drops().expect("maps can be read");
-        let before = drops();
-        let run = self.world.run("ingress", &packet.bytes(), 1);
-        run.expect("the program runs");
-        before == drops()
+        let before = self.world.drops();
+        self.world.send(packet);
+        before == self.world.drops()
     }
 
     /// Whether another client gets the port.
@@ -80,16 +67,26 @@ impl Node {
 
     /// Lets a time pass in which neither side says anything.
     fn wait(&mut self, moments: u32) {
-        for flow in self.directions() {
-            let aged = self.world.dataplane.age(&flow, moments);
-            aged.expect("the entry can be changed");
-        }
+        let directions = self.directions();
+        self.world.age(&directions, moments);
     }
 
     fn directions(&mut self) -> [Flow; 2] {
-        let known = self.world.dataplane.connection(&self.flow);
-        let known = known.expect("the table can be read");
-        [self.flow, known.expect("it is known").partner()]
+        directions(&mut self.world, self.flow)
+    }
+}
+
+/// Both directions of a connection that is known.
+fn directions(world: &mut World, flow: Flow) -> [Flow; 2] {
+    let known = world.connection(&flow).expect("it is known");
+    [flow, known.partner()]
+}
+
+/// Makes a connection look used by another CPU, whose clock is ahead.
+fn use_elsewhere(world: &mut World, directions: [Flow; 2]) {
+    for flow in directions {
+        let advanced = world.dataplane.advance(&flow, 2);
+        advanced.expect("the entry can be changed");
     }
 }
 
@@ -141,10 +138,8 @@ fn a_connection_that_a_faster_clock_has_seen_is_in_use() {
             assert!(node.takes(&last));
             node.answers(fin);
         }
-        for flow in node.directions() {
-            let advanced = node.world.dataplane.advance(&flow, 2);
-            advanced.expect("the entry can be changed");
-        }
+        let directions = node.directions();
+        use_elsewhere(&mut node.world, directions);
         assert!(!node.another_begins());
     }
 }
@@ -152,68 +147,44 @@ fn a_connection_that_a_faster_clock_has_seen_is_in_use() {
 /// An address that moves from one service to another, both of which stay, takes the flows along.
 #[test]
 fn a_udp_flow_follows_its_address_to_another_service() {
-    for a in [v4(), v6()] {
-        let protocol = Protocol::UDP;
-        let w = Writer { a, protocol };
-        let mut world = World::create(a, protocol).expect("a node can be made");
+    for (mut world, w) in World::each(&[Protocol::UDP]) {
+        let a = w.a;
         let (port, cluster) = (node_port(service::SCRATCH), cluster_port(service::SCRATCH));
         for to in [(a.node, port), (a.cluster_ip, cluster)] {
-            let packet = w.data((a.client, CLIENT_PORT), to);
-            let reaches = |world: &World| {
-                let run = world.run("ingress", &packet.bytes(), 1);
-                let (_, out, _) = run.expect("the program runs");
-                Frame::decode(&out).expect("a packet").destination
-            };
-            assert_eq!(reaches(&world), a.here);
+            let client = (a.client, CLIENT_PORT);
+            let packet = w.data(client, to);
+            assert_eq!(world.destination(&packet), a.here);
             let dataplane = &mut world.dataplane;
             let moved = if to.0 == a.node {
                 let family = Family::of(a.node.into());
-                dataplane.add_node_port(service::REMOTE, family, port, protocol)
+                dataplane.add_node_port(service::REMOTE, family, port, w.protocol)
             } else {
-                dataplane.add_cluster_ip(service::REMOTE, a.cluster_ip, cluster, protocol)
+                dataplane.add_cluster_ip(service::REMOTE, a.cluster_ip, cluster, w.protocol)
             };
             moved.expect("maps can be written");
-            let flow = Flow::new(
-                (a.client.into(), Port::new(CLIENT_PORT)),
-                (to.0.into(), Port::new(to.1)),
-                protocol,
-            );
-            dataplane.age(&flow, 1).expect("it is known");
-            assert_eq!(reaches(&world), a.elsewhere);
+            world.age(&[w.flow(client, to)], 1);
+            assert_eq!(world.destination(&packet), a.elsewhere);
         }
     }
 }
 
 #[test]
 fn a_udp_flow_that_a_faster_clock_has_seen_stays() {
-    for a in [v4(), v6()] {
-        let protocol = Protocol::UDP;
-        let mut world = World::create(a, protocol).expect("a node can be made");
-        let w = Writer { a, protocol };
-        let to = (a.node, node_port(service::SCRATCH));
-        let packet = w.data((a.client, CLIENT_PORT), to);
-        let reaches = |world: &World| {
-            let run = world.run("ingress", &packet.bytes(), 1);
-            let (_, out, _) = run.expect("the program runs");
-            Frame::decode(&out).expect("a packet").destination
-        };
-        assert_eq!(reaches(&world), a.here);
-        let flow = Flow::new(
-            (a.client.into(), Port::new(CLIENT_PORT)),
-            (to.0.into(), Port::new(to.1)),
-            protocol,
+    for (mut world, w) in World::each(&[Protocol::UDP]) {
+        let a = w.a;
+        let (client, to) = (
+            (a.client, CLIENT_PORT),
+            (a.node, node_port(service::SCRATCH)),
         );
-        let known = world.dataplane.connection(&flow);
-        let known = known.expect("the table can be read").expect("it is known");
-        for flow in [flow, known.partner()] {
-            let advanced = world.dataplane.advance(&flow, 2);
-            advanced.expect("the entry can be changed");
-        }
+        let packet = w.data(client, to);
+        assert_eq!(world.destination(&packet), a.here);
+        let directions = directions(&mut world, w.flow(client, to));
+        use_elsewhere(&mut world, directions);
         point_to(&mut world.dataplane, backend::SECOND).expect("maps can be written");
-        assert_eq!(reaches(&world), a.here);
+        assert_eq!(world.destination(&packet), a.here);
         let stop = |b: &mut Backend| b.flags &= !Backend::SERVING;
         let stopped = world.dataplane.change_backend(backend::FIRST, stop);
         stopped.expect("maps can be written");
-        assert_eq!(reaches(&world), a.second, "it would have moved");
+        assert_eq!(world.destination(&packet), a.second, "it would have moved");
     }
 }

@@ -4,14 +4,13 @@ use std::time::{Duration, Instant};
 
 use dataplane_ebpf::addr::Protocol;
 use dataplane_ebpf::drop::Drop;
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 
 use super::Step::{Change, Ingress, Pod};
 use super::pods::{go_straight, go_through_stack};
-use super::world::{TARGET, World, node_port, service, v4, v6};
+use super::world::{TARGET, World, node_port, service};
 use super::writer::{Writer, forwarded};
 use super::{Case, Expected, PROTOCOLS, REDIRECT, check_all};
+use crate::cpu::stay_on_one_cpu;
 use crate::frame::Frame;
 use Expected::{Passed, Refused, Sent, Untouched};
 
@@ -172,12 +171,8 @@ fn too_big(w: Writer) -> Vec<Case> {
 /// A packet that stands for several is as big as the longest of them.
 #[test]
 fn a_packet_that_stands_for_several_is_measured_by_its_segments() {
-    for a in [v4(), v6()] {
-        let world = World::create(a, Protocol::TCP).expect("a node can be made");
-        let w = Writer {
-            a,
-            protocol: Protocol::TCP,
-        };
+    for (world, w) in World::each(&[Protocol::TCP]) {
+        let a = w.a;
         let headers = if a.node.is_ipv4() { 40 } else { 60 };
         let to = (a.node, node_port(service::REMOTE));
         let packet = sized(w, w.data((a.client, 53001), to), 3000).bytes();
@@ -191,9 +186,9 @@ fn a_packet_that_stands_for_several_is_measured_by_its_segments() {
             (verdict, out.len())
         };
         assert_eq!(sent(MTU - headers), (REDIRECT, packet.len()));
-        assert_eq!(world.dataplane.drops().expect("maps can be read"), []);
+        assert_eq!(world.drops(), []);
         assert_eq!(sent(MTU - headers + 1).0, REDIRECT);
-        let drops = world.dataplane.drops().expect("maps can be read");
+        let drops = world.drops();
         assert_eq!(drops, [(Drop::TooBig, 1)]);
     }
 }
@@ -201,22 +196,15 @@ fn a_packet_that_stands_for_several_is_measured_by_its_segments() {
 /// Whoever sends with somebody else's address could otherwise have us send that one as much.
 #[test]
 fn a_cpu_sends_so_many_errors_and_no_more() {
-    for a in [v4(), v6()] {
-        let world = World::create(a, Protocol::UDP).expect("a node can be made");
-        let udp = Writer {
-            a,
-            protocol: Protocol::UDP,
-        };
+    for (world, udp) in World::each(&[Protocol::UDP]) {
         let tcp = Writer {
             protocol: Protocol::TCP,
             ..udp
         };
-        let unknown = (a.cluster_ip, 9);
-        let [datagram, segment] = [udp, tcp].map(|w| w.open((a.client, 53_002), unknown).bytes());
+        let (client, unknown) = ((udp.a.client, 53_002), (udp.a.cluster_ip, 9));
+        let [datagram, segment] = [udp, tcp].map(|w| w.open(client, unknown).bytes());
         world.namespace.run(|| {
-            let mut first = CpuSet::new();
-            first.set(0).expect("every machine has one");
-            sched_setaffinity(Pid::from_raw(0), &first).expect("a CPU may be chosen");
+            stay_on_one_cpu();
             let answered = |packet: &[u8]| {
                 let run = world.dataplane.run("ingress", world.uplink, packet, 1);
                 run.expect("the program runs").0 == REDIRECT
@@ -233,7 +221,7 @@ fn a_cpu_sends_so_many_errors_and_no_more() {
                 assert!(Instant::now() < patience, "never answers again");
             }
         });
-        let drops = world.dataplane.drops().expect("maps can be read");
+        let drops = world.drops();
         assert!(matches!(drops[..], [(Drop::UnknownPort, 2201..)]));
     }
 }

@@ -6,8 +6,9 @@ use dataplane_ebpf::abi::Service;
 use dataplane_ebpf::addr::{Port, Protocol};
 use dataplane_ebpf::maglev;
 
-use super::world::{self, Addresses, TARGET, World, backend, cluster_port, service, v4, v6};
-use super::writer::Writer;
+use super::TCP_AND_UDP;
+use super::world::{self, Addresses, TARGET, World, backend, cluster_port, service};
+use super::writer::{Endpoint, Writer};
 use crate::frame::Frame;
 
 const CLIENTS: std::ops::Range<u16> = 20_000..20_200;
@@ -35,25 +36,17 @@ fn node(seed: u32, ids: [u32; 2], a: Addresses, protocol: Protocol, flags: u32) 
 }
 
 /// Where each client's packet goes.
-fn choices(world: &World, packet: impl Fn((IpAddr, u16)) -> Frame) -> Vec<IpAddr> {
+fn choices(world: &World, packet: impl Fn(Endpoint) -> Frame) -> Vec<IpAddr> {
     let client = world.addresses.client;
-    let reached = |port| {
-        let (_, out, _) = world
-            .run("ingress", &packet((client, port)).bytes(), 1)
-            .expect("the program runs");
-        Frame::decode(&out).expect("a packet").destination
-    };
+    let reached = |port| world.destination(&packet((client, port)));
     CLIENTS.map(reached).collect()
 }
 
 /// The second node never saw a connection begin: its clients' packets come there in the middle of it.
 #[test]
 fn nodes_agree_on_the_backend_of_every_packet() {
-    for (a, protocol) in [v4(), v6()]
-        .into_iter()
-        .flat_map(|a| [Protocol::TCP, Protocol::UDP].map(|protocol| (a, protocol)))
-    {
-        let w = Writer { a, protocol };
+    for w in Writer::each(&TCP_AND_UDP) {
+        let Writer { a, protocol } = w;
         let to = (a.cluster_ip, cluster_port(service::SCRATCH));
         let (ids, others) = (
             [backend::FIRST, backend::SECOND],

@@ -2,13 +2,12 @@
 
 use anyhow::Result;
 use dataplane_ebpf::abi::{Connection, Node};
-use dataplane_ebpf::addr::{Port, Protocol};
-use dataplane_ebpf::flow::Flow;
+use dataplane_ebpf::addr::Protocol;
 
 use super::Expected::{Passed, Untouched};
 use super::Step::{Change, Egress, Ingress, Pod};
-use super::world::{self, TARGET, World, cluster_port, node_port, service, v4, v6};
-use super::writer::Writer;
+use super::world::{self, TARGET, World, cluster_port, node_port, service};
+use super::writer::{Endpoint, Writer};
 use super::{Case, Expected, Step, check_all};
 use crate::dataplane::Dataplane;
 use crate::frame::{Frame, tcp};
@@ -107,24 +106,13 @@ fn end(dataplane: &mut Dataplane) -> Result<()> {
 /// Only what services would get is remembered, and the daemon can tell when it is over.
 #[test]
 fn connections_of_another_proxy_are_remembered_until_they_end() {
-    for a in [v4(), v6()] {
-        let mut world = World::create(a, Protocol::TCP).expect("a node can be made");
+    for (mut world, w) in World::each(&[Protocol::TCP]) {
+        let a = w.a;
         begin(&mut world.dataplane).expect("maps can be written");
-        let w = Writer {
-            a,
-            protocol: Protocol::TCP,
-        };
         let client = (a.client, 51_010);
-        let mut entry = |to: (std::net::IpAddr, u16), packet: Frame| {
-            let run = world.run("ingress", &packet.bytes(), 1);
-            run.expect("the program runs");
-            let flow = Flow::new(
-                (client.0.into(), Port::new(client.1)),
-                (to.0.into(), Port::new(to.1)),
-                Protocol::TCP,
-            );
-            let found = world.dataplane.connection(&flow);
-            found.expect("the table can be read")
+        let mut entry = |to: Endpoint, packet: Frame| {
+            world.send(&packet);
+            world.connection(&w.flow(client, to))
         };
         let stranger = (a.node, 22);
         assert_eq!(entry(stranger, w.data(client, stranger)), None);

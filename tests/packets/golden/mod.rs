@@ -29,8 +29,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use dataplane_ebpf::addr::Protocol;
 use dataplane_ebpf::drop::Drop;
 
-use self::world::{OWN_MAC, Way, World, v4, v6};
-use self::writer::Writer;
+use self::world::{OWN_MAC, Way, World, v4};
+use self::writer::{Endpoint, Writer};
 use crate::dataplane::Dataplane;
 use crate::frame::Frame;
 use crate::pcap;
@@ -74,6 +74,23 @@ enum Expected {
 
 /// What services can speak.
 const PROTOCOLS: [Protocol; 3] = [Protocol::TCP, Protocol::UDP, Protocol::SCTP];
+/// What nearly all of them do.
+const TCP_AND_UDP: [Protocol; 2] = [Protocol::TCP, Protocol::UDP];
+
+/// A packet whose destination a hook translates, and which then goes to the stack.
+fn reaches(
+    hook: fn(Vec<u8>, Expected) -> Step,
+    packet: impl Fn(Endpoint) -> Frame,
+    to: Endpoint,
+    backend: Endpoint,
+) -> Step {
+    hook(packet(to).bytes(), Expected::Passed(packet(backend)))
+}
+
+/// A backend's packet, which leaves as the service's.
+fn answers(packet: impl Fn(Endpoint) -> Frame, backend: Endpoint, service: Endpoint) -> Step {
+    Step::Egress(packet(backend).bytes(), Expected::Passed(packet(service)))
+}
 
 struct Case {
     name: &'static str,
@@ -181,24 +198,18 @@ fn show(packet: &[u8]) -> String {
 }
 
 fn check_all(cases: fn(Writer) -> Vec<Case>, protocols: &[Protocol]) {
-    for (addresses, protocol) in [v4(), v6()]
-        .into_iter()
-        .flat_map(|a| protocols.iter().map(move |p| (a, *p)))
-    {
+    for w in Writer::each(protocols) {
         // The driver's program leaves SCTP alone.
-        let ways: &[Way] = match protocol {
+        let ways: &[Way] = match w.protocol {
             Protocol::SCTP => &[Way::Driver],
             _ => &Way::ALL,
         };
         for way in ways {
-            let mut world = World::create(addresses, protocol).expect("a node can be made");
+            let mut world = World::create(w.a, w.protocol).expect("a node can be made");
             world
                 .take_way(*way)
                 .expect("a veth device takes the program");
-            for case in cases(Writer {
-                a: addresses,
-                protocol,
-            }) {
+            for case in cases(w) {
                 check(&mut world, &case).unwrap_or_else(|error| panic!("{error:?}"));
             }
         }

@@ -1,17 +1,14 @@
 //! TCP connections whose backend has left its service: it may still be there and answer.
 
-use std::net::IpAddr;
-
 use anyhow::{Context as _, Result};
-use dataplane_ebpf::addr::{Port, Protocol};
+use dataplane_ebpf::addr::Protocol;
 use dataplane_ebpf::drop::Drop;
-use dataplane_ebpf::flow::Flow;
 
-use super::Expected::{Passed, Refused, Sent};
-use super::Step::{Change, Egress, Ingress};
-use super::world::{TARGET, backend, node_port, service, v4, v6};
-use super::writer::{Writer, answer, forwarded};
-use super::{Case, Step, check_all};
+use super::Expected::{Refused, Sent};
+use super::Step::{Change, Ingress};
+use super::world::{TARGET, backend, node_port, service};
+use super::writer::{Endpoint, Writer, answer, forwarded};
+use super::{Case, Step, answers, check_all, reaches};
 use crate::dataplane::Dataplane;
 use crate::frame::{Body, Frame, tcp};
 
@@ -27,23 +24,20 @@ struct Client {
 }
 
 impl Client {
-    fn address(&self) -> (IpAddr, u16) {
+    fn address(&self) -> Endpoint {
         (self.w.a.client, self.port)
     }
 
-    fn service(&self) -> (IpAddr, u16) {
+    fn service(&self) -> Endpoint {
         (self.w.a.node, node_port(service::SCRATCH))
     }
 
-    fn backend(&self) -> (IpAddr, u16) {
+    fn backend(&self) -> Endpoint {
         (self.w.a.here, TARGET)
     }
 
-    fn passes(&self, packet: impl Fn((IpAddr, u16)) -> Frame) -> Step {
-        Ingress(
-            packet(self.service()).bytes(),
-            Passed(packet(self.backend())),
-        )
+    fn passes(&self, packet: impl Fn(Endpoint) -> Frame) -> Step {
+        reaches(Ingress, packet, self.service(), self.backend())
     }
 
     fn opens(&self) -> Step {
@@ -58,7 +52,7 @@ impl Client {
         self.passes(|to| self.w.flagged(self.address(), to, tcp::ACK))
     }
 
-    fn last(&self, to: (IpAddr, u16)) -> Frame {
+    fn last(&self, to: Endpoint) -> Frame {
         self.w.flagged(self.address(), to, tcp::FIN | tcp::ACK)
     }
 
@@ -68,10 +62,7 @@ impl Client {
 
     fn is_answered(&self) -> Step {
         let answer = |from| self.w.data(from, self.address());
-        Egress(
-            answer(self.backend()).bytes(),
-            Passed(answer(self.service())),
-        )
+        answers(answer, self.backend(), self.service())
     }
 
     fn is_reset(&self, packet: &Frame) -> Step {
@@ -196,12 +187,9 @@ pub(super) fn leave_unanswered<const PORT: u16>(dataplane: &mut Dataplane) -> Re
 fn age<const PORT: u16, const CLIENT: u32, const BACKEND: u32>(
     dataplane: &mut Dataplane,
 ) -> Result<()> {
-    for a in [v4(), v6()] {
-        let flow = Flow::new(
-            (a.client.into(), Port::new(PORT)),
-            (a.node.into(), Port::new(node_port(service::SCRATCH))),
-            Protocol::TCP,
-        );
+    for w in Writer::each(&[Protocol::TCP]) {
+        let to = (w.a.node, node_port(service::SCRATCH));
+        let flow = w.flow((w.a.client, PORT), to);
         if let Some(connection) = dataplane.connection(&flow)? {
             dataplane.age(&flow, CLIENT)?;
             let aged = dataplane.age(&connection.partner(), BACKEND);

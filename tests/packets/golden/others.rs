@@ -10,7 +10,7 @@ use super::Step::{Change, Egress, Ingress, Pod};
 use super::unallocated::know;
 use super::world::{TARGET, ip, node_port, service};
 use super::writer::Writer;
-use super::{Case, check_all};
+use super::{Case, check_all, reaches};
 use crate::frame::{Body, Frame};
 
 #[test]
@@ -100,7 +100,7 @@ fn cases(w: Writer) -> Vec<Case> {
         Case {
             name: "an error about a connection, all the same",
             steps: vec![
-                Ingress(w.open(client, to).bytes(), Passed(w.open(client, here))),
+                reaches(Ingress, |to| w.open(client, to), to, here),
                 Ingress(
                     w.error((a.client, a.node), &w.data(to, client), None)
                         .bytes(),

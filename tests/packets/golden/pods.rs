@@ -9,7 +9,7 @@ use dataplane_ebpf::drop::Drop;
 use super::Step::{Change, Egress, Ingress, Pod};
 use super::world::{self, TARGET, backend, cluster_port, ip, node_port, service, v4, v6};
 use super::writer::{Writer, forwarded};
-use super::{Case, Expected, PROTOCOLS, check_all};
+use super::{Case, Expected, PROTOCOLS, answers, check_all, reaches};
 use crate::dataplane::Dataplane;
 use crate::frame::{Body, Frame};
 use Expected::{Dropped, Passed, Refused, Sent, Untouched};
@@ -46,21 +46,12 @@ fn requests(w: Writer) -> Vec<Case> {
     let cluster = |id| (a.cluster_ip, cluster_port(id));
     let reaches = |port, to, backend| {
         vec![
-            Pod(
-                w.open(pod(port), to).bytes(),
-                Passed(w.open(pod(port), backend)),
-            ),
+            reaches(Pod, |to| w.open(pod(port), to), to, backend),
             // The reply goes through the stack as it is, whether it comes from a pod or by wire.
             Pod(w.data(backend, pod(port)).bytes(), Untouched),
             Ingress(w.data(backend, pod(port)).bytes(), Untouched),
-            Egress(
-                w.data(backend, pod(port)).bytes(),
-                Passed(w.data(to, pod(port))),
-            ),
-            Pod(
-                w.data(pod(port), to).bytes(),
-                Passed(w.data(pod(port), backend)),
-            ),
+            answers(|from| w.data(from, pod(port)), backend, to),
+            reaches(Pod, |to| w.data(pod(port), to), to, backend),
         ]
     };
     let refused = |port, to, reason| {
@@ -182,15 +173,9 @@ fn straight(w: Writer) -> Vec<Case> {
             name: "through the stack and back",
             steps: vec![
                 Change(go_through_stack),
-                Ingress(
-                    w.open(client(48002), to).bytes(),
-                    Passed(w.open(client(48002), here)),
-                ),
+                reaches(Ingress, |to| w.open(client(48002), to), to, here),
                 Pod(w.data(here, client(48002)).bytes(), Untouched),
-                Egress(
-                    w.data(here, client(48002)).bytes(),
-                    Passed(w.data(to, client(48002))),
-                ),
+                answers(|from| w.data(from, client(48002)), here, to),
             ],
         },
         Case {
@@ -209,10 +194,7 @@ fn straight(w: Writer) -> Vec<Case> {
                         ..w.open(client(48003), process)
                     }),
                 ),
-                Egress(
-                    w.data(process, client(48003)).bytes(),
-                    Passed(w.data(scratch, client(48003))),
-                ),
+                answers(|from| w.data(from, client(48003)), process, scratch),
             ],
         },
     ]
@@ -248,7 +230,7 @@ fn errors(w: Writer) -> Vec<Case> {
         Case {
             name: "a pod does not want a packet from outside",
             steps: vec![
-                Ingress(w.open(client, to).bytes(), Passed(w.open(client, here))),
+                reaches(Ingress, |to| w.open(client, to), to, here),
                 Pod(error.bytes(), Untouched),
                 Egress(error.bytes(), Passed(translated.clone())),
                 Change(go_straight),
@@ -259,7 +241,7 @@ fn errors(w: Writer) -> Vec<Case> {
         Case {
             name: "a pod does not want a reply",
             steps: vec![
-                Pod(w.open(pod, to).bytes(), Passed(w.open(pod, here))),
+                reaches(Pod, |to| w.open(pod, to), to, here),
                 Pod(
                     w.error((pod.0, a.node), &reply, None).bytes(),
                     Passed(w.error((pod.0, a.here), &w.data(here, pod), Some(&reply))),

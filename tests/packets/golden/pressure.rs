@@ -4,14 +4,14 @@
 use std::net::IpAddr;
 
 use dataplane_ebpf::abi::Service;
-use dataplane_ebpf::addr::{Port, Protocol};
+use dataplane_ebpf::addr::Port;
 use dataplane_ebpf::maglev;
 
-use super::world::{Addresses, TARGET, World, backend, cluster_port, service, v4, v6};
+use super::world::{TARGET, World, backend, cluster_port, service};
 use super::writer::Writer;
-use super::{PASS, REDIRECT};
+use super::{PASS, REDIRECT, TCP_AND_UDP};
 use crate::dataplane::Dataplane;
-use crate::frame::{Body, Frame};
+use crate::frame::Frame;
 
 /// Entries, of which a connection takes two.
 const ROOM: u32 = 64;
@@ -20,10 +20,8 @@ const CLIENTS: std::ops::Range<u16> = 40_000..40_500;
 
 #[test]
 fn packets_find_their_backends_though_their_connections_are_forgotten() {
-    for (a, protocol) in [v4(), v6()]
-        .into_iter()
-        .flat_map(|a| [Protocol::TCP, Protocol::UDP].map(|protocol| (a, protocol)))
-    {
+    for w in Writer::each(&TCP_AND_UDP) {
+        let Writer { a, protocol } = w;
         let dataplane = Dataplane::load_with_room_for(ROOM).expect("the programs load");
         let world = World::create_with(dataplane, a, protocol);
         let mut world = world.expect("a node can be made");
@@ -43,9 +41,9 @@ fn packets_find_their_backends_though_their_connections_are_forgotten() {
                 .dataplane
                 .set_service(service::SCRATCH, run, run, flags);
             set.expect("maps can be written");
-            check(&world, Writer { a, protocol }, &backends);
+            check(&world, w, &backends);
         }
-        assert_eq!(world.dataplane.drops().expect("maps can be read"), []);
+        assert_eq!(world.drops(), []);
     }
 }
 
@@ -53,10 +51,11 @@ fn packets_find_their_backends_though_their_connections_are_forgotten() {
 fn check(world: &World, w: Writer, backends: &[(u32, IpAddr)]) {
     let to = (w.a.cluster_ip, cluster_port(service::SCRATCH));
     let send = |packet: Frame| {
-        let run = world.run("ingress", &packet.bytes(), 1);
-        let (verdict, out, _) = run.expect("the program runs");
+        let (verdict, out) = world.translate("ingress", &packet);
         assert!(matches!(verdict, PASS | REDIRECT), "{packet:?}: {verdict}");
-        translated(&Frame::decode(&out).expect("a packet"), w.a)
+        assert_ne!(out.destination, w.a.cluster_ip, "it is translated");
+        // The backend, and from which port.
+        (out.destination, out.source_port())
     };
     let first: Vec<_> = CLIENTS
         .map(|port| send(w.open((w.a.client, port), to)))
@@ -69,13 +68,4 @@ fn check(world: &World, w: Writer, backends: &[(u32, IpAddr)]) {
     let reached = |address| first.iter().any(|(backend, _)| *backend == address);
     let used = backends.iter().filter(|(_, address)| reached(*address));
     assert!(used.count() >= 2, "more than one backend is used");
-}
-
-/// The backend that a packet went to, and from which port.
-fn translated(packet: &Frame, a: Addresses) -> (IpAddr, u16) {
-    assert_ne!(packet.destination, a.cluster_ip, "it is translated");
-    match packet.body {
-        Body::Tcp { source, .. } | Body::Udp { source, .. } => (packet.destination, source),
-        _ => panic!("neither TCP nor UDP"),
-    }
 }

@@ -7,18 +7,16 @@ use dataplane_ebpf::abi::{Backend, Kind, Run, Service};
 use dataplane_ebpf::addr::Protocol;
 use dataplane_ebpf::drop::Drop;
 
-use super::Expected::{Dropped, Passed, Refused};
+use super::Expected::{Dropped, Refused};
 use super::Step::{Change, Ingress, Pod};
 use super::world::{Addresses, TARGET, backend, cluster_port, ip, node_port, service, v4, v6};
-use super::writer::Writer;
-use super::{Case, Step, check_all};
+use super::writer::{Endpoint, Writer};
+use super::{Case, Step, TCP_AND_UDP, check_all, reaches};
 use crate::dataplane::{Dataplane, Range};
-
-const PROTOCOLS: [Protocol; 2] = [Protocol::TCP, Protocol::UDP];
 
 #[test]
 fn a_load_balancers_address_is_for_clients_in_its_ranges() {
-    check_all(cases, &PROTOCOLS);
+    check_all(cases, &TCP_AND_UDP);
 }
 
 #[test]
@@ -44,11 +42,9 @@ fn cases(w: Writer) -> Vec<Case> {
     let a = w.a;
     let [load_balancer, external] = addresses(a).map(|address| (address, 80));
     let refused = (load_balancer.0, 81);
-    let reaches = |from: (IpAddr, u16), to| {
-        let open = |to| w.open(from, to);
-        Ingress(open(to).bytes(), Passed(open((a.here, TARGET))))
-    };
-    let dropped = |from: (IpAddr, u16), to| -> Step {
+    let here = (a.here, TARGET);
+    let admitted = |from, to| reaches(Ingress, |to| w.open(from, to), to, here);
+    let dropped = |from: Endpoint, to| -> Step {
         Ingress(w.open(from, to).bytes(), Dropped(Drop::SourceRange))
     };
     let client = |port| (a.client, port);
@@ -59,11 +55,11 @@ fn cases(w: Writer) -> Vec<Case> {
             name: "with ranges",
             steps: vec![
                 Change(begin),
-                reaches(client(48001), load_balancer),
+                admitted(client(48001), load_balancer),
                 dropped(stranger(48001), load_balancer),
-                reaches(stranger(48002), external),
-                reaches(stranger(48003), (a.node, node_port(service::SCRATCH))),
-                reaches(
+                admitted(stranger(48002), external),
+                admitted(stranger(48003), (a.node, node_port(service::SCRATCH))),
+                admitted(
                     stranger(48004),
                     (a.cluster_ip, cluster_port(service::SCRATCH)),
                 ),
@@ -100,10 +96,7 @@ fn cases(w: Writer) -> Vec<Case> {
                     }
                     Ok(())
                 }),
-                Ingress(
-                    w.data(client(48001), load_balancer).bytes(),
-                    Passed(w.data(client(48001), (a.here, TARGET))),
-                ),
+                reaches(Ingress, |to| w.data(client(48001), to), load_balancer, here),
                 dropped(client(48021), load_balancer),
             ],
         },
@@ -116,8 +109,8 @@ fn cases(w: Writer) -> Vec<Case> {
                     }
                     Ok(())
                 }),
-                reaches(client(48031), load_balancer),
-                reaches(stranger(48031), load_balancer),
+                admitted(client(48031), load_balancer),
+                admitted(stranger(48031), load_balancer),
                 Change(|d| {
                     for (address, one) in [("0.0.0.0", v4().router), ("::", v6().router)] {
                         d.remove_source_range(service::SCRATCH, (ip(address), 0))?;
@@ -127,14 +120,14 @@ fn cases(w: Writer) -> Vec<Case> {
                     Ok(())
                 }),
                 dropped(client(48032), load_balancer),
-                reaches(stranger(48032), load_balancer),
+                admitted(stranger(48032), load_balancer),
             ],
         },
         Case {
             name: "without ranges",
             steps: vec![
                 Change(|d| d.change_service(service::SCRATCH, |s| s.flags = 0)),
-                reaches(client(48041), load_balancer),
+                admitted(client(48041), load_balancer),
             ],
         },
     ]
@@ -143,10 +136,8 @@ fn cases(w: Writer) -> Vec<Case> {
 fn existing_flows(w: Writer) -> Vec<Case> {
     let a = w.a;
     let [to, _] = addresses(a).map(|address| (address, 80));
-    let reaches = |backend| {
-        let data = |to| w.data((a.client, 48051), to);
-        Ingress(data(to).bytes(), Passed(data((backend, TARGET))))
-    };
+    let data = |to| w.data((a.client, 48051), to);
+    let reaches = |backend| reaches(Ingress, data, to, (backend, TARGET));
     vec![Case {
         name: "a flow of a client that was shut out keeps its backend, even one that no longer serves",
         steps: vec![
@@ -167,17 +158,14 @@ fn existing_flows(w: Writer) -> Vec<Case> {
 
 /// Gives the service with backends and the one without a load balancer's address, the first with ranges.
 fn begin(dataplane: &mut Dataplane) -> Result<()> {
-    for (a, protocol) in [v4(), v6()]
-        .into_iter()
-        .flat_map(|a| PROTOCOLS.map(|protocol| (a, protocol)))
-    {
-        let [load_balancer, external] = addresses(a);
+    for w in Writer::each(&TCP_AND_UDP) {
+        let [load_balancer, external] = addresses(w.a);
         for (id, kind, address) in [
             (service::SCRATCH, Kind::LOAD_BALANCER, (load_balancer, 80)),
             (service::SCRATCH, Kind::EXTERNAL_IP, (external, 80)),
             (service::EMPTY, Kind::LOAD_BALANCER, (load_balancer, 81)),
         ] {
-            dataplane.add_frontend(id, kind, address, protocol)?;
+            dataplane.add_frontend(id, kind, address, w.protocol)?;
         }
     }
     for range in ranges() {

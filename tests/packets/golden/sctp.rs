@@ -8,7 +8,7 @@ use super::Step::{Change, Ingress};
 use super::cases::{point_to, restore};
 use super::world::{TARGET, backend, node_port, service};
 use super::writer::Writer;
-use super::{Case, Expected, check_all};
+use super::{Case, Expected, check_all, reaches};
 use crate::frame::Frame;
 use Expected::{Bytes, Dropped, Passed, Refused};
 
@@ -23,10 +23,7 @@ fn cases(w: Writer) -> Vec<Case> {
     let (here, second) = ((a.here, TARGET), (a.second, TARGET));
     let client = |port| (a.client, port);
     let passes = |packet: fn(Writer, _, _) -> Frame, port, backend| {
-        Ingress(
-            packet(w, client(port), to).bytes(),
-            Passed(packet(w, client(port), backend)),
-        )
+        reaches(Ingress, |to| packet(w, client(port), to), to, backend)
     };
     let refused = w.open(client(55003), to);
     let long = |frame: Frame| {

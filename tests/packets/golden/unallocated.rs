@@ -2,19 +2,18 @@
 
 use anyhow::Result;
 use dataplane_ebpf::abi::{Node, Prefix};
-use dataplane_ebpf::addr::Protocol;
 use dataplane_ebpf::drop::Drop;
 
 use super::Expected::{Dropped, Passed, Refused, Untouched};
 use super::Step::{Change, Ingress, Pod};
 use super::world::{self, TARGET, cluster_port, ip, service};
 use super::writer::Writer;
-use super::{Case, check_all};
+use super::{Case, TCP_AND_UDP, check_all};
 use crate::dataplane::Dataplane;
 
 #[test]
 fn an_address_that_no_service_has_is_dropped() {
-    check_all(cases, &[Protocol::TCP, Protocol::UDP]);
+    check_all(cases, &TCP_AND_UDP);
 }
 
 fn cases(w: Writer) -> Vec<Case> {

@@ -3,11 +3,15 @@
 use std::net::IpAddr;
 
 use anyhow::Result;
-use dataplane_ebpf::abi::{Node, Run, Service};
+use dataplane_ebpf::abi::{Connection, Node, Run, Service};
 use dataplane_ebpf::addr::{Family, Protocol};
+use dataplane_ebpf::drop::Drop;
+use dataplane_ebpf::flow::Flow;
 use harness::Namespace;
 
+use super::writer::Writer;
 use crate::dataplane::{Dataplane, Place};
+use crate::frame::Frame;
 
 /// The services, by what they have.
 pub(super) mod service {
@@ -137,6 +141,8 @@ impl Way {
 }
 
 /// A node with an uplink, and the dataplane on it.
+///
+/// Its methods panic where the test cannot go on, such as when a map cannot be read.
 pub(super) struct World {
     pub(super) dataplane: Dataplane,
     pub(super) namespace: Namespace,
@@ -147,6 +153,14 @@ pub(super) struct World {
 }
 
 impl World {
+    /// A node of its own for each family and each of `protocols`, and who writes its packets.
+    pub(super) fn each(protocols: &[Protocol]) -> impl Iterator<Item = (Self, Writer)> {
+        Writer::each(protocols).map(|w| {
+            let world = Self::create(w.a, w.protocol).expect("a node can be made");
+            (world, w)
+        })
+    }
+
     pub(super) fn create(addresses: Addresses, protocol: Protocol) -> Result<Self> {
         Self::create_with(Dataplane::load()?, addresses, protocol)
     }
@@ -264,5 +278,42 @@ impl World {
     ) -> Result<(i32, Vec<u8>, std::time::Duration)> {
         self.namespace
             .run(|| self.dataplane.run(hook, self.uplink, packet, repeat))
+    }
+
+    /// A packet comes from the wire, whatever becomes of it.
+    pub(super) fn send(&self, packet: &Frame) {
+        let run = self.run("ingress", &packet.bytes(), 1);
+        run.expect("the program runs");
+    }
+
+    /// The verdict of `hook` on a packet, and what the packet has become.
+    pub(super) fn translate(&self, hook: &str, packet: &Frame) -> (i32, Frame) {
+        let run = self.run(hook, &packet.bytes(), 1);
+        let (verdict, out, _) = run.expect("the program runs");
+        (verdict, Frame::decode(&out).expect("a packet"))
+    }
+
+    /// Where a packet from the wire goes.
+    pub(super) fn destination(&self, packet: &Frame) -> IpAddr {
+        self.translate("ingress", packet).1.destination
+    }
+
+    /// How often something was dropped, by reason.
+    pub(super) fn drops(&self) -> Vec<(Drop, u64)> {
+        self.dataplane.drops().expect("maps can be read")
+    }
+
+    /// The entry of one direction of a connection.
+    pub(super) fn connection(&mut self, flow: &Flow) -> Option<Connection> {
+        let connection = self.dataplane.connection(flow);
+        connection.expect("the table can be read")
+    }
+
+    /// Makes directions of connections look unused for so many moments.
+    pub(super) fn age(&mut self, flows: &[Flow], moments: u32) {
+        for flow in flows {
+            let aged = self.dataplane.age(flow, moments);
+            aged.expect("the direction is there");
+        }
     }
 }

@@ -2,10 +2,14 @@
 
 use std::net::IpAddr;
 
-use dataplane_ebpf::addr::Protocol;
+use dataplane_ebpf::addr::{Port, Protocol};
+use dataplane_ebpf::flow::Flow;
 
-use super::world::Addresses;
+use super::world::{Addresses, v4, v6};
 use crate::frame::{Body, Frame, tcp};
+
+/// An address and a port.
+pub(super) type Endpoint = (IpAddr, u16);
 
 /// Writes packets of one family and protocol.
 #[derive(Clone, Copy)]
@@ -15,6 +19,18 @@ pub(super) struct Writer {
 }
 
 impl Writer {
+    /// One for each family and each of `protocols`.
+    pub(super) fn each(protocols: &[Protocol]) -> impl Iterator<Item = Self> {
+        let families = [v4(), v6()].into_iter();
+        families.flat_map(|a| protocols.iter().map(move |p| Self { a, protocol: *p }))
+    }
+
+    /// The flow of packets from one to the other.
+    pub(super) fn flow(self, source: Endpoint, destination: Endpoint) -> Flow {
+        let end = |(address, port): Endpoint| (address.into(), Port::new(port));
+        Flow::new(end(source), end(destination), self.protocol)
+    }
+
     pub(super) fn body(self, source: u16, destination: u16, flags: u8, data: &[u8]) -> Body {
         let data = data.to_vec();
         if self.protocol == Protocol::UDP {
@@ -45,7 +61,7 @@ impl Writer {
     }
 
     /// The packet that opens a flow.
-    pub(super) fn open(self, source: (IpAddr, u16), destination: (IpAddr, u16)) -> Frame {
+    pub(super) fn open(self, source: Endpoint, destination: Endpoint) -> Frame {
         let data: &[u8] = if self.protocol == Protocol::UDP {
             b"ping"
         } else {
@@ -59,7 +75,7 @@ impl Writer {
     }
 
     /// A packet in the middle of a flow.
-    pub(super) fn data(self, source: (IpAddr, u16), destination: (IpAddr, u16)) -> Frame {
+    pub(super) fn data(self, source: Endpoint, destination: Endpoint) -> Frame {
         Frame::new(
             source.0,
             destination.0,
@@ -68,12 +84,7 @@ impl Writer {
     }
 
     /// A packet with the given TCP flags.
-    pub(super) fn flagged(
-        self,
-        source: (IpAddr, u16),
-        destination: (IpAddr, u16),
-        flags: u8,
-    ) -> Frame {
+    pub(super) fn flagged(self, source: Endpoint, destination: Endpoint, flags: u8) -> Frame {
         Frame::new(
             source.0,
             destination.0,

@@ -7,10 +7,9 @@ use dataplane_ebpf::addr::Protocol;
 
 use super::world::{
     OTHER_NODE_MAC, OWN_MAC, ROUTER_MAC, TARGET, Way, World, cluster_port, node_port, service, v4,
-    v6,
 };
 use super::writer::{Writer, forwarded};
-use super::{XDP_PASS, XDP_TX, show};
+use super::{TCP_AND_UDP, XDP_PASS, XDP_TX, show};
 use crate::frame::{ARRIVING, Frame};
 
 /// `bpf_redirect` was called.
@@ -21,16 +20,12 @@ const SECOND_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x11];
 const BEHIND_SECOND_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x12];
 
 fn worlds() -> impl Iterator<Item = (World, Writer)> {
-    let protocols = [Protocol::TCP, Protocol::UDP].into_iter();
-    protocols
-        .flat_map(|protocol| [(v4(), protocol), (v6(), protocol)])
-        .map(|(a, protocol)| {
-            let mut world = World::create(a, protocol).expect("a node can be made");
-            world
-                .take_way(Way::Driver)
-                .expect("a veth device takes the program");
-            (world, Writer { a, protocol })
-        })
+    World::each(&TCP_AND_UDP).map(|(mut world, w)| {
+        world
+            .take_way(Way::Driver)
+            .expect("a veth device takes the program");
+        (world, w)
+    })
 }
 
 #[track_caller]
@@ -163,7 +158,7 @@ fn what_is_not_plain_is_left_to_the_hooks_behind() {
         passes(&world, &tagged);
         let cut_short = open(41010, remote).bytes();
         passes(&world, &cut_short[..cut_short.len() - 1]);
-        assert_eq!(world.dataplane.drops().expect("maps can be read"), []);
+        assert_eq!(world.drops(), []);
     }
 }
 

@@ -4,11 +4,10 @@
 use std::os::fd::AsRawFd as _;
 
 use nix::ifaddrs::getifaddrs;
-use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, sendto};
-use nix::unistd::Pid;
 
 use super::*;
+use crate::cpu::stay_on_one_cpu;
 use crate::frame::{Body, Frame};
 
 const SERVICE: u32 = 1;
@@ -74,9 +73,7 @@ fn frames_of_a_vlan_are_left_to_its_own_device() {
     for (number, a) in families().into_iter().enumerate() {
         let sent = client.run(|| {
             // Frames that one CPU sends stay in order.
-            let mut first = CpuSet::new();
-            first.set(0)?;
-            sched_setaffinity(Pid::from_raw(0), &first)?;
+            stay_on_one_cpu();
             send(&tagged(a, TAGGED))?;
             send(&tagged(a, PRIORITY))
         });
