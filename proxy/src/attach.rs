@@ -5,6 +5,7 @@
 //! hold, after a check that they are what this build declares, and its attachments by putting this build's program in the
 //! old one's place, between two packets. A link whose cgroup or device is gone is made anew.
 
+mod cleanup;
 mod filter;
 mod growth;
 mod link;
@@ -31,7 +32,7 @@ use crate::sys::LinkTarget;
 use crate::xdp::Xdp;
 use spot::{Attachment, Side, Spot};
 
-pub(crate) use filter::remove as remove_filter;
+pub use cleanup::cleanup;
 pub use growth::Growth;
 
 /// What the loader reports; its own errors differ from step to step.
@@ -170,7 +171,7 @@ impl Dataplane {
 
     /// Removes what a daemon with another layout left. Until this build's maps hold everything, the other's do the work.
     pub fn remove_other_layouts(&self) -> Result<(), Error> {
-        Ok(self.pins.remove_other_layouts()?)
+        Ok(cleanup::remove_other_layouts(&self.pins)?)
     }
 
     /// Forgets what is attached, so that the next [`Self::attach_devices`] looks at every device again.
@@ -341,7 +342,7 @@ impl Dataplane {
 
     fn detach(&self, attachment: Attachment) -> Result<(), Error> {
         debug!(%attachment, "detached");
-        Ok(self.pins.detach(&attachment.pin(&self.pins))?)
+        Ok(cleanup::detach(&self.pins, &attachment.pin(&self.pins))?)
     }
 }
 

@@ -17,7 +17,6 @@ use model::{
 };
 
 use crate::addresses::NodeAddresses;
-use crate::maps::run_flag;
 
 /// What decides about the entries of a Service.
 #[derive(Debug, Clone, Copy)]
@@ -299,6 +298,14 @@ fn all_backends(
         }
     }
     all
+}
+
+/// The flag of the backends in the run for traffic under `policy`.
+pub(crate) fn run_flag(policy: TrafficPolicy) -> u8 {
+    match policy {
+        TrafficPolicy::Cluster => abi::Backend::IN_CLUSTER_RUN,
+        TrafficPolicy::Local => abi::Backend::IN_LOCAL_RUN,
+    }
 }
 
 fn target(selection: &Selection<'_>, policy: TrafficPolicy) -> Target {

@@ -176,14 +176,6 @@ pub fn is_used(backend: &Backend) -> bool {
     backend.port != Port::NONE
 }
 
-/// The flag of the backends in the run for traffic under `policy`.
-pub fn run_flag(policy: TrafficPolicy) -> u8 {
-    match policy {
-        TrafficPolicy::Cluster => Backend::IN_CLUSTER_RUN,
-        TrafficPolicy::Local => Backend::IN_LOCAL_RUN,
-    }
-}
-
 /// The run of `service` for traffic under `policy`.
 pub fn run_of(service: &Service, policy: TrafficPolicy) -> Run {
     match policy {

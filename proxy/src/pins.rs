@@ -14,8 +14,6 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use tracing::info;
 
-use crate::attach::remove_filter;
-
 /// The pin directory could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -53,9 +51,6 @@ pub enum Error {
 
 /// Where the BPF file system is by convention.
 const BPFFS: &str = "/sys/fs/bpf";
-
-/// The directories of a layout, in the order in which they are removed.
-const PARTS: [&str; 4] = ["filters", "links", "maps", "maps-next"];
 
 /// How many entries the maps may have at most; zero for what this build allows. Those that hold what the API says begin
 /// smaller and grow.
@@ -174,7 +169,8 @@ const SIZES: [(&str, u32); 9] = [
 /// The directories of one layout under the root.
 #[derive(Debug, Clone)]
 pub(crate) struct Pins {
-    root: PathBuf,
+    /// Holds the directories of all layouts.
+    pub(crate) root: PathBuf,
     /// Holds every map by its name.
     pub(crate) maps: PathBuf,
     /// Holds every link.
@@ -238,52 +234,15 @@ impl Pins {
     fn next(&self) -> PathBuf {
         self.maps.with_file_name("maps-next")
     }
-
-    /// Removes the link or filter at `pin`, which detaches its program.
-    pub(crate) fn detach(&self, pin: &Path) -> Result<(), Error> {
-        let removed = if pin.starts_with(&self.filters) {
-            remove_filter(pin, LAYOUT_VERSION)
-        } else {
-            fs::remove_file(pin)
-        };
-        removed.map_err(file("remove", pin))
-    }
-
-    /// Removes what a daemon with another layout left. To be called when this build's maps hold all.
-    pub(crate) fn remove_other_layouts(&self) -> Result<(), Error> {
-        for directory in layouts(&self.root)? {
-            if !directory.ends_with(layout()) {
-                info!(path = %directory.display(), "removing another layout");
-                remove(&directory)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Removes every program, link and map under `root`: traffic is no longer translated. Returns whether there was anything.
-/// What cannot be removed does not keep the rest from it; the first error is returned.
-pub fn cleanup(root: &Path) -> Result<bool, Error> {
-    let layouts = layouts(root)?;
-    all(&layouts, |directory| remove(directory))?;
-    Ok(!layouts.is_empty())
 }
 
 /// The name of the directory of this build's layout.
-fn layout() -> String {
+pub(crate) fn layout() -> String {
     format!("v{LAYOUT_VERSION}")
 }
 
-/// The directories of all layouts under `root`.
-fn layouts(root: &Path) -> Result<Vec<PathBuf>, Error> {
-    let mut layouts = list(root)?;
-    let has = |directory: &Path, part| directory.join(part).is_dir();
-    layouts.retain(|path| PARTS.iter().any(|part| has(path, part)));
-    Ok(layouts)
-}
-
 /// What is in `directory`; nothing if there is none.
-fn list(directory: &Path) -> Result<Vec<PathBuf>, Error> {
+pub(crate) fn list(directory: &Path) -> Result<Vec<PathBuf>, Error> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -294,27 +253,16 @@ fn list(directory: &Path) -> Result<Vec<PathBuf>, Error> {
     paths.map_err(file("list", directory))
 }
 
-/// Removes the layout in `directory`: first what runs, then what it works with.
-fn remove(directory: &Path) -> Result<(), Error> {
-    let version = directory
-        .file_name()
-        .and_then(|name| name.to_str()?.strip_prefix('v')?.parse().ok());
-    let [filters, others @ ..] = PARTS;
-    let detached = match version {
-        Some(version) => remove_all(&directory.join(filters), |pin| remove_filter(pin, version)),
-        None => Ok(()),
-    };
-    let removed = all(&others, |part| remove_pins(&directory.join(part)));
-    detached.and(removed)?;
-    fs::remove_dir(directory).map_err(file("remove", directory))
-}
-
-fn remove_pins(directory: &Path) -> Result<(), Error> {
+/// Removes `directory`, if it is there, and the pins in it.
+pub(crate) fn remove_pins(directory: &Path) -> Result<(), Error> {
     remove_all(directory, |pin| fs::remove_file(pin))
 }
 
 /// Removes `directory`, if it is there, and all in it by `remove_one`.
-fn remove_all(directory: &Path, remove_one: impl Fn(&Path) -> io::Result<()>) -> Result<(), Error> {
+pub(crate) fn remove_all(
+    directory: &Path,
+    remove_one: impl Fn(&Path) -> io::Result<()>,
+) -> Result<(), Error> {
     if !directory.exists() {
         return Ok(());
     }
@@ -324,7 +272,7 @@ fn remove_all(directory: &Path, remove_one: impl Fn(&Path) -> io::Result<()>) ->
 }
 
 /// Does `work` with all `items`, also after one that fails, and returns the first error.
-fn all<T>(items: &[T], work: impl Fn(&T) -> Result<(), Error>) -> Result<(), Error> {
+pub(crate) fn all<T>(items: &[T], work: impl Fn(&T) -> Result<(), Error>) -> Result<(), Error> {
     let done = items.iter().map(work);
     done.fold(Ok(()), Result::and)
 }
@@ -407,40 +355,5 @@ pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) 
         action,
         path: path.to_owned(),
         source,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The kernel's file system is not needed for it: what cannot be removed is a directory in the place of a pin.
-    #[test]
-    fn what_cannot_be_removed_keeps_nothing_else() -> anyhow::Result<()> {
-        let root = std::env::temp_dir().join(format!("portolan-pins-{}", std::process::id()));
-        for stuck in ["v1/filters/ingress-0/x", "v1/links/stuck", "v2/maps/stuck"] {
-            fs::create_dir_all(root.join(stuck))?;
-        }
-        for other in ["v1/filters/egress-0", "v1/maps", "v2/links", "v3/links"] {
-            fs::create_dir_all(root.join(other))?;
-        }
-        for pin in ["v1/links/a", "v1/links/z", "v1/maps/M", "v2/links/a"] {
-            fs::write(root.join(pin), "")?;
-        }
-        let failed = cleanup(&root).map_err(|error| error.to_string());
-        let mut left: Vec<PathBuf> = Vec::new();
-        for layout in list(&root)? {
-            for part in list(&layout)? {
-                left.extend(list(&part)?);
-            }
-        }
-        left.sort();
-        let is_known_still = layouts(&root)?.len();
-        fs::remove_dir_all(&root)?;
-        assert!(failed.is_err_and(|error| error.contains("cannot remove")));
-        let stuck = ["v1/filters/ingress-0", "v1/links/stuck", "v2/maps/stuck"];
-        assert_eq!(left, stuck.map(|path| root.join(path)));
-        assert_eq!(is_known_still, 2);
-        Ok(())
     }
 }

@@ -36,7 +36,7 @@ use proxy::metrics::Metrics;
 use proxy::node::{self, Settings};
 use proxy::reconcile::{self, Full, Listeners, Orders, Reconciler};
 use proxy::service_metrics::KernelCounters;
-use proxy::{capabilities, conntrack, handover, health_check, pins, stale_sockets, watch as api};
+use proxy::{capabilities, conntrack, handover, health_check, stale_sockets, watch as api};
 
 /// How many events may wait for the reconciler.
 const EVENTS: usize = 1024;
@@ -51,7 +51,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// Runs the daemon until `shutdown`. What it installed stays in the kernel.
 pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     if config.cleanup {
-        let removed = pins::cleanup(&config.bpf_root)?;
+        let removed = attach::cleanup(&config.bpf_root)?;
         info!(root = %config.bpf_root.display(), removed, "cleaned up");
         return Ok(());
     }

@@ -7,6 +7,8 @@
 //! desires any more is removed when everything that is desired is in ([`Tables::prune`]).
 
 mod dsr;
+mod entries;
+mod ids;
 mod recover;
 mod settings;
 mod steps;
@@ -21,11 +23,11 @@ use model::{ServiceName, TrafficPolicy};
 use tracing::info;
 
 use crate::desired::{Entry, Listener, Port, PortKey, Range};
-use crate::entries::Entries;
-use crate::ids::{Ids, Runs};
 use crate::maps::{self, Maps, Settings, next_generation, run_of};
 use crate::sorted::Sorted;
 use dsr::dsr_backends;
+use entries::Entries;
+use ids::{Ids, Runs};
 
 /// Why a Service port is not installed as it should be.
 #[derive(Debug, thiserror::Error)]

@@ -98,7 +98,7 @@ fn create(
 
 /// Deletes the filter that `pin` of a layout with this `version` records. The discipline stays: others may use it, and
 /// it costs nothing. A filter whose device is gone is gone with it.
-pub(crate) fn remove(pin: &Path, version: u32) -> io::Result<()> {
+pub(super) fn remove(pin: &Path, version: u32) -> io::Result<()> {
     let spot: Option<Spot> = pin.file_name().and_then(|name| name.to_str()?.parse().ok());
     if let Some(spot) = spot {
         let devices = if_nameindex()?;

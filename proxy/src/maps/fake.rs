@@ -9,8 +9,8 @@ use dataplane_ebpf::abi::{
 };
 use model::TrafficPolicy;
 
-use super::{Error, Maps, Settings, Sizes, is_used, run_flag};
-use crate::desired::Entry;
+use super::{Error, Maps, Settings, Sizes, is_used};
+use crate::desired::{Entry, run_flag};
 
 /// Says of the number of a write whether it fails.
 type Failing = Box<dyn Fn(u64) -> bool>;

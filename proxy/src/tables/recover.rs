@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use dataplane_ebpf::abi::{BackendKey, Service};
 use tracing::warn;
 
+use super::ids::Runs;
 use super::{Error, Held, Installed, POLICIES, Published};
 use crate::desired::{Listener, Range};
-use crate::ids::Runs;
 use crate::maps::{Maps, Settings, run_of};
 use crate::sorted::Sorted;
 

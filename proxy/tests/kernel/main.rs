@@ -29,13 +29,13 @@ use dataplane_ebpf::flow::Flow;
 use futures::TryStreamExt;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Uid;
-use proxy::attach::{Dataplane, Options};
+use proxy::attach::{self, Dataplane, Options};
 use proxy::capabilities;
 use proxy::devices::{self, Device, Devices};
 use proxy::features::Features;
 use proxy::inspect::dump;
 use proxy::maps::{Conntrack, Swept};
-use proxy::pins::{self, MapSizes};
+use proxy::pins::MapSizes;
 use rtnetlink::{LinkBridge, LinkUnspec};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -274,8 +274,8 @@ fn scenario(features: Features) {
     check_uplinks(&place, &mut next.dataplane, &devices);
     drop(next);
 
-    assert!(pins::cleanup(&place.bpf).unwrap());
-    assert!(!pins::cleanup(&place.bpf).unwrap());
+    assert!(attach::cleanup(&place.bpf).unwrap());
+    assert!(!attach::cleanup(&place.bpf).unwrap());
     assert_eq!(filters("up0"), 0);
     // The kernel detaches a program some time after the last name of its link is gone.
     eventually(|| ask(SERVICE).unwrap_err().kind() != ErrorKind::ConnectionRefused);
@@ -444,7 +444,7 @@ fn with_few_rights() {
         };
         let started = thread::scope(|scope| scope.spawn(started).join()).unwrap();
         assert!(started.is_err(), "without {missing}");
-        pins::cleanup(&root).unwrap();
+        attach::cleanup(&root).unwrap();
         fs::remove_dir(root).unwrap();
     }
 }

@@ -7,12 +7,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use model::Event;
-use proxy::attach::{Dataplane, Options};
+use proxy::attach::{self, Dataplane, Options};
 use proxy::devices::Devices;
 use proxy::features::Features;
 use proxy::maps::KernelMaps;
 use proxy::node::{Settings, netns_cookie};
-use proxy::pins::{self, MapSizes};
+use proxy::pins::MapSizes;
 use proxy::reconcile::Reconciler;
 use proxy::xdp::Xdp;
 
@@ -69,7 +69,7 @@ fn remove_leftovers(root: &Path) {
                 .is_some_and(|pid| !Path::new("/proc").join(pid).exists());
             if is_left {
                 // Another test may be at it too.
-                drop(pins::cleanup(&entry.path()));
+                drop(attach::cleanup(&entry.path()));
                 drop(fs::remove_dir(entry.path()));
             }
         }
@@ -80,7 +80,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let cleanup = [
             join(&self.home),
-            pins::cleanup(&self.bpf)
+            attach::cleanup(&self.bpf)
                 .map(|_| ())
                 .map_err(io::Error::other),
             fs::remove_dir(&self.bpf),

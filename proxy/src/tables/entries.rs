@@ -13,9 +13,9 @@ use std::sync::Arc;
 use dataplane_ebpf::abi::{Frontend, Kind};
 use tracing::warn;
 
+use super::Error;
 use crate::desired::{Entry, PortKey};
 use crate::maps::Maps;
-use crate::tables::Error;
 
 /// All entries: who wants them, and what is in the maps.
 #[derive(Debug, Default)]
