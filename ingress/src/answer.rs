@@ -1,9 +1,14 @@
 //! The answers that the gateway gives itself, each with the reason that its log line and metric carry.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, LOCATION, RETRY_AFTER};
-use http::{HeaderValue, Response, StatusCode};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, LOCATION, RETRY_AFTER, SERVER};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
+
+/// What the gateway calls itself where a backend does not say what it is.
+pub const SERVER_NAME: HeaderValue = HeaderValue::from_static("portolan");
+/// The header that says why the gateway answered itself, also where the body is somebody's own page.
+pub const REASON: HeaderName = HeaderName::from_static("x-portolan-reason");
 
 /// Why the gateway answered a request itself, or what became of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -199,6 +204,8 @@ impl Reason {
         let mut response = Response::new(Full::from(body));
         *response.status_mut() = status;
         let headers = response.headers_mut();
+        headers.insert(SERVER, SERVER_NAME);
+        headers.insert(REASON, HeaderValue::from_static(self.name()));
         headers.insert(
             CONTENT_TYPE,
             HeaderValue::from_static("text/plain; charset=utf-8"),

@@ -106,6 +106,11 @@ impl Certificate {
         }
     }
 
+    /// The names that it is good for.
+    pub fn names(&self) -> impl Iterator<Item = &HostPattern> {
+        self.names.iter()
+    }
+
     /// When it expires, in seconds since 1970. An expired one is served all the same: a warning that a user can click
     /// away is better than no answer.
     pub fn expires(&self) -> i64 {

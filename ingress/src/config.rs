@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
+use model::ObjectName;
 
+use crate::inspect::socket;
 use crate::upstream::Ejection;
 
 /// Command line arguments.
@@ -30,10 +32,45 @@ pub struct IngressArgs {
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
     pub publish_status_address: Vec<String>,
 
-    /// Remove those addresses from all Ingresses at a clean shutdown. Leave it off where several gateways publish the
-    /// same addresses, since there is no leader among them yet.
+    /// Service whose addresses to write there, as NAMESPACE/NAME: those that a load balancer gave it, and its external
+    /// IPs. They follow the Service.
+    #[arg(
+        long,
+        value_name = "SERVICE",
+        value_parser = object_name,
+        conflicts_with = "publish_status_address"
+    )]
+    pub publish_service: Option<ObjectName>,
+
+    /// Remove those addresses from all Ingresses at a clean shutdown, if this gateway is the leader then. Meant for a
+    /// gateway that goes for good; where another takes over, it writes them again.
     #[arg(long)]
     pub clear_status_on_shutdown: bool,
+
+    /// Name of the Lease by which several gateways agree on the one that writes statuses.
+    #[arg(long, value_name = "NAME", default_value = "portolan-ingress-leader")]
+    pub election_id: String,
+
+    /// Namespace of that Lease. Without it: that of the service account or the kubeconfig.
+    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE")]
+    pub election_namespace: Option<String>,
+
+    /// How long a leader may be silent before another takes its place.
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = duration)]
+    pub election_ttl: Duration,
+
+    /// Write statuses without asking who else does.
+    #[arg(long)]
+    pub disable_leader_election: bool,
+
+    /// What this gateway calls itself in the Lease.
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "POD_NAME",
+        default_value = "portolan-ingress"
+    )]
+    pub pod_name: String,
 
     #[command(flatten)]
     #[expect(
@@ -68,6 +105,10 @@ pub struct GatewayArgs {
     /// Where to serve /healthz, /readyz and /metrics.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:10254")]
     pub admin_bind: SocketAddr,
+
+    /// Where the subcommands find a running gateway: a socket that only its own user may open.
+    #[arg(long, value_name = "FILE", default_value = socket::DEFAULT_PATH)]
+    pub admin_socket: PathBuf,
 
     /// Number of threads that serve connections. Without it: one for each core.
     #[arg(long, value_name = "N")]
@@ -150,6 +191,14 @@ impl GatewayArgs {
             base: self.eject_for,
         }
     }
+}
+
+/// Parses `NAMESPACE/NAME`.
+fn object_name(text: &str) -> Result<ObjectName, String> {
+    let parts = text.split_once('/');
+    let parts = parts.filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty());
+    let (namespace, name) = parts.ok_or("must be NAMESPACE/NAME")?;
+    Ok(ObjectName::new(namespace, name))
 }
 
 /// Parses durations like `500ms`, `60s` or `1m 30s`.

@@ -180,6 +180,14 @@ impl<T> HostMap<T> {
         exact.or_else(|| self.wildcard.get(parent(host)?))
     }
 
+    /// The same with the pattern that it is for.
+    pub fn matching(&self, host: &str) -> Option<(HostPattern, &T)> {
+        let named = |pattern: HostPattern| Some((pattern.clone(), self.at(&pattern)?));
+        let wildcard = || named(HostPattern::Wildcard(parent(host)?.into()));
+        let exact = named(HostPattern::Exact(host.into()));
+        exact.or_else(wildcard).or_else(|| named(HostPattern::Any))
+    }
+
     /// The value of the very pattern `pattern`.
     pub fn at(&self, pattern: &HostPattern) -> Option<&T> {
         match pattern {
@@ -354,6 +362,8 @@ mod tests {
         ];
         for (host, expected) in rows {
             assert_eq!(map.get(host), Some(&expected), "{host}");
+            let matching = map.matching(host);
+            assert_eq!(matching, Some((pattern(expected), &expected)), "{host}");
         }
         assert_eq!(map.named("foo.com"), None);
     }

@@ -18,7 +18,8 @@ use std::sync::Arc;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::sync::watch as channel;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
 
 pub mod access_log;
 pub mod admin;
@@ -41,7 +42,9 @@ pub mod forwarding;
 pub mod gateway;
 mod health;
 pub mod host;
+pub mod inspect;
 mod latency;
+pub mod leader;
 pub mod listener;
 pub mod metrics;
 pub mod multiplex;
@@ -50,6 +53,7 @@ pub mod path;
 pub mod pool;
 pub mod problem;
 pub mod protocol;
+pub mod published;
 pub mod record;
 pub mod request;
 pub mod routes;
@@ -69,6 +73,7 @@ use certificate::BadCertificate;
 use config::IngressArgs;
 use controller::{Controller, Report};
 use gateway::Shared;
+use leader::Candidate;
 use routes::class::Classes;
 
 /// Why the gateway cannot start or go on.
@@ -119,6 +124,8 @@ pub async fn run(args: IngressArgs, shutdown: CancellationToken) -> Result<(), E
     let ended = CancellationToken::new();
     let _ended = ended.clone().drop_guard();
     tokio::spawn(admin::run(shared.clone(), admin, ended.clone()));
+    let socket = args.gateway.admin_socket.clone();
+    tokio::spawn(inspect::socket::run(shared.clone(), socket, ended.clone()));
     let (sender, mut reports) = channel::channel(None);
     let classes = Classes::new(args.controller_class.clone(), args.ingress_class.clone());
     let controller = Controller::new(shared.clone(), classes);
@@ -133,16 +140,12 @@ pub async fn run(args: IngressArgs, shutdown: CancellationToken) -> Result<(), E
         () = shutdown.cancelled() => return Ok(()),
     }
     tokio::spawn(events::run(client.clone(), reports.clone(), ended.clone()));
-    let status = status_task(&client, &args, &reports, &ended);
+    let statuses = Statuses::begin(&client, &args, &reports, &ended);
     serve(&args, &shared, &shutdown).await?;
     ended.cancel();
-    if let Some(status) = status {
-        // It has been told to end, and its failure is no reason not to.
-        drop(status.await);
-    }
-    if args.clear_status_on_shutdown {
+    if let Some(statuses) = statuses {
         let report = reports.borrow().clone().unwrap_or_default();
-        status::clear(&client, &report, &args.publish_status_address).await;
+        statuses.end(&client, &args, &report).await;
     }
     Ok(())
 }
@@ -170,16 +173,65 @@ async fn first_report(reports: &mut channel::Receiver<Option<Arc<Report>>>) {
     }
 }
 
-/// Starts writing statuses if there is anything to write.
-fn status_task(
-    client: &Client,
-    args: &IngressArgs,
-    reports: &channel::Receiver<Option<Arc<Report>>>,
-    ended: &CancellationToken,
-) -> Option<tokio::task::JoinHandle<()>> {
-    let wanted = args.publish_status_address.clone();
-    let run = || status::run(client.clone(), wanted, reports.clone(), ended.clone());
-    (!args.publish_status_address.is_empty()).then(|| tokio::spawn(run()))
+/// Those who write statuses.
+struct Statuses {
+    addresses: channel::Receiver<Vec<String>>,
+    leads: channel::Receiver<bool>,
+    /// Ends the election when it is dropped.
+    election: DropGuard,
+    tasks: TaskTracker,
+}
+
+impl Statuses {
+    /// Starts them, if there is anything to write. They end with `ended`, except the election.
+    fn begin(
+        client: &Client,
+        args: &IngressArgs,
+        reports: &channel::Receiver<Option<Arc<Report>>>,
+        ended: &CancellationToken,
+    ) -> Option<Self> {
+        if args.publish_status_address.is_empty() && args.publish_service.is_none() {
+            return None;
+        }
+        let tasks = TaskTracker::new();
+        let (publish, addresses) = channel::channel(args.publish_status_address.clone());
+        if let Some(name) = &args.publish_service {
+            let (client, name) = (client.clone(), name.clone());
+            tasks.spawn(published::run(client, name, publish, ended.clone()));
+        }
+        let (announce, leads) = channel::channel(args.disable_leader_election);
+        let election = CancellationToken::new();
+        if !args.disable_leader_election {
+            let candidate = Candidate::new(args, client.default_namespace());
+            let election = election.clone();
+            tasks.spawn(leader::run(client.clone(), candidate, announce, election));
+        }
+        let (wanted, leading, reports) = (addresses.clone(), leads.clone(), reports.clone());
+        tasks.spawn(status::run(
+            client.clone(),
+            wanted,
+            leading,
+            reports,
+            ended.clone(),
+        ));
+        Some(Self {
+            addresses,
+            leads,
+            election: election.drop_guard(),
+            tasks,
+        })
+    }
+
+    /// Clears statuses if that is wanted and ours to do, and lets another lead.
+    async fn end(self, client: &Client, args: &IngressArgs, report: &Report) {
+        if args.clear_status_on_shutdown && *self.leads.borrow() {
+            let addresses = self.addresses.borrow().clone();
+            status::clear(client, report, &addresses).await;
+        }
+        drop(self.election);
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
 }
 
 /// Serves until `shutdown` and through the drain.

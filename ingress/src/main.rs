@@ -1,28 +1,39 @@
 //! Starts the gateway and tells it when to stop.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use ingress::config::IngressArgs;
+use ingress::inspect::socket::Question;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 /// Portolan's ingress gateway: serves HTTP and HTTPS by the Ingress objects of a Kubernetes cluster.
 ///
-/// Needs to list and watch ingresses, ingressclasses, services, endpointslices and secrets (of type kubernetes.io/tls),
-/// to patch ingresses/status, and to create, get and patch events. The access log goes to standard output as JSON,
+/// Needs to list and watch ingresses, ingressclasses, services and endpointslices, and by name the secrets and configmaps
+/// that Ingresses name; to patch ingresses/status; to create, get and patch events; and to get, create and update its
+/// lease. The access log goes to standard output as JSON,
 /// everything else to standard error; RUST_LOG says how much of that.
 #[derive(Parser)]
-#[command(name = "portolan-ingress", version)]
+#[command(
+    name = "portolan-ingress",
+    version,
+    args_conflicts_with_subcommands = true
+)]
 struct Cli {
+    #[command(subcommand)]
+    question: Option<Question>,
     #[command(flatten)]
     args: IngressArgs,
 }
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
+    if let Some(question) = &cli.question {
+        return ask(question);
+    }
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -37,6 +48,17 @@ fn main() -> Result<()> {
     runtime
         .context("cannot start the runtime")?
         .block_on(run(cli.args))
+}
+
+/// Asks a gateway that runs and prints what it answers.
+fn ask(question: &Question) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let answer = runtime.block_on(question.ask())?;
+    let written = io::stdout().write_all(answer.as_bytes());
+    written.context("cannot write the answer")
 }
 
 async fn run(args: IngressArgs) -> Result<()> {

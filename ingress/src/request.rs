@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
+use http::header::SERVER;
 use http::request::Parts;
 use http::{Request, Response};
 use http_body_util::Full;
@@ -135,7 +136,11 @@ fn upstream(route: &Route) -> Result<&Upstream, Reason> {
 fn deliver(worker: &Rc<Worker>, reply: Reply, mut record: Box<Record>) -> Response<ResponseBody> {
     record.answered(reply.status());
     match reply {
-        Reply::Response(response) => response.map(|body| ResponseBody::backend(body, record)),
+        Reply::Response(mut response) => {
+            let name = response.headers_mut().entry(SERVER);
+            name.or_insert(answer::SERVER_NAME);
+            response.map(|body| ResponseBody::backend(body, record))
+        }
         Reply::Switch(switch) => upgrade::tunnel(worker, *switch, record),
     }
 }

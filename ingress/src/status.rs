@@ -1,7 +1,7 @@
 //! Writing our addresses to the status of the Ingresses that we serve.
 //!
-//! Only an Ingress whose status differs is written, and only after its routes are in effect. There is no leader among
-//! several gateways yet: all of them write, which is harmless as long as they publish the same addresses.
+//! Only an Ingress whose status differs is written, and only after its routes are in effect. Of several gateways only the
+//! leader writes.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -36,17 +36,24 @@ pub fn addresses(ingress: &Ingress) -> Vec<String> {
 /// not come back yet.
 type Written = HashMap<ObjectName, String>;
 
-/// Keeps statuses at `wanted` until `shutdown`.
+/// Keeps statuses at `wanted` until `shutdown`, while this gateway `leads`. As long as no address is known, statuses stay
+/// as they are.
 pub async fn run(
     client: Client,
-    wanted: Vec<String>,
+    mut wanted: watch::Receiver<Vec<String>>,
+    mut leads: watch::Receiver<bool>,
     mut reports: watch::Receiver<Option<Arc<Report>>>,
     shutdown: CancellationToken,
 ) {
     let mut written = Written::new();
     loop {
         let report = reports.borrow_and_update().clone().unwrap_or_default();
-        let is_done = write_all(&client, &report, &wanted, &mut written).await;
+        let addresses = wanted.borrow_and_update().clone();
+        let is_ours_to_do = *leads.borrow_and_update() && !addresses.is_empty();
+        let is_done = match is_ours_to_do {
+            true => write_all(&client, &report, &addresses, &mut written).await,
+            false => true,
+        };
         let retry = async {
             match is_done {
                 true => std::future::pending().await,
@@ -55,6 +62,8 @@ pub async fn run(
         };
         tokio::select! {
             changed = reports.changed() => if changed.is_err() { return },
+            Ok(()) = wanted.changed() => written.clear(),
+            Ok(()) = leads.changed() => written.clear(),
             () = retry => {}
             () = shutdown.cancelled() => return,
         }

@@ -4,7 +4,7 @@
 //! notices. A Secret that turns bad or vanishes does not take its certificate away: the last good one stays, and before
 //! there was one, the gateway's own self-signed certificate is served.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -15,7 +15,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use crate::certificate::{BadCertificate, Certificate};
-use crate::host::{HostMap, lower_case};
+use crate::host::{HostMap, HostPattern, lower_case};
 use crate::problem::{Fault, Instead, Problem};
 use crate::routes::TlsClaim;
 
@@ -115,6 +115,28 @@ impl Certificates {
         server_name == host || Arc::ptr_eq(shown, self.select(Some(host))) || shown.covers(host)
     }
 
+    /// The Secret of the certificate for a client that asks for `host`; nothing for the default certificate.
+    pub fn secret_of(&self, host: &str) -> Option<&ObjectName> {
+        let shown = self.select(Some(host));
+        let mut good = self.good.iter();
+        good.find_map(|(name, certificate)| Arc::ptr_eq(certificate, shown).then_some(name))
+    }
+
+    /// All hosts with their certificates and these certificates' Secrets; the default certificate has neither.
+    pub fn by_host(
+        &self,
+    ) -> impl Iterator<Item = (Option<HostPattern>, Option<&ObjectName>, &Arc<Certificate>)> {
+        let good = self.good.iter();
+        let secrets: HashMap<_, _> = good
+            .map(|(name, certificate)| (Arc::as_ptr(certificate), name))
+            .collect();
+        let hosts = self.hosts.iter().map(move |(host, certificate)| {
+            let secret = secrets.get(&Arc::as_ptr(certificate)).copied();
+            (Some(host), secret, certificate)
+        });
+        hosts.chain([(None, None, &self.default)])
+    }
+
     /// The certificates of Secrets that are in use.
     pub fn in_use(&self) -> impl Iterator<Item = (&ObjectName, &Arc<Certificate>)> {
         self.good.iter()
@@ -158,7 +180,6 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use super::*;
     use crate::certificate::test::{certificate, pem};
-    use crate::host::HostPattern;
     use crate::problem::IngressRef;
 
     fn claim(host: &str, secret: Option<&str>) -> TlsClaim {

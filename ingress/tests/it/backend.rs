@@ -120,9 +120,11 @@ async fn answer(
     let told = json!({
         "backend": name,
         "method": parts.method.as_str(),
+        "protocol": format!("{:?}", parts.version),
         "target": parts.uri.to_string(),
         "headers": headers,
         "body": body,
     });
-    Ok(Response::new(Full::from(told.to_string())))
+    let response = Response::builder().header("content-type", "application/json");
+    Ok(response.body(Full::from(told.to_string())).unwrap())
 }

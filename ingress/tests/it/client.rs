@@ -23,6 +23,7 @@ use crate::harness::PATIENCE;
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
+    pub(crate) version: http::Version,
     pub(crate) headers: http::HeaderMap,
     pub(crate) body: String,
 }
@@ -95,6 +96,7 @@ impl Http {
             let body = String::from_utf8_lossy(&body.collect().await?.to_bytes()).into_owned();
             Ok(Answer {
                 status: parts.status,
+                version: parts.version,
                 headers: parts.headers,
                 body,
             })

@@ -2,13 +2,18 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod annotations;
+mod api;
 mod backend;
 mod backend_tls;
 mod change;
 mod client;
+mod conformance;
 mod harness;
 mod http2;
+mod inspect;
 mod kubernetes;
+mod leader;
+mod manifests;
 mod requests;
 mod strictness;
 mod tls;

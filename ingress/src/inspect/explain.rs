@@ -1,0 +1,164 @@
+//! What becomes of a request, and why: the way that [`request`](crate::request) takes, in words.
+
+use http::Uri;
+use serde::Serialize;
+
+use super::{EndpointView, Format, endpoints, json, kind};
+use crate::answer::Reason;
+use crate::gateway::Shared;
+use crate::host::Authority;
+use crate::path;
+use crate::routes::{Route, Target};
+
+/// What is decided about a request, step by step.
+#[derive(Debug, Serialize)]
+struct Explanation {
+    /// The host as rules see it.
+    host: String,
+    /// The path as rules see it, and as a backend would.
+    path: String,
+    /// The host of the rules that are looked through.
+    rules: Option<String>,
+    /// The rule that is chosen among them.
+    rule: Option<RuleView>,
+    /// The Secret of the certificate that a client is shown who asks for the host; nothing for the default one.
+    certificate: Option<String>,
+    /// Whether a TLS section speaks of the host.
+    tls: bool,
+    /// What the annotations of the rule's Ingress ask for.
+    policy: Option<String>,
+    /// Where the request may go.
+    endpoints: Vec<EndpointView>,
+    /// The answer that the gateway gives itself, if it does.
+    answer: Option<AnswerView>,
+}
+
+#[derive(Debug, Serialize)]
+struct RuleView {
+    kind: String,
+    path: String,
+    ingress: String,
+    service: String,
+}
+
+#[derive(Debug, Serialize)]
+struct AnswerView {
+    status: u16,
+    reason: &'static str,
+}
+
+/// Explains what becomes of a request for `url`.
+pub fn explain(shared: &Shared, url: &str, format: Format) -> Result<String, String> {
+    let uri: Uri = url.parse().map_err(|error| format!("{url:?}: {error}"))?;
+    let authority = uri.authority().map(http::uri::Authority::as_str);
+    let authority = authority.ok_or("must be a URL with a host, like https://a.example/path")?;
+    let authority = Authority::parse(authority).ok_or("this host would be refused with 400")?;
+    let path = path::normalise(uri.path(), shared.rules.slashes);
+    let path =
+        path.map_err(|error| format!("the path {error}, so it would be refused with 400"))?;
+    let explanation = Explanation::new(shared, &authority.host, &path);
+    Ok(match format {
+        Format::Json => json(&explanation),
+        Format::Table => explanation.text(),
+    })
+}
+
+impl Explanation {
+    fn new(shared: &Shared, host: &str, path: &str) -> Self {
+        let (routes, certificates) = (shared.routes.load(), shared.certificates.load());
+        let rules = routes.hosts().matching(host);
+        let route = routes.find(host, path);
+        let certificate = certificates.secret_of(host).map(ToString::to_string);
+        let found = route.map(|route| endpoints_of(route)).unwrap_or_default();
+        Self {
+            host: host.to_owned(),
+            path: path.to_owned(),
+            rules: rules.map(|(pattern, _)| pattern.to_string()),
+            rule: route.map(|route| RuleView::new(route)),
+            certificate,
+            tls: routes.is_secure(host),
+            policy: route.and_then(|route| Some(format!("{:?}", route.policy.as_ref()?))),
+            answer: answer(route.map(AsRef::as_ref), found.len()).map(AnswerView::new),
+            endpoints: found,
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut lines = vec![format!("host         {}", self.host)];
+        lines.push(format!("path         {}", self.path));
+        lines.push(match &self.rules {
+            Some(pattern) => format!("rules of     {pattern}"),
+            None => "rules of     no host: none names this one, and none is for all".to_owned(),
+        });
+        if let Some(rule) = &self.rule {
+            let RuleView {
+                kind,
+                path,
+                ingress,
+                service,
+            } = rule;
+            lines.push(format!("rule         {kind} {path} of Ingress {ingress}"));
+            lines.push(format!("Service      {service}"));
+        }
+        let default = "the default one".to_owned();
+        let certificate = self.certificate.as_ref().unwrap_or(&default);
+        lines.push(format!("certificate  {certificate}"));
+        let section = if self.tls { "yes" } else { "no" };
+        lines.push(format!("TLS section  {section}"));
+        lines.extend(
+            self.policy
+                .iter()
+                .map(|policy| format!("policy       {policy}")),
+        );
+        for endpoint in &self.endpoints {
+            let ejected = if endpoint.ejected { ", ejected" } else { "" };
+            let (address, busy) = (&endpoint.address, endpoint.in_flight);
+            lines.push(format!("endpoint     {address}, {busy} in flight{ejected}"));
+        }
+        lines.push(match &self.answer {
+            Some(AnswerView { status, reason }) => format!("answer       {status} {reason}"),
+            None => "answer       an endpoint's, unless the policy says otherwise".to_owned(),
+        });
+        lines.join("\n") + "\n"
+    }
+}
+
+impl RuleView {
+    fn new(route: &Route) -> Self {
+        Self {
+            kind: kind(route),
+            path: route.path.to_string(),
+            ingress: route.ingress.name.to_string(),
+            service: route.service.to_string(),
+        }
+    }
+}
+
+impl AnswerView {
+    fn new(reason: Reason) -> Self {
+        Self {
+            status: reason.status().as_u16(),
+            reason: reason.name(),
+        }
+    }
+}
+
+fn endpoints_of(route: &Route) -> Vec<EndpointView> {
+    match &route.target {
+        Target::Backend(upstream) => endpoints(upstream),
+        Target::Nowhere => Vec::new(),
+    }
+}
+
+/// Why no endpoint would see the request, as far as that follows from the routes.
+fn answer(route: Option<&Route>, endpoints: usize) -> Option<Reason> {
+    let Some(route) = route else {
+        return Some(Reason::NoRoute);
+    };
+    match &route.target {
+        _ if route.is_closed() => Some(Reason::Closed),
+        Target::Nowhere => Some(Reason::NoBackend),
+        Target::Backend(_) if endpoints == 0 => Some(Reason::NoEndpoint),
+        Target::Backend(_) => None,
+    }
+}
