@@ -47,5 +47,5 @@ test-kernels:
 BENCH ?= --json target/bench.json
 bench: build
 	./setup.sh bench
-	cargo build --release --locked --package tests --bin measure
+	cargo build --release --locked --package measure
 	$(SUDO) $(BIN)/measure $(BENCH)

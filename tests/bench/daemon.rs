@@ -70,7 +70,8 @@ impl Daemon {
         let log = files.join(format!("{}.log", setting.name));
         let pins = sandbox.bpffs(&format!("{}.pins", setting.name))?;
         let output = File::create(&log)?;
-        let mut command = Command::new(program());
+        let program = harness::program("portolan-proxy");
+        let mut command = Command::new(&program);
         command
             .arg("--kubeconfig")
             .arg(&kubeconfig)
@@ -86,7 +87,7 @@ impl Daemon {
         let child = setting
             .namespace
             .run(|| command.spawn())
-            .with_context(|| format!("running {}", program().display()))?;
+            .with_context(|| format!("running {}", program.display()))?;
         Ok(Self {
             child,
             log,
@@ -181,12 +182,4 @@ impl Drop for Daemon {
             eprintln!("measure: ending a daemon: {ended:?}, {unmounted:?}");
         }
     }
-}
-
-/// The daemon's program: from `PORTOLAN_BIN`, or where a release build puts it.
-fn program() -> PathBuf {
-    let release = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release");
-    std::env::var_os("PORTOLAN_BIN")
-        .map_or_else(release, PathBuf::from)
-        .join("portolan-proxy")
 }

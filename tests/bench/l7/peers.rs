@@ -175,7 +175,7 @@ fn debian(program: &str, place: Place) -> Option<Command> {
 }
 
 fn tools() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools")
 }
 
 const NGINX_BACKEND: &str = r#"
