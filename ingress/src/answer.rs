@@ -43,6 +43,26 @@ pub enum Reason {
     NoBackend,
     /// The object guards the route in a way that cannot be carried out.
     Closed,
+    /// A browser asks whether it may send a request for another origin.
+    CorsPreflight,
+    /// The client's address is not one that may use the route.
+    SourceDenied,
+    /// The client sends more requests than it may.
+    RateLimited,
+    /// The client has more requests under way than it may.
+    ConnectionLimited,
+    /// The client has not sent a password that is right.
+    PasswordWanted,
+    /// Too many passwords wait to be verified.
+    AuthBusy,
+    /// The authentication service does not know the client.
+    AuthUnauthorized,
+    /// The authentication service refuses the client.
+    AuthForbidden,
+    /// The authentication service does not know the client, who is sent to sign in.
+    SigninRedirect,
+    /// The authentication service does not answer, or with something else.
+    AuthFailed,
     /// The Service has no endpoint.
     NoEndpoint,
     /// All endpoints have as many requests in flight as they may.
@@ -71,7 +91,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 37] = [
         Self::BadTransferEncoding,
         Self::UnknownTransferCoding,
         Self::NoHost,
@@ -87,6 +107,16 @@ impl Reason {
         Self::NoRoute,
         Self::NoBackend,
         Self::Closed,
+        Self::CorsPreflight,
+        Self::SourceDenied,
+        Self::RateLimited,
+        Self::ConnectionLimited,
+        Self::PasswordWanted,
+        Self::AuthBusy,
+        Self::AuthUnauthorized,
+        Self::AuthForbidden,
+        Self::SigninRedirect,
+        Self::AuthFailed,
         Self::NoEndpoint,
         Self::Overloaded,
         Self::ConnectFailed,
@@ -119,6 +149,16 @@ impl Reason {
             Self::NoRoute => "no_route",
             Self::NoBackend => "no_backend",
             Self::Closed => "closed",
+            Self::CorsPreflight => "cors_preflight",
+            Self::SourceDenied => "source_denied",
+            Self::RateLimited => "rate_limited",
+            Self::ConnectionLimited => "connection_limited",
+            Self::PasswordWanted => "password_wanted",
+            Self::AuthBusy => "auth_busy",
+            Self::AuthUnauthorized => "auth_unauthorized",
+            Self::AuthForbidden => "auth_forbidden",
+            Self::SigninRedirect => "signin_redirect",
+            Self::AuthFailed => "auth_failed",
             Self::NoEndpoint => "no_endpoint",
             Self::Overloaded => "overloaded",
             Self::ConnectFailed => "connect_failed",
@@ -154,6 +194,13 @@ impl Reason {
             Self::NoBackend | Self::Closed | Self::NoEndpoint | Self::Overloaded => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
+            Self::CorsPreflight => StatusCode::NO_CONTENT,
+            Self::SourceDenied | Self::AuthForbidden => StatusCode::FORBIDDEN,
+            Self::RateLimited | Self::ConnectionLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::PasswordWanted | Self::AuthUnauthorized => StatusCode::UNAUTHORIZED,
+            Self::AuthBusy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::SigninRedirect => StatusCode::FOUND,
+            Self::AuthFailed => StatusCode::INTERNAL_SERVER_ERROR,
             Self::ConnectFailed
             | Self::BackendTls
             | Self::BackendClosed
@@ -198,9 +245,16 @@ impl Reason {
 
     /// The answer. `Connection` is meant for HTTP/1 only.
     pub fn answer(self, protocol: http::Version) -> Response<Full<Bytes>> {
-        let status = self.status();
+        self.answer_with(self.status(), protocol)
+    }
+
+    /// The answer with another `status`.
+    pub fn answer_with(self, status: StatusCode, protocol: http::Version) -> Response<Full<Bytes>> {
         let text = status.canonical_reason().unwrap_or_default();
-        let body = format!("{} {text}: {}\n", status.as_u16(), self.name());
+        let body = match status {
+            StatusCode::NO_CONTENT => String::new(),
+            _ => format!("{} {text}: {}\n", status.as_u16(), self.name()),
+        };
         let mut response = Response::new(Full::from(body));
         *response.status_mut() = status;
         let headers = response.headers_mut();
@@ -218,7 +272,7 @@ impl Reason {
                 let methods = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
                 headers.insert(ALLOW, HeaderValue::from_static(methods));
             }
-            Self::NoBackend | Self::NoEndpoint | Self::Overloaded => {
+            Self::NoBackend | Self::NoEndpoint | Self::Overloaded | Self::AuthBusy => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
             }
             _ => {}

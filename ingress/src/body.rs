@@ -15,6 +15,9 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep};
 
 use crate::answer::Reason;
+use crate::filters::mirror::BodyCopy;
+use crate::filters::outbound::Outgoing;
+use crate::filters::pace::{Pace, Paced};
 use crate::pool::Connection;
 use crate::record::Record;
 use crate::trailers::Trailers;
@@ -44,6 +47,7 @@ struct ClientBody {
     trailers: Trailers,
     pause: Pause,
     progress: Rc<Progress>,
+    copy: Option<BodyCopy>,
 }
 
 /// How far the body of a request has come, seen from outside.
@@ -67,6 +71,8 @@ pub struct ResponseBody {
     source: Source,
     /// Nothing where somebody else keeps it.
     record: Option<Box<Record>>,
+    /// Nothing where it is as fast as it can be.
+    pace: Option<Box<Paced>>,
 }
 
 #[derive(Debug)]
@@ -116,8 +122,16 @@ impl RequestBody {
             trailers,
             pause: Pause::new(limit),
             progress: progress.clone(),
+            copy: None,
         });
         (Self { client }, progress)
+    }
+
+    /// A copy that comes of it while it is read; nothing where there is no body.
+    pub fn copy(&mut self) -> Option<Outgoing> {
+        let (copy, outgoing) = BodyCopy::new();
+        self.client.as_mut()?.copy = Some(copy);
+        Some(outgoing)
     }
 
     /// No body.
@@ -158,11 +172,23 @@ impl ClientBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = ready!(poll_frame(&mut self.incoming, &mut self.pause, cx));
         self.progress.moved.set(Instant::now());
+        if let (Some(copy), Some(Ok(frame))) = (&mut self.copy, &frame) {
+            frame
+                .data_ref()
+                .into_iter()
+                .for_each(|data| copy.push(data));
+        }
         match &frame {
             Some(Err(BodyError::Broken(_))) => self.progress.fail(Reason::BadBody),
             Some(Err(BodyError::Paused)) => self.progress.fail(Reason::ClientTimeout),
             Some(Ok(frame)) if frame.is_data() && !self.incoming.is_end_stream() => {}
-            _ => self.progress.state.set(State::Complete),
+            _ => {
+                self.progress.state.set(State::Complete);
+                self.copy
+                    .take()
+                    .into_iter()
+                    .for_each(|mut copy| copy.finish());
+            }
         }
         Poll::Ready(self.trailers.pass_frame(frame))
     }
@@ -248,6 +274,7 @@ impl ResponseBody {
         Self {
             source: Source::Own(body),
             record: Some(record),
+            pace: None,
         }
     }
 
@@ -256,6 +283,7 @@ impl ResponseBody {
         Self {
             source: Source::Own(body),
             record: None,
+            pace: None,
         }
     }
 
@@ -264,7 +292,14 @@ impl ResponseBody {
         Self {
             source: Source::Backend(Box::new(body)),
             record: Some(record),
+            pace: None,
         }
+    }
+
+    /// The same, no faster than `pace`.
+    pub fn paced(mut self, pace: Option<Pace>) -> Self {
+        self.pace = pace.map(|pace| Box::new(Paced::new(pace)));
+        self
     }
 }
 
@@ -277,12 +312,23 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        let frame = match &mut this.source {
-            Source::Own(body) => {
+        let budget = match &mut this.pace {
+            Some(pace) => ready!(pace.poll(cx)),
+            None => usize::MAX,
+        };
+        let held = this.pace.as_mut().and_then(|pace| pace.take_held());
+        let frame = match (held, &mut this.source) {
+            (Some(data), _) => Some(Ok(Frame::data(data))),
+            (None, Source::Own(body)) => {
                 let frame = ready!(Pin::new(body).poll_frame(cx));
                 frame.map(|frame| frame.map_err(|never| match never {}))
             }
-            Source::Backend(body) => ready!(body.poll_frame(cx)),
+            (None, Source::Backend(body)) => ready!(body.poll_frame(cx)),
+        };
+        let frame = match &mut this.pace {
+            Some(pace) => frame
+                .map(|frame| frame.map(|frame| frame.map_data(|data| pace.portion(data, budget)))),
+            None => frame,
         };
         let is_end = this.is_end_stream();
         if let Some(record) = &mut this.record {
@@ -292,12 +338,15 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Own(body) => body.is_end_stream(),
-            Source::Backend(body) => body.incoming.is_end_stream(),
-        }
+        let is_holding = self.pace.as_ref().is_some_and(|pace| pace.is_holding());
+        !is_holding
+            && match &self.source {
+                Source::Own(body) => body.is_end_stream(),
+                Source::Backend(body) => body.incoming.is_end_stream(),
+            }
     }
 
+    /// That of what has not been read yet: it is asked for before the first byte, when nothing is held back.
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Own(body) => body.size_hint(),

@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::StatusCode;
 use ipnetwork::IpNetwork;
 use model::ObjectName;
 
+use crate::filters::global_auth::GlobalAuthArgs;
 use crate::inspect::socket;
 use crate::upstream::Ejection;
 
@@ -130,6 +132,17 @@ pub struct GatewayArgs {
     #[arg(long)]
     pub keep_slashes: bool,
 
+    /// Status of the answer to requests over a limit. ingress-nginx has 503.
+    #[arg(long, value_name = "STATUS", default_value = "429", value_parser = error_status)]
+    pub limit_status_code: StatusCode,
+
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "clap would take a comment for the title of the whole help"
+    )]
+    pub global_auth: GlobalAuthArgs,
+
     /// Do not write an access log to standard output.
     #[arg(long)]
     pub no_access_log: bool,
@@ -199,6 +212,15 @@ fn object_name(text: &str) -> Result<ObjectName, String> {
     let parts = parts.filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty());
     let (namespace, name) = parts.ok_or("must be NAMESPACE/NAME")?;
     Ok(ObjectName::new(namespace, name))
+}
+
+/// Parses the status of a refusal.
+fn error_status(text: &str) -> Result<StatusCode, String> {
+    let status: StatusCode = text.parse().map_err(|_| "is not a status".to_owned())?;
+    let is_error = status.is_client_error() || status.is_server_error();
+    is_error
+        .then_some(status)
+        .ok_or_else(|| "must be from 400 to 599".to_owned())
 }
 
 /// Parses durations like `500ms`, `60s` or `1m 30s`.

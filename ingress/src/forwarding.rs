@@ -117,6 +117,26 @@ impl Via {
     }
 }
 
+/// The client behind `peer`: what trusted proxies have said in `X-Forwarded-For`, from the last to the first that is none
+/// of them. What stands before that, anybody may have written.
+pub fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNetwork]) -> IpAddr {
+    let is_trusted = |address: IpAddr| trusted.iter().any(|range| range.contains(address));
+    let mut client = peer.to_canonical();
+    let lines = headers.get_all(FOR).iter().rev();
+    let mut path = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
+    while is_trusted(client) {
+        let Some(address) = path.next().and_then(address) else {
+            break;
+        };
+        client = address.to_canonical();
+    }
+    client
+}
+
+fn address(text: &[u8]) -> Option<IpAddr> {
+    std::str::from_utf8(text.trim_ascii()).ok()?.parse().ok()
+}
+
 fn remove_claims(headers: &mut HeaderMap) {
     for name in &CLAIMS {
         headers.remove(name);
@@ -237,6 +257,33 @@ mod tests {
             &rest("6.6.6.6, 1.1.1.1, 10.1.1.1", "1.1.1.1"),
         );
         check("10.1.1.1", &[], &rest("10.1.1.1", "10.1.1.1"));
+    }
+
+    #[test]
+    fn the_client_is_the_last_address_that_is_no_trusted_proxy() {
+        let trusted = ["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
+        let rows: [(&str, &[&str], &str); 8] = [
+            ("192.0.2.1", &[], "192.0.2.1"),
+            ("::ffff:192.0.2.1", &["1.1.1.1"], "192.0.2.1"),
+            ("10.1.1.1", &[], "10.1.1.1"),
+            ("10.1.1.1", &["1.1.1.1"], "1.1.1.1"),
+            ("10.1.1.1", &["6.6.6.6, 1.1.1.1"], "1.1.1.1"),
+            (
+                "10.1.1.1",
+                &["6.6.6.6,1.1.1.1 , 10.2.2.2", "fd00::1"],
+                "1.1.1.1",
+            ),
+            ("10.1.1.1", &["6.6.6.6, unknown, 10.2.2.2"], "10.2.2.2"),
+            ("10.1.1.1", &["10.3.3.3, 10.2.2.2"], "10.3.3.3"),
+        ];
+        for (peer, lines, expected) in rows {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(FOR, line.parse().unwrap());
+            }
+            let client = client(peer.parse().unwrap(), &headers, &trusted);
+            assert_eq!(client.to_string(), expected, "{peer} {lines:?}");
+        }
     }
 
     #[test]

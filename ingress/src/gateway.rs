@@ -16,6 +16,7 @@ use crate::access_log::Sink;
 use crate::backend_tls::Defaults;
 use crate::certificate::Certificate;
 use crate::config::GatewayArgs;
+use crate::filters;
 use crate::listener::Listeners;
 use crate::metrics::Metrics;
 use crate::path::Slashes;
@@ -42,6 +43,8 @@ pub struct Shared {
     pub tls: Arc<ServerConfig>,
     /// TLS to backends where no Ingress says otherwise.
     pub backend_tls: Arc<Defaults>,
+    /// What filters know.
+    pub filters: filters::State,
     /// Counters.
     pub metrics: Arc<Metrics>,
     phase: watch::Sender<Phase>,
@@ -84,6 +87,7 @@ impl Shared {
             Slashes::Merge
         };
         let keep_underscores = settings.keep_underscore_headers;
+        let filters = filters::State::new(&settings);
         Ok(Arc::new(Self {
             settings,
             rules: Rules {
@@ -95,6 +99,7 @@ impl Shared {
             certificates,
             tls: Arc::new(tls),
             backend_tls: Arc::new(backend_tls),
+            filters,
             metrics: Arc::new(Metrics::new()),
             phase: watch::Sender::new(Phase::Starting),
         }))

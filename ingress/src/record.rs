@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::answer::Reason;
 use crate::endpoint::InFlight;
+use crate::filters::limits::Slot;
 use crate::forwarding::REQUEST_ID;
 use crate::routes::Route;
 use crate::worker::{Peer, Worker};
@@ -34,6 +35,8 @@ pub struct Record {
     id: Option<HeaderValue>,
     route: Option<Arc<Route>>,
     backend: Option<SocketAddr>,
+    /// Counts among the requests of its client until the response is through.
+    slot: Option<Slot>,
     /// Counts at the endpoint that answered until the response is through.
     place: Option<InFlight>,
     attempts: u32,
@@ -89,6 +92,7 @@ impl Record {
             id: None,
             route: None,
             backend: None,
+            slot: None,
             place: None,
             attempts: 0,
             status: None,
@@ -112,6 +116,11 @@ impl Record {
     pub fn tried(&mut self, backend: SocketAddr) {
         self.backend = Some(backend);
         self.attempts += 1;
+    }
+
+    /// The request counts among those of its client.
+    pub fn counts(&mut self, slot: Option<Slot>) {
+        self.slot = slot;
     }
 
     /// The request has `place` at the endpoint that answered it.

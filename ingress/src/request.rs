@@ -1,6 +1,7 @@
 //! A request's way through the gateway, step by step.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::SERVER;
@@ -13,7 +14,9 @@ use crate::annotations::https::HttpsRedirect;
 use crate::answer::{self, Reason};
 use crate::body::{RequestBody, ResponseBody};
 use crate::exchange::Reply;
+use crate::filters::{self, Exit, Visit};
 use crate::forward;
+use crate::forwarding;
 use crate::record::Record;
 use crate::routes::{Route, Table, Target};
 use crate::strict::{self, Head};
@@ -41,15 +44,17 @@ pub async fn serve(
     let (parts, body) = request.into_parts();
     let version = parts.version;
     let mut record = Record::new(worker.clone(), peer.clone(), &parts);
-    let answer = match answer(&worker, &peer, parts, body, &mut record).await {
-        Ok(Outcome::Reply(reply)) => return deliver(&worker, reply, record),
-        Ok(Outcome::Redirect(redirect)) => {
+    let mut exit = Exit::default();
+    let answer = match answer(&worker, &peer, parts, body, &mut record, &mut exit).await {
+        Ok(Outcome::Reply(reply)) => return deliver(&worker, reply, record, &exit),
+        Ok(Outcome::Redirect(mut redirect)) => {
             record.failed(Reason::HttpsRedirect);
+            exit.finish(redirect.status(), redirect.headers_mut());
             redirect
         }
         Err(reason) => {
             record.failed(reason);
-            reason.answer(version)
+            exit.answer(reason, version)
         }
     };
     record.answered(answer.status());
@@ -62,6 +67,7 @@ async fn answer(
     mut parts: Parts,
     body: Incoming,
     record: &mut Record,
+    exit: &mut Exit,
 ) -> Result<Outcome, Reason> {
     let head = strict::check(&mut parts, worker.shared().rules)?;
     check_direction(worker, peer, &head)?;
@@ -73,19 +79,44 @@ async fn answer(
     if route.is_closed() {
         return Err(Reason::Closed);
     }
+    filters::greet(route, &parts, exit)?;
     if is_redirected(peer, &routes, route, &head, &parts) {
         return Ok(Outcome::Redirect(to_https(&head, &parts)));
     }
-    let upstream = upstream(route)?;
-    let spoken = route.spoken(peer.is_secure, worker.shared().backend_tls.tls());
-    let spoken = spoken.ok_or(Reason::BackendTls)?;
+    let client = forwarding::client(
+        peer.address.ip(),
+        &parts.headers,
+        &worker.settings().trusted_proxies,
+    );
     peer.via.apply(&mut parts.headers);
     record.named(&parts.headers);
+    let visit = Visit {
+        worker,
+        route,
+        host: &head.host,
+        client,
+        is_secure: peer.is_secure,
+    };
+    filters::enter(&visit, &mut parts, record, exit).await?;
+    let (mut body, progress) =
+        RequestBody::new(body, head.trailers, worker.settings().client_timeout);
+    filters::copy(&visit, &parts, &mut body);
+    let chosen = filters::choose(route, &parts.headers);
+    if !Arc::ptr_eq(chosen, route) {
+        record.routed(chosen.clone());
+    }
+    let spoken = speaker(route, chosen).spoken(peer.is_secure, worker.shared().backend_tls.tls());
+    let spoken = spoken.ok_or(Reason::BackendTls)?;
     let upgrade = head.upgrade.then(|| upgrade::prepare(&mut parts));
-    let (body, progress) = RequestBody::new(body, head.trailers, worker.settings().client_timeout);
     let request = Request::from_parts(parts, body);
     let reply = forward::forward(
-        worker, upstream, &spoken, request, progress, upgrade, record,
+        worker,
+        upstream(chosen)?,
+        &spoken,
+        request,
+        progress,
+        upgrade,
+        record,
     )
     .await?;
     Ok(Outcome::Reply(reply))
@@ -125,6 +156,17 @@ fn to_https(head: &Head, parts: &Parts) -> Response<Full<Bytes>> {
     answer::https_redirect(&head.host, target, parts.version)
 }
 
+/// The route that says how the backend of `chosen` is spoken to: a canary that says nothing of it is spoken to like the
+/// backend beside it.
+fn speaker<'r>(route: &'r Route, chosen: &'r Route) -> &'r Route {
+    let says = |route: &Route| route.asks(|policy| &policy.backend).is_some();
+    if says(route) && !says(chosen) {
+        route
+    } else {
+        chosen
+    }
+}
+
 fn upstream(route: &Route) -> Result<&Upstream, Reason> {
     match &route.target {
         Target::Backend(upstream) => Ok(upstream),
@@ -133,13 +175,20 @@ fn upstream(route: &Route) -> Result<&Upstream, Reason> {
 }
 
 /// Hands a backend's answer to the client.
-fn deliver(worker: &Rc<Worker>, reply: Reply, mut record: Box<Record>) -> Response<ResponseBody> {
-    record.answered(reply.status());
+fn deliver(
+    worker: &Rc<Worker>,
+    reply: Reply,
+    mut record: Box<Record>,
+    exit: &Exit,
+) -> Response<ResponseBody> {
+    let status = reply.status();
+    record.answered(status);
     match reply {
         Reply::Response(mut response) => {
+            exit.finish(status, response.headers_mut());
             let name = response.headers_mut().entry(SERVER);
             name.or_insert(answer::SERVER_NAME);
-            response.map(|body| ResponseBody::backend(body, record))
+            response.map(|body| ResponseBody::backend(body, record).paced(exit.pace()))
         }
         Reply::Switch(switch) => upgrade::tunnel(worker, *switch, record),
     }

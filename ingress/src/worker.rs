@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::access_log::{AccessLog, Sink};
 use crate::config::GatewayArgs;
 use crate::connection;
+use crate::filters::outbound::Outbound;
 use crate::forwarding::Via;
 use crate::gateway::Shared;
 use crate::listener::Sockets;
@@ -39,6 +40,7 @@ pub struct Worker {
     shared: Arc<Shared>,
     routes: RefCell<Cache<Arc<ArcSwap<Table>>, Arc<Table>>>,
     pool: Pool,
+    outbound: Outbound,
     log: AccessLog,
     /// Connections and tunnels, which are waited for at the end.
     tasks: TaskTracker,
@@ -212,6 +214,7 @@ impl Worker {
         Self {
             routes: RefCell::new(Cache::new(shared.routes.clone())),
             pool: Pool::new(limits, shared.backend_tls.clone()),
+            outbound: Outbound::default(),
             log: AccessLog::new(log, shared.metrics.clone()),
             tasks: TaskTracker::new(),
             shutdown,
@@ -266,6 +269,11 @@ impl Worker {
     /// This thread's connections to backends.
     pub fn pool(&self) -> &Pool {
         &self.pool
+    }
+
+    /// This thread's connections to services that filters ask.
+    pub fn outbound(&self) -> &Outbound {
+        &self.outbound
     }
 
     /// This thread's access log.

@@ -17,10 +17,18 @@ use ipnetwork::IpNetwork;
 use k8s_openapi::api::networking::v1::Ingress;
 use model::ObjectName;
 
+pub mod access;
 pub mod backend;
+pub mod basic_auth;
+pub mod buffering;
+pub mod canary;
+pub mod cors;
+pub mod external_auth;
 pub mod finding;
 pub mod https;
 pub mod known;
+pub mod limits;
+pub mod mirror;
 pub mod pattern;
 pub mod policy;
 pub mod referenced;

@@ -12,6 +12,16 @@ use k8s_openapi::api::networking::v1::Ingress;
 use super::backend::Backend;
 use super::https::HttpsRedirect;
 use super::{Annotations, Finding, Reference, Referenced};
+use super::{access, basic_auth, buffering, canary, cors, external_auth, limits, mirror};
+use crate::filters::Satisfy;
+use crate::filters::access::Access;
+use crate::filters::basic_auth::BasicAuth;
+use crate::filters::canary::Canary;
+use crate::filters::cors::Cors;
+use crate::filters::external_auth::ExternalAuth;
+use crate::filters::limits::Limits;
+use crate::filters::mirror::Mirror;
+use crate::filters::pace::Pace;
 
 /// What an Ingress asks for. Every field is a feature.
 #[derive(Debug, PartialEq, Eq, Default)]
@@ -22,14 +32,45 @@ pub struct Policy {
     pub backend: Option<Box<Backend>>,
     /// Redirects from HTTP to HTTPS.
     pub https: Option<Box<HttpsRedirect>>,
+    /// Who may enter, by address.
+    pub access: Option<Box<Access>>,
+    /// Who may enter, by password.
+    pub basic_auth: Option<Box<BasicAuth>>,
+    /// Whom to ask who may enter.
+    pub external_auth: Option<Box<ExternalAuth>>,
+    /// Whether nobody is asked whom the gateway asks about all others.
+    pub no_global_auth: bool,
+    /// How many of these guards must let a request in.
+    pub satisfy: Option<Box<Satisfy>>,
+    /// What clients are limited to.
+    pub limits: Option<Box<Limits>>,
+    /// How fast answers are.
+    pub pace: Option<Box<Pace>>,
+    /// Requests from other origins.
+    pub cors: Option<Box<Cors>>,
+    /// Which requests of another Ingress go here.
+    pub canary: Option<Box<Canary>>,
+    /// Where copies of requests go.
+    pub mirror: Option<Box<Mirror>>,
 }
 
 impl Policy {
     fn parse(from: &mut Annotations<'_>) -> Self {
+        buffering::check(from);
         Self {
             is_closed: false,
             backend: asked(Backend::parse(from)),
             https: asked(HttpsRedirect::parse(from)),
+            access: asked(access::parse(from)),
+            basic_auth: basic_auth::parse(from).map(Box::new),
+            external_auth: external_auth::parse(from).map(Box::new),
+            no_global_auth: external_auth::opts_out(from),
+            satisfy: asked(access::satisfy(from)),
+            limits: asked(limits::parse(from)),
+            pace: limits::pace(from).map(Box::new),
+            cors: cors::parse(from).map(Box::new),
+            canary: canary::parse(from).map(Box::new),
+            mirror: mirror::parse(from).map(Box::new),
         }
     }
 }

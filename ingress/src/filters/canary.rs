@@ -5,12 +5,12 @@
 
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue};
-use regex::Regex;
 
+use crate::annotations::Pattern;
 use crate::cookie;
 
 /// Who is sent to a canary. By default nobody is.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Canary {
     /// The header that decides, and how.
     pub header: Option<(HeaderName, Wanted)>,
@@ -23,14 +23,14 @@ pub struct Canary {
 }
 
 /// What a header must say.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wanted {
     /// `always`; `never` decides against.
     Always,
     /// This very value.
     Value(Box<str>),
     /// Something that the expression is found in.
-    Pattern(Regex),
+    Pattern(Pattern),
 }
 
 impl Canary {
@@ -131,7 +131,7 @@ mod tests {
         check(&value, &[("x-region", "eu")], YES);
         check(&value, &[("x-region", "europe")], NO);
         check(&value, &[("x-region", "always")], NO);
-        let pattern = header(Wanted::Pattern(Regex::new("^eu-[0-9]+").unwrap()));
+        let pattern = header(Wanted::Pattern(Pattern::new("^eu-[0-9]+").unwrap()));
         check(&pattern, &[("x-region", "eu-10a")], YES);
         check(&pattern, &[("x-region", "us")], NO);
         check(&pattern, &[("x-region", "always")], NO);

@@ -41,6 +41,8 @@ pub struct Reading {
     pub references: BTreeSet<Reference>,
     /// What cannot be carried out, whatever other objects say.
     pub problems: Vec<Problem>,
+    /// Whether its paths are not its own, but hang under those of others.
+    pub is_canary: bool,
 }
 
 /// What one Ingress says about one host.
@@ -124,6 +126,7 @@ impl<'c> Reader<'c> {
                 services: BTreeSet::new(),
                 references: BTreeSet::new(),
                 problems: Vec::new(),
+                is_canary: false,
             },
             policy: None,
         }
@@ -187,6 +190,10 @@ impl Reader<'_> {
         let problems = problems.filter_map(|finding| finding.problem(&self.reading.ingress));
         self.reading.problems.extend(problems);
         self.reading.references.extend(read.references);
+        self.reading.is_canary = read
+            .policy
+            .as_ref()
+            .is_some_and(|policy| policy.canary.is_some());
         self.policy = read.policy;
     }
 
@@ -275,6 +282,7 @@ impl Reader<'_> {
             target,
             protocol,
             backend_name,
+            canary: None,
             policy: self.policy.clone(),
         })
     }

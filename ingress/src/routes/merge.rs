@@ -3,11 +3,11 @@
 //! Parts are taken from the oldest object to the youngest, so of two that want the same path, or a certificate for the
 //! host, the older one keeps it, whatever order they were seen in.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::ingress::{PathRule, Reading, TlsClaim};
-use super::{Host, PathMatch};
+use super::{Host, PathMatch, Route};
 use crate::host::HostPattern;
 use crate::problem::{Fault, Problem};
 
@@ -22,11 +22,15 @@ pub struct Merged {
     pub problems: Vec<Problem>,
 }
 
-/// Brings together what `readings`, oldest first, say about the host `pattern`.
+/// Brings together what `readings`, oldest first, say about the host `pattern`. A canary has no paths of its own: each
+/// hangs under the same path of another object, and without one it is nothing.
 pub fn merge<'r>(pattern: &HostPattern, readings: impl Iterator<Item = &'r Reading>) -> Merged {
     let mut merged = Merged::default();
-    let mut owners: HashMap<(PathMatch, &str), &Reading> = HashMap::new();
-    for reading in readings {
+    let (canaries, own): (Vec<&Reading>, Vec<&Reading>) =
+        readings.partition(|reading| reading.is_canary);
+    let mut canaries = merged.canaries(pattern, &canaries);
+    let mut owners: HashMap<Path<'_>, &Reading> = HashMap::new();
+    for reading in own {
         for claim in reading.claims.iter().filter(|claim| claim.host == *pattern) {
             merged.claim(claim);
         }
@@ -34,25 +38,98 @@ pub fn merge<'r>(pattern: &HostPattern, readings: impl Iterator<Item = &'r Readi
             continue;
         };
         let host = merged.host.get_or_insert_default();
-        if let Some(default) = &part.default {
-            host.default.get_or_insert_with(|| default.clone());
+        if let (None, Some(default)) = (&host.default, &part.default) {
+            host.default = Some(with_canary(default, canaries.remove(&(None, ""))));
         }
         for rule in &part.paths {
-            let key = (rule.kind, &*rule.route.path);
+            let key = (Some(rule.kind), &*rule.route.path);
             if let Some(owner) = owners.get(&key) {
                 let conflict = conflict(pattern, rule, reading, owner);
                 merged.problems.push(conflict);
                 continue;
             }
             owners.insert(key, reading);
-            let route = Arc::clone(&rule.route);
+            let route = with_canary(&rule.route, canaries.remove(&key));
             host.paths.insert(&rule.route.path, rule.kind, route);
         }
     }
+    let alone = canaries.values().map(|canary| canary.problem(pattern));
+    merged.problems.extend(alone);
     merged
 }
 
+/// How a path matches, and the path; nothing and the empty path for a default backend.
+type Path<'r> = (Option<PathMatch>, &'r str);
+
+/// A canary that looks for something to hang under.
+struct Canary<'r> {
+    field: String,
+    route: &'r Arc<Route>,
+}
+
+impl Canary<'_> {
+    /// That there is nothing to hang under.
+    fn problem(&self, host: &HostPattern) -> Problem {
+        let path = match &*self.route.path {
+            "" => "default backend".to_owned(),
+            path => format!("path {path} of this kind"),
+        };
+        let message = format!("is a canary, and no other Ingress has a {path} at host {host}");
+        Problem {
+            ingress: self.route.ingress.clone(),
+            field: self.field.clone(),
+            fault: Fault::Invalid(message),
+        }
+    }
+}
+
+fn with_canary(route: &Arc<Route>, canary: Option<Canary<'_>>) -> Arc<Route> {
+    let Some(canary) = canary else {
+        return Arc::clone(route);
+    };
+    Arc::new(Route {
+        canary: Some(Arc::clone(canary.route)),
+        ..Route::clone(route)
+    })
+}
+
 impl Merged {
+    /// The canaries by path. There is one for each; as with paths, the oldest object has it.
+    fn canaries<'r>(
+        &mut self,
+        pattern: &HostPattern,
+        readings: &[&'r Reading],
+    ) -> BTreeMap<Path<'r>, Canary<'r>> {
+        let mut canaries: BTreeMap<Path<'r>, Canary<'r>> = BTreeMap::new();
+        for part in readings
+            .iter()
+            .filter_map(|reading| reading.parts.get(pattern))
+        {
+            let paths = part.paths.iter().map(|rule| {
+                let field = format!("{}.path", rule.field);
+                ((Some(rule.kind), &*rule.route.path), field, &rule.route)
+            });
+            let default = part.default.iter().map(|route| {
+                let field = "spec.defaultBackend".to_owned();
+                ((None, ""), field, route)
+            });
+            for (path, field, route) in paths.chain(default) {
+                if let Some(first) = canaries.get(&path) {
+                    let what = format!("the canary of path {} at host {pattern}", route.path);
+                    let owner = first.route.ingress.name.clone();
+                    self.problems.push(Problem {
+                        ingress: route.ingress.clone(),
+                        field,
+                        fault: Fault::Conflict { what, owner },
+                    });
+                    continue;
+                }
+                canaries.insert(path, Canary { field, route });
+            }
+        }
+        canaries
+    }
+
     fn claim(&mut self, claim: &TlsClaim) {
         let Some(first) = &self.claim else {
             self.claim = Some(claim.clone());

@@ -46,7 +46,7 @@ pub struct Host {
 }
 
 /// Where requests for one path go.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Route {
     /// The object that it comes from.
     pub ingress: Arc<IngressRef>,
@@ -62,6 +62,8 @@ pub struct Route {
     pub protocol: Protocol,
     /// The name that its backend must prove to have where that is spoken over TLS.
     pub backend_name: Option<ServerName<'static>>,
+    /// What takes over some of its requests: the route of a canary.
+    pub canary: Option<Arc<Route>>,
     /// What its requests count for.
     pub series: Arc<Series>,
     /// What its Ingress asks for by annotations, if that is anything.

@@ -8,6 +8,7 @@ mod backend_tls;
 mod change;
 mod client;
 mod conformance;
+mod filters;
 mod harness;
 mod http2;
 mod inspect;

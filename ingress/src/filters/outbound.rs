@@ -1,0 +1,107 @@
+//! Requests of our own, to services that a filter asks: over HTTP/1.1, in the clear or over TLS, to a name that DNS knows.
+//!
+//! They are few next to those for backends and go where an Ingress says, so they have a client of their own, hyper's,
+//! with connections that are kept. Certificates are verified against the roots of the system (`SSL_CERT_FILE`).
+
+use std::cell::OnceCell;
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::{ClientConfig, RootCertStore};
+
+/// The most of an answer's body that is read for the sake of keeping its connection.
+const MAX_BODY: usize = 64 * 1024;
+/// How long an idle connection is kept.
+const KEEP: Duration = Duration::from_secs(60);
+/// Most idle connections to one service.
+const MAX_IDLE: usize = 64;
+
+/// The body of a request of our own.
+pub type Outgoing = UnsyncBoxBody<Bytes, io::Error>;
+
+/// The connections of a thread to such services.
+#[derive(Debug, Default)]
+pub struct Outbound(OnceCell<Client<HttpsConnector<HttpConnector>, Outgoing>>);
+
+/// The head of an answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum NoAnswer {
+    /// The service cannot be reached, or breaks the protocol.
+    #[error("the service does not answer")]
+    Failed(#[source] hyper_util::client::legacy::Error),
+    /// It takes too long.
+    #[error("the service takes too long")]
+    Late,
+}
+
+/// No body.
+pub fn empty() -> Outgoing {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+impl Outbound {
+    /// Sends `request`, whose target is a URL, and waits for the head of the answer. Dropping it takes the request back.
+    pub async fn call(
+        &self,
+        request: Request<Outgoing>,
+        limit: Duration,
+    ) -> Result<Answer, NoAnswer> {
+        let client = self.0.get_or_init(client);
+        let call = async {
+            let (parts, body) = client.request(request).await?.into_parts();
+            // A connection is kept only once its answer has been read. What the rest of it says matters to nobody.
+            drop(Limited::new(body, MAX_BODY).collect().await);
+            Ok(Answer {
+                status: parts.status,
+                headers: parts.headers,
+            })
+        };
+        let answer = tokio::time::timeout(limit, call).await;
+        answer
+            .map_err(|_| NoAnswer::Late)?
+            .map_err(NoAnswer::Failed)
+    }
+}
+
+fn client() -> Client<HttpsConnector<HttpConnector>, Outgoing> {
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(tls_config())
+        .https_or_http()
+        .enable_http1()
+        .build();
+    Client::builder(TokioExecutor::new())
+        .pool_idle_timeout(KEEP)
+        .pool_timer(TokioTimer::new())
+        .pool_max_idle_per_host(MAX_IDLE)
+        .build(connector)
+}
+
+/// Without roots no certificate is good, and services without TLS are asked all the same.
+fn tls_config() -> ClientConfig {
+    let found = rustls_native_certs::load_native_certs();
+    for error in &found.errors {
+        tracing::warn!(%error, "cannot use some of the certificates of the system");
+    }
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(found.certs);
+    ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth()
+}
