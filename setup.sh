@@ -84,7 +84,8 @@ need_test_tools() {
     has ip && has nsenter || install "tests make network namespaces" iproute2 util-linux
     has ethtool || install "a test has virtual devices complete their checksums" ethtool
     has curl || install "tests ask the gateway with it" curl
-    need_python_packages kubernetes
+    need_python_packages kubernetes grpcio
+    need_node_packages ws
     if has apt-get && ! has docker-registry; then install "tests pull an image from it" docker-registry; fi
     has kubectl || fail "tests run the real kubectl, which is missing: see https://kubernetes.io/docs/tasks/tools/"
     need_current_kubectl
@@ -147,6 +148,18 @@ need_python_packages() {
         say "fetching $package into $python (tests run it)"
         "$python/bin/pip" install --quiet --disable-pip-version-check "$package"
         touch "$python/has-$package"
+    done
+}
+
+# need_node_packages NAME...: under target/tools/node.
+need_node_packages() {
+    local node=$PWD/target/tools/node package
+    for package in "$@"; do
+        if [ -d "$node/node_modules/$package" ]; then continue; fi
+        has node && has npm || install "clients from npm" nodejs npm
+        say "fetching $package into $node (tests run it)"
+        mkdir -p "$node"
+        npm install --prefix "$node" --silent --no-audit --no-fund --no-save "$package"
     done
 }
 

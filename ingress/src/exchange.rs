@@ -11,7 +11,6 @@ use http::header::TRANSFER_ENCODING;
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
-use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, timeout_at};
 
 use crate::answer::Reason;
@@ -19,7 +18,7 @@ use crate::body::{BackendBody, Progress, RequestBody};
 use crate::pool::{Connection, Key};
 use crate::strict;
 use crate::trailers::{Sender, Trailers};
-use crate::upgrade::Switch;
+use crate::upgrade::{Switch, Upgrade};
 use crate::worker::Worker;
 
 /// What a backend answered.
@@ -55,7 +54,7 @@ pub(crate) struct Exchange<'r> {
     /// How far the body of the request has come.
     pub(crate) progress: Rc<Progress>,
     /// The client's end, if it asks to switch protocols.
-    pub(crate) upgrade: Option<OnUpgrade>,
+    pub(crate) upgrade: Option<Upgrade>,
 }
 
 impl Exchange<'_> {
@@ -132,9 +131,11 @@ impl Exchange<'_> {
             strict::check_codings(response.headers()).map_err(|_| Reason::BadResponse)?;
         }
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let client = self.upgrade.take().ok_or(Reason::BadResponse)?;
+            let upgrade = self.upgrade.take();
+            let upgrade = upgrade.filter(|upgrade| upgrade.is_agreed(response.headers()));
+            let upgrade = upgrade.ok_or(Reason::BadResponse)?;
             return Ok(Reply::Switch(Box::new(Switch {
-                client,
+                upgrade,
                 connection,
                 response,
             })));
@@ -186,7 +187,7 @@ impl Reply {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Response(response) => response.status(),
-            Self::Switch(_) => StatusCode::SWITCHING_PROTOCOLS,
+            Self::Switch(switch) => switch.upgrade.status(),
         }
     }
 }

@@ -11,7 +11,6 @@ use http::header::{CONNECTION, HOST, TE, TRANSFER_ENCODING};
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 use hyper::body::Body;
-use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
 use crate::answer::Reason;
@@ -21,6 +20,7 @@ use crate::exchange::{Exchange, Failed, Reply, Sent};
 use crate::pool::{Connection, Key};
 use crate::protocol::{Http, Spoken};
 use crate::record::Record;
+use crate::upgrade::Upgrade;
 use crate::upstream::Upstream;
 use crate::worker::Worker;
 
@@ -44,7 +44,7 @@ pub async fn forward(
     spoken: &Spoken,
     mut request: Request<RequestBody>,
     progress: Rc<Progress>,
-    upgrade: Option<OnUpgrade>,
+    upgrade: Option<Upgrade>,
     record: &mut Record,
 ) -> Result<Reply, Reason> {
     prepare(&mut request, spoken)?;

@@ -17,6 +17,7 @@ use crate::exchange::Reply;
 use crate::filters::{self, Exit, Visit};
 use crate::forward;
 use crate::forwarding;
+use crate::protocol::Http;
 use crate::record::Record;
 use crate::routes::{Route, Table, Target};
 use crate::strict::{self, Head};
@@ -106,7 +107,11 @@ async fn answer(
         record.routed(chosen.clone());
     }
     let spoken = speaker(route, chosen).spoken(peer.is_secure, worker.shared().backend_tls.tls());
-    let spoken = spoken.ok_or(Reason::BackendTls)?;
+    let mut spoken = spoken.ok_or(Reason::BackendTls)?;
+    if head.upgrade {
+        // The switch is one of HTTP/1.1.
+        spoken.http = Http::One;
+    }
     let upgrade = head.upgrade.then(|| upgrade::prepare(&mut parts));
     let request = Request::from_parts(parts, body);
     let reply = forward::forward(

@@ -13,6 +13,7 @@ use http::header::{
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Uri, Version};
+use hyper::ext::Protocol;
 
 use crate::answer::Reason;
 use crate::host::Authority;
@@ -53,7 +54,7 @@ pub struct Head {
 /// Checks a request's head and brings it into the form that is matched and forwarded: target in origin form with a
 /// normal path, one `Host`, no hop-by-hop fields.
 pub fn check(parts: &mut Parts, rules: Rules) -> Result<Head, Reason> {
-    check_method(&parts.method)?;
+    check_method(parts)?;
     check_framing(&mut parts.headers)?;
     let host = check_host(parts)?;
     if let Some(uri) = check_target(&parts.uri, rules.slashes)? {
@@ -61,6 +62,9 @@ pub fn check(parts: &mut Parts, rules: Rules) -> Result<Head, Reason> {
     }
     check_expect(&mut parts.headers)?;
     let upgrade = wants_websocket(parts);
+    if parts.method == Method::CONNECT {
+        parts.method = Method::GET;
+    }
     let trailers = Trailers::of(Sender::Client, &parts.headers);
     let takes_trailers = takes_trailers(&parts.headers);
     check_hop_by_hop(&mut parts.headers)?;
@@ -83,11 +87,19 @@ pub fn check(parts: &mut Parts, rules: Rules) -> Result<Head, Reason> {
     })
 }
 
-fn check_method(method: &Method) -> Result<(), Reason> {
-    match *method {
+fn check_method(parts: &Parts) -> Result<(), Reason> {
+    match parts.method {
+        Method::CONNECT if asks_for_websocket(parts) => Ok(()),
         Method::CONNECT | Method::TRACE => Err(Reason::MethodRefused),
         _ => Ok(()),
     }
+}
+
+/// Whether this is an extended CONNECT for WebSocket (RFC 8441). To a backend it becomes the handshake of RFC 6455.
+fn asks_for_websocket(parts: &Parts) -> bool {
+    let protocol = parts.extensions.get::<Protocol>();
+    parts.version == Version::HTTP_2
+        && protocol.is_some_and(|protocol| protocol.as_str() == "websocket")
 }
 
 // Framing.
@@ -225,6 +237,9 @@ fn wants_websocket(parts: &Parts) -> bool {
         let mut elements = list(&parts.headers, name).flatten();
         elements.any(|element| element.eq_ignore_ascii_case(wanted))
     };
+    if asks_for_websocket(parts) {
+        return parts.method == Method::CONNECT;
+    }
     parts.version == Version::HTTP_11
         && parts.method == Method::GET
         && is(&CONNECTION, "upgrade")

@@ -458,7 +458,8 @@ async fn the_signal_to_stop_lets_requests_finish_and_closes_connections() {
     .await;
     let mut objects = vec![ingress("i", &[("a.org", "/", "s")])];
     objects.extend(service_of("s", &[slow.address]));
-    let mut gateway = Gateway::start(&objects, &[]);
+    // One thread, so that what the idle connection has heard of the busy one has, too.
+    let mut gateway = Gateway::start(&objects, &["--workers=1"]);
     let mut idle = TcpStream::connect(gateway.http).await.unwrap();
     let mut busy = TcpStream::connect(gateway.http).await.unwrap();
     busy.write_all(b"GET / HTTP/1.1\r\nHost: a.org\r\n\r\n")
