@@ -16,6 +16,7 @@ mod kubernetes;
 mod leader;
 mod manifests;
 mod requests;
+mod scale;
 mod strictness;
 mod tls;
 mod trailers;
