@@ -1,4 +1,4 @@
-//! The access log: one JSON object a line, on its way to a writer that may be slow.
+//! The access log: a line for each request, on its way to a writer that may be slow.
 //!
 //! Each serving thread gathers lines and hands them over in blocks; a thread of its own writes them. If it cannot keep
 //! up, blocks are dropped and counted: a full disk or a stuck pipe must not hold up requests.
@@ -13,6 +13,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::sync::Notify;
 
+use crate::log_format::LogFormat;
 use crate::metrics::Metrics;
 
 /// A block is handed over at this size, or when its first line is this old.
@@ -33,6 +34,7 @@ pub struct AccessLog {
     /// Told of the first line of a block.
     begun: Notify,
     metrics: Arc<Metrics>,
+    format: LogFormat,
 }
 
 /// Starts a thread that writes to `writer`. It ends when all senders are gone.
@@ -61,13 +63,19 @@ impl Sink {
 
 impl AccessLog {
     /// A thread's log that goes to `sink`.
-    pub fn new(sink: Sink, metrics: Arc<Metrics>) -> Self {
+    pub fn new(sink: Sink, metrics: Arc<Metrics>, format: LogFormat) -> Self {
         Self {
             sink,
             block: RefCell::default(),
             begun: Notify::new(),
             metrics,
+            format,
         }
+    }
+
+    /// How lines look.
+    pub fn format(&self) -> &LogFormat {
+        &self.format
     }
 
     /// Whether lines go anywhere.
@@ -89,7 +97,7 @@ impl AccessLog {
     fn append(&self, line: &impl Serialize) -> (usize, usize) {
         let mut block = self.block.borrow_mut();
         let before = block.len();
-        match serde_json::to_writer(&mut *block, line) {
+        match self.format.write(line, &mut block) {
             Ok(()) => block.push(b'\n'),
             Err(_) => {
                 block.truncate(before);

@@ -10,6 +10,7 @@ use model::ObjectName;
 
 use crate::filters::global_auth::GlobalAuthArgs;
 use crate::inspect::socket;
+use crate::log_format::LogFormat;
 use crate::upstream::Ejection;
 
 /// Command line arguments.
@@ -142,6 +143,11 @@ pub struct GatewayArgs {
         reason = "clap would take a comment for the title of the whole help"
     )]
     pub global_auth: GlobalAuthArgs,
+
+    /// How lines of the access log look: `json`, `nginx` for ingress-nginx's own format, or a text with variables of nginx
+    /// like `$remote_addr "$request" $status`.
+    #[arg(long, value_name = "FORMAT", default_value = "json")]
+    pub access_log_format: LogFormat,
 
     /// Do not write an access log to standard output.
     #[arg(long)]

@@ -162,7 +162,9 @@ impl Controller {
         self.shared.routes.store(Arc::new(self.routes.table()));
         self.shared.metrics.routes.set(self.routes.len() as u64);
         self.shared.metrics.updates.count();
-        self.shared.metrics.drop_unused();
+        let now = u64::try_from(jiff::Timestamp::now().as_second());
+        self.shared.metrics.updated.set(now.unwrap_or_default());
+        self.shared.metrics.series.drop_unused();
         self.shared.upstreams.drop_unused();
     }
 

@@ -72,6 +72,11 @@ pub struct Serving {
 impl Shared {
     /// A gateway without routes, and with nothing but its own certificate.
     pub fn new(settings: GatewayArgs) -> Result<Arc<Self>, Error> {
+        Self::counted(settings, Metrics::new())
+    }
+
+    /// The same with counters that say whose they are.
+    pub fn counted(settings: GatewayArgs, metrics: Metrics) -> Result<Arc<Self>, Error> {
         let default = Certificate::self_signed().map_err(Error::Certificate)?;
         let certificates = Arc::new(ArcSwap::from_pointee(Certificates::new(default)));
         let tls = tls::server_config(certificates.clone()).map_err(Error::Tls)?;
@@ -100,7 +105,7 @@ impl Shared {
             tls: Arc::new(tls),
             backend_tls: Arc::new(backend_tls),
             filters,
-            metrics: Arc::new(Metrics::new()),
+            metrics: Arc::new(metrics),
             phase: watch::Sender::new(Phase::Starting),
         }))
     }

@@ -79,6 +79,14 @@ impl HostPattern {
         }
     }
 
+    /// What ingress-nginx calls it: the same, and `_` for all hosts.
+    pub fn server_name(&self) -> String {
+        match self {
+            Self::Any => "_".to_owned(),
+            named => named.to_string(),
+        }
+    }
+
     /// Whether `host`, a host of a request or another pattern's text, is covered.
     pub fn covers(&self, host: &str) -> bool {
         match self {

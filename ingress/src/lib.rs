@@ -46,17 +46,20 @@ pub mod inspect;
 mod latency;
 pub mod leader;
 pub mod listener;
+pub mod log_format;
 pub mod metrics;
 pub mod multiplex;
 pub mod objects;
 pub mod path;
 pub mod pool;
 pub mod problem;
+mod process;
 pub mod protocol;
 pub mod published;
 pub mod record;
 pub mod request;
 pub mod routes;
+pub mod series;
 pub mod status;
 pub mod strict;
 pub mod tls;
@@ -74,6 +77,7 @@ use config::IngressArgs;
 use controller::{Controller, Report};
 use gateway::Shared;
 use leader::Candidate;
+use metrics::{Identity, Metrics};
 use routes::class::Classes;
 
 /// Why the gateway cannot start or go on.
@@ -118,7 +122,7 @@ pub enum Error {
 /// Runs the gateway until `shutdown`, then finishes the requests under way.
 pub async fn run(args: IngressArgs, shutdown: CancellationToken) -> Result<(), Error> {
     let client = client(&args).await?;
-    let shared = Shared::new(args.gateway.clone())?;
+    let shared = Shared::counted(args.gateway.clone(), Metrics::of(identity(&args)))?;
     let admin = admin::bind(args.gateway.admin_bind).await?;
     // The control half goes on while requests are being finished: their endpoints may still change.
     let ended = CancellationToken::new();
@@ -148,6 +152,14 @@ pub async fn run(args: IngressArgs, shutdown: CancellationToken) -> Result<(), E
         statuses.end(&client, &args, &report).await;
     }
     Ok(())
+}
+
+fn identity(args: &IngressArgs) -> Identity {
+    Identity {
+        class: args.controller_class.clone(),
+        namespace: args.election_namespace.clone().unwrap_or_default(),
+        pod: args.pod_name.clone(),
+    }
 }
 
 async fn client(args: &IngressArgs) -> Result<Client, Error> {

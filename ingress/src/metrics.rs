@@ -1,40 +1,26 @@
 //! Counters, and their text form for Prometheus.
 //!
 //! Names are ingress-nginx's where the meaning is the same, so dashboards keep working; what it does not have begins
-//! with `portolan_ingress_`. The number of series is bounded: there is one set for each Ingress and Service, up to
-//! [`MAX_SERIES`]; what exceeds that counts together. Counting is an addition to an atomic number, never a lock.
+//! with `portolan_ingress_`. What is counted about requests is in [`series`](crate::series). Counting is an addition to an
+//! atomic number, never a lock.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-
-use http::StatusCode;
-use model::ObjectName;
+use std::sync::{Mutex, PoisonError};
 
 use crate::answer::Reason;
 use crate::problem::Problem;
+use crate::process;
+use crate::series::AllSeries;
 use crate::tls::Certificates;
-
-/// Most sets of series that are told apart.
-pub const MAX_SERIES: usize = 10_000;
-
-/// The status codes that are told apart; others count as their class.
-const CODES: [u16; 43] = [
-    101, 200, 201, 202, 204, 206, 300, 301, 302, 303, 304, 307, 308, 400, 401, 403, 404, 405, 406,
-    408, 409, 410, 411, 412, 413, 414, 415, 416, 417, 421, 422, 425, 426, 429, 431, 451, 499, 500,
-    501, 502, 503, 504, 505,
-];
-const CLASSES: [&str; 6] = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
-
-/// Upper bounds of the duration histogram, in milliseconds: Prometheus' usual ones, like ingress-nginx.
-const BUCKETS: [u64; 11] = [5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000];
 
 /// All counters.
 #[derive(Debug)]
 pub struct Metrics {
-    series: Mutex<BTreeMap<SeriesName, Arc<Series>>>,
+    /// What is counted about requests.
+    pub series: AllSeries,
+    identity: Identity,
     problems: Mutex<BTreeMap<&'static str, u64>>,
     reasons: [Counter; Reason::ALL.len()],
     /// Client connections that were opened.
@@ -51,33 +37,27 @@ pub struct Metrics {
     pub retries: Counter,
     /// Snapshots that were put into effect.
     pub updates: Counter,
+    /// When that was last, in seconds since 1970.
+    pub updated: Counter,
     /// Routes in effect.
     pub routes: Counter,
     lost_lines: Counter,
 }
 
+/// Which gateway counts: the labels that all series have that ingress-nginx's have.
+#[derive(Debug, Clone, Default)]
+pub struct Identity {
+    /// The value of spec.controller that makes an IngressClass ours.
+    pub class: String,
+    /// The namespace that the gateway runs in, if it is known.
+    pub namespace: String,
+    /// What the gateway calls itself.
+    pub pod: String,
+}
+
 /// A number that only grows, or is set.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
-
-/// What a set of series is about.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct SeriesName {
-    namespace: Arc<str>,
-    ingress: Arc<str>,
-    service: Arc<str>,
-}
-
-/// The requests of one Ingress to one Service.
-#[derive(Debug)]
-pub struct Series {
-    codes: [Counter; CODES.len()],
-    classes: [Counter; CLASSES.len()],
-    /// Requests by duration, the last for those above all bounds.
-    buckets: [Counter; BUCKETS.len() + 1],
-    microseconds: Counter,
-    bytes: Counter,
-}
 
 // Counting.
 
@@ -103,44 +83,20 @@ impl Counter {
     }
 }
 
-impl Series {
-    fn new() -> Self {
-        Self {
-            codes: std::array::from_fn(|_| Counter::default()),
-            classes: std::array::from_fn(|_| Counter::default()),
-            buckets: std::array::from_fn(|_| Counter::default()),
-            microseconds: Counter::default(),
-            bytes: Counter::default(),
-        }
-    }
-
-    /// Counts a request.
-    pub fn count(&self, status: StatusCode, elapsed: Duration, bytes: u64) {
-        let code = status.as_u16();
-        match CODES.binary_search(&code) {
-            Ok(known) => self.codes[known].count(),
-            Err(_) => self.classes[class(code)].count(),
-        }
-        let elapsed = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
-        let bucket = BUCKETS.partition_point(|bound| bound * 1_000 < elapsed);
-        self.buckets[bucket].count();
-        self.microseconds.add(elapsed);
-        self.bytes.add(bytes);
-    }
-}
-
-fn class(code: u16) -> usize {
-    match code {
-        100..=599 => usize::from(code / 100),
-        _ => 0,
-    }
-}
-
 impl Metrics {
+    /// All counters of the gateway `identity` at zero.
+    pub fn of(identity: Identity) -> Self {
+        Self {
+            identity,
+            ..Self::new()
+        }
+    }
+
     /// All counters at zero.
     pub fn new() -> Self {
         Self {
-            series: Mutex::default(),
+            series: AllSeries::default(),
+            identity: Identity::default(),
             problems: Mutex::default(),
             reasons: std::array::from_fn(|_| Counter::default()),
             accepted: Counter::default(),
@@ -150,6 +106,7 @@ impl Metrics {
             reuses: Counter::default(),
             retries: Counter::default(),
             updates: Counter::default(),
+            updated: Counter::default(),
             routes: Counter::default(),
             lost_lines: Counter::default(),
         }
@@ -175,52 +132,11 @@ impl Metrics {
         }
         *self.problems.lock().unwrap_or_else(PoisonError::into_inner) = counts;
     }
-
-    /// The series of the requests of `ingress` to `service`. It lasts as long as somebody has it, up to the next
-    /// [`drop_unused`](Self::drop_unused).
-    pub fn series(&self, ingress: &ObjectName, service: &Arc<str>) -> Arc<Series> {
-        let mut known = self.series.lock().unwrap_or_else(PoisonError::into_inner);
-        let name = SeriesName::new(ingress, service);
-        let is_over = known.len() >= MAX_SERIES && !known.contains_key(&name);
-        let name = if is_over {
-            SeriesName::overflow()
-        } else {
-            name
-        };
-        let new = || Arc::new(Series::new());
-        known.entry(name).or_insert_with(new).clone()
-    }
-
-    /// Drops the series that no route has any more.
-    pub fn drop_unused(&self) {
-        let mut known = self.series.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|_, series| Arc::strong_count(series) > 1);
-    }
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl SeriesName {
-    fn new(ingress: &ObjectName, service: &Arc<str>) -> Self {
-        Self {
-            namespace: ingress.namespace.clone(),
-            ingress: ingress.name.clone(),
-            service: service.clone(),
-        }
-    }
-
-    /// No object can have these names.
-    fn overflow() -> Self {
-        let other: Arc<str> = "_other".into();
-        Self {
-            namespace: other.clone(),
-            ingress: other.clone(),
-            service: other,
-        }
     }
 }
 
@@ -236,7 +152,9 @@ impl Metrics {
     }
 
     fn write(&self, out: &mut String, certificates: &Certificates) -> fmt::Result {
-        self.write_series(out)?;
+        let common = self.identity.to_string();
+        self.series.write(out, &common)?;
+        process::write(out, &common)?;
         self.write_connections(out)?;
         write_certificates(out, certificates)?;
         let answers = Reason::ALL.iter().zip(&self.reasons);
@@ -269,6 +187,7 @@ impl Metrics {
                 count,
             )?;
         }
+        self.write_controller(out, &common)?;
         for (name, kind, help, counter) in [
             (
                 "portolan_ingress_backend_connects_total",
@@ -319,42 +238,32 @@ impl Metrics {
         Ok(())
     }
 
-    fn write_series(&self, out: &mut String) -> fmt::Result {
-        let series = self
-            .series
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        let requests = "nginx_ingress_controller_requests";
-        family(out, requests, "counter", "Client requests")?;
-        for (name, series) in &series {
-            let known = CODES.iter().map(ToString::to_string).zip(&series.codes);
-            let classes = CLASSES.iter().map(ToString::to_string).zip(&series.classes);
-            for (status, count) in known.chain(classes).filter(|(_, count)| count.get() > 0) {
-                sample(
-                    out,
-                    requests,
-                    format_args!("{name},status=\"{status}\""),
-                    count.get(),
-                )?;
-            }
-        }
-        let duration = "nginx_ingress_controller_request_duration_seconds";
+    /// What ingress-nginx says of its controller. An update cannot fail here, so the last one has always succeeded.
+    fn write_controller(&self, out: &mut String, common: &str) -> fmt::Result {
+        let prefix = "nginx_ingress_controller";
+        let successful = format!("{prefix}_config_last_reload_successful");
         family(
             out,
-            duration,
-            "histogram",
-            "Time from the head of a request to the end of its response",
+            &successful,
+            "gauge",
+            "Whether the last update succeeded",
         )?;
-        for (name, series) in &series {
-            write_histogram(out, duration, name, series)?;
-        }
-        let bytes = "portolan_ingress_response_bytes_total";
-        family(out, bytes, "counter", "Bytes of response bodies handed on")?;
-        for (name, series) in &series {
-            sample(out, bytes, name, series.bytes.get())?;
-        }
-        Ok(())
+        sample(out, &successful, common, 1)?;
+        let at = format!("{prefix}_config_last_reload_successful_timestamp_seconds");
+        family(out, &at, "gauge", "Time of the last update")?;
+        sample(out, &at, common, self.updated.get())?;
+        let success = format!("{prefix}_success");
+        family(out, &success, "counter", "Updates")?;
+        sample(out, &success, common, self.updates.get())?;
+        let build = format!("{prefix}_build_info");
+        family(out, &build, "gauge", "The release of the gateway")?;
+        let release = env!("CARGO_PKG_VERSION");
+        sample(
+            out,
+            &build,
+            format_args!("{common},release=\"{release}\""),
+            1,
+        )
     }
 
     fn write_connections(&self, out: &mut String) -> fmt::Result {
@@ -373,27 +282,6 @@ impl Metrics {
     }
 }
 
-fn write_histogram(
-    out: &mut String,
-    metric: &str,
-    name: &SeriesName,
-    series: &Series,
-) -> fmt::Result {
-    let mut total = 0;
-    for (number, bucket) in series.buckets.iter().enumerate() {
-        total += bucket.get();
-        let bound = match BUCKETS.get(number) {
-            Some(bound) => format!("{}", Duration::from_millis(*bound).as_secs_f64()),
-            None => "+Inf".to_owned(),
-        };
-        let labels = format_args!("{name},le=\"{bound}\"");
-        sample(out, &format!("{metric}_bucket"), labels, total)?;
-    }
-    let seconds = Duration::from_micros(series.microseconds.get()).as_secs_f64();
-    sample(out, &format!("{metric}_sum"), name, seconds)?;
-    sample(out, &format!("{metric}_count"), name, total)
-}
-
 fn write_certificates(out: &mut String, certificates: &Certificates) -> fmt::Result {
     let expiry = "nginx_ingress_controller_ssl_expire_time_seconds";
     family(
@@ -410,11 +298,16 @@ fn write_certificates(out: &mut String, certificates: &Certificates) -> fmt::Res
     Ok(())
 }
 
-fn family(out: &mut String, name: &str, kind: &str, help: &str) -> fmt::Result {
+pub(crate) fn family(out: &mut String, name: &str, kind: &str, help: &str) -> fmt::Result {
     writeln!(out, "# HELP {name} {help}.\n# TYPE {name} {kind}")
 }
 
-fn sample(out: &mut String, name: &str, labels: impl Display, value: impl Display) -> fmt::Result {
+pub(crate) fn sample(
+    out: &mut String,
+    name: &str,
+    labels: impl Display,
+    value: impl Display,
+) -> fmt::Result {
     let labels = labels.to_string();
     match labels.as_str() {
         "" => writeln!(out, "{name} {value}"),
@@ -422,16 +315,16 @@ fn sample(out: &mut String, name: &str, labels: impl Display, value: impl Displa
     }
 }
 
-impl Display for SeriesName {
+impl Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
+            class,
             namespace,
-            ingress,
-            service,
+            pod,
         } = self;
         write!(
             f,
-            "namespace=\"{namespace}\",ingress=\"{ingress}\",service=\"{service}\""
+            "controller_class=\"{class}\",controller_namespace=\"{namespace}\",controller_pod=\"{pod}\""
         )
     }
 }
@@ -440,61 +333,17 @@ impl Display for SeriesName {
 mod tests {
     use super::*;
 
-    fn series(metrics: &Metrics, number: usize) -> Arc<Series> {
-        let name = ObjectName::new("ns", format!("i{number}"));
-        metrics.series(&name, &"s".into())
-    }
-
     #[test]
-    fn requests_are_counted_by_status_and_duration() {
+    fn answers_of_our_own_are_counted_by_reason() {
         let metrics = Metrics::new();
-        let series = series(&metrics, 0);
-        series.count(StatusCode::OK, Duration::from_millis(5), 10);
-        series.count(StatusCode::IM_A_TEAPOT, Duration::from_secs(60), 0);
         metrics.count_reason(Reason::NoRoute);
         let cert = Certificates::new(crate::certificate::Certificate::self_signed().expect("made"));
         let text = metrics.render(&cert);
-        let labels = r#"namespace="ns",ingress="i0",service="s""#;
         for line in [
-            &format!(r#"nginx_ingress_controller_requests{{{labels},status="200"}} 1"#),
-            &format!(r#"nginx_ingress_controller_requests{{{labels},status="4xx"}} 1"#),
-            &format!(
-                r#"nginx_ingress_controller_request_duration_seconds_bucket{{{labels},le="0.005"}} 1"#
-            ),
-            &format!(
-                r#"nginx_ingress_controller_request_duration_seconds_bucket{{{labels},le="+Inf"}} 2"#
-            ),
-            &format!("nginx_ingress_controller_request_duration_seconds_sum{{{labels}}} 60.005"),
-            &format!("portolan_ingress_response_bytes_total{{{labels}}} 10"),
             r#"portolan_ingress_reasons_total{reason="no_route"} 1"#,
             r#"nginx_ingress_controller_nginx_process_connections{state="active"} 0"#,
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
         }
-    }
-
-    #[test]
-    fn series_are_kept_across_updates_bounded_and_dropped_with_their_routes() {
-        let metrics = Metrics::new();
-        let first = series(&metrics, 0);
-        first.count(StatusCode::OK, Duration::ZERO, 0);
-        metrics.drop_unused();
-        assert!(Arc::ptr_eq(&first, &series(&metrics, 0)));
-        let many: Vec<_> = (0..MAX_SERIES + 10)
-            .map(|number| series(&metrics, number))
-            .collect();
-        assert!(Arc::ptr_eq(&many[MAX_SERIES], &many[MAX_SERIES + 9]));
-        assert!(!Arc::ptr_eq(&many[0], &many[MAX_SERIES]));
-        drop((first, many));
-        let _last = series(&metrics, 1);
-        metrics.drop_unused();
-        assert_eq!(metrics.series.lock().map(|all| all.len()).ok(), Some(1));
-        assert_eq!(series(&metrics, 0).bytes.get(), 0);
-        assert_eq!(series(&metrics, 0).buckets[0].get(), 0);
-    }
-
-    #[test]
-    fn codes_are_sorted() {
-        assert!(CODES.is_sorted());
     }
 }

@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{HeaderMap, HeaderValue, REFERER, USER_AGENT};
 use http::request::Parts;
@@ -18,7 +19,9 @@ use crate::answer::Reason;
 use crate::endpoint::InFlight;
 use crate::filters::limits::Slot;
 use crate::forwarding::REQUEST_ID;
-use crate::routes::Route;
+use crate::log_format::LogFormat;
+use crate::routes::{Route, Target};
+use crate::series::{BackendTimes, Observed};
 use crate::worker::{Peer, Worker};
 
 /// What is known about a request so far.
@@ -37,6 +40,9 @@ pub struct Record {
     backend: Option<SocketAddr>,
     /// Counts among the requests of its client until the response is through.
     slot: Option<Slot>,
+    /// When it was sent to the backend, and how long the head of its response took.
+    tried: Option<Instant>,
+    head: Option<Duration>,
     /// Counts at the endpoint that answered until the response is through.
     place: Option<InFlight>,
     attempts: u32,
@@ -74,6 +80,22 @@ struct Line<'r> {
     reason: Option<&'static str>,
 }
 
+/// The same with what only nginx's variables speak of.
+#[derive(Serialize)]
+struct TextLine<'r> {
+    #[serde(flatten)]
+    line: Line<'r>,
+    time_local: String,
+    msec: f64,
+    request: String,
+    /// Like `namespace-service-port`.
+    upstream_name: Option<String>,
+    upstream_status: Option<u16>,
+    upstream_length: Option<u64>,
+    upstream_head: Option<f64>,
+    upstream_duration: Option<f64>,
+}
+
 impl Record {
     /// The record of the request with the head `parts`, as the client sent it.
     pub fn new(worker: Rc<Worker>, peer: Rc<Peer>, parts: &Parts) -> Box<Self> {
@@ -93,6 +115,8 @@ impl Record {
             route: None,
             backend: None,
             slot: None,
+            tried: None,
+            head: None,
             place: None,
             attempts: 0,
             status: None,
@@ -115,6 +139,7 @@ impl Record {
     /// The request is sent to `backend`, perhaps not for the first time.
     pub fn tried(&mut self, backend: SocketAddr) {
         self.backend = Some(backend);
+        self.tried = Some(Instant::now());
         self.attempts += 1;
     }
 
@@ -131,6 +156,8 @@ impl Record {
     /// The client is answered with `status`.
     pub fn answered(&mut self, status: StatusCode) {
         self.status = Some(status);
+        let is_ours = self.reason.is_some();
+        self.head = self.tried.filter(|_| !is_ours).map(|tried| tried.elapsed());
     }
 
     /// Something went wrong, or the gateway answered itself.
@@ -159,14 +186,47 @@ impl Record {
             metrics.count_reason(reason);
         }
         if let Some(route) = &self.route {
-            route.series.count(status, elapsed, self.sent);
+            route.series.count(&Observed {
+                method: &self.method,
+                status,
+                elapsed,
+                backend: self.backend_times(),
+                sent: self.sent,
+            });
         }
         if self.worker.log().is_on() {
-            self.worker.log().write(&self.line(status, elapsed));
+            let line = self.line(status, elapsed);
+            match self.worker.log().format() {
+                LogFormat::Json => self.worker.log().write(&line),
+                LogFormat::Text(_) => self.worker.log().write(&self.text_line(line)),
+            }
         }
     }
 
-    fn line(&self, status: StatusCode, elapsed: std::time::Duration) -> Line<'_> {
+    fn backend_times(&self) -> Option<BackendTimes> {
+        let total = self.tried?.elapsed();
+        let head = self.head;
+        Some(BackendTimes { head, total })
+    }
+
+    fn text_line<'r>(&'r self, line: Line<'r>) -> TextLine<'r> {
+        let times = self.backend_times().filter(|times| times.head.is_some());
+        let seconds = |time: Duration| time.as_secs_f64();
+        let zoned = line.time.to_zoned(jiff::tz::TimeZone::UTC);
+        TextLine {
+            time_local: zoned.strftime("%d/%b/%Y:%H:%M:%S %z").to_string(),
+            msec: line.time.as_microsecond() as f64 / 1e6,
+            request: format!("{} {} {}", line.method, line.target, line.protocol),
+            upstream_name: self.route.as_deref().and_then(upstream_name),
+            upstream_status: times.map(|_| line.status),
+            upstream_length: times.map(|_| line.bytes_sent),
+            upstream_head: times.and_then(|times| times.head).map(seconds),
+            upstream_duration: times.map(|times| seconds(times.total)),
+            line,
+        }
+    }
+
+    fn line(&self, status: StatusCode, elapsed: Duration) -> Line<'_> {
         let route = self.route.as_ref();
         let name = route.map(|route| &route.ingress.name);
         Line {
@@ -212,6 +272,17 @@ impl fmt::Debug for Record {
             .field(&target)
             .finish_non_exhaustive()
     }
+}
+
+fn upstream_name(route: &Route) -> Option<String> {
+    let Target::Backend(upstream) = &route.target else {
+        return None;
+    };
+    let name = upstream.name();
+    let (service, port) = (&name.service, &name.port);
+    let parts = [&*service.namespace, &*service.name, &**port];
+    let parts = parts.into_iter().filter(|part| !part.is_empty());
+    Some(parts.collect::<Vec<_>>().join("-"))
 }
 
 fn authority(uri: &Uri) -> Option<HeaderValue> {

@@ -215,7 +215,11 @@ impl Worker {
             routes: RefCell::new(Cache::new(shared.routes.clone())),
             pool: Pool::new(limits, shared.backend_tls.clone()),
             outbound: Outbound::default(),
-            log: AccessLog::new(log, shared.metrics.clone()),
+            log: AccessLog::new(
+                log,
+                shared.metrics.clone(),
+                settings.access_log_format.clone(),
+            ),
             tasks: TaskTracker::new(),
             shutdown,
             shared,

@@ -199,7 +199,7 @@ impl Reader<'_> {
 
     /// A default backend serves what its own hosts do not route. Without a rule it serves all hosts nobody names.
     fn read_default(&mut self, backend: &IngressBackend, hosts: &[HostPattern]) {
-        let route = self.route("spec.defaultBackend", None, "", backend);
+        let route = self.route("spec.defaultBackend", None, None, "", backend);
         let everywhere = [HostPattern::Any];
         for host in if hosts.is_empty() { &everywhere } else { hosts } {
             self.part(host).default = Some(route.clone());
@@ -234,6 +234,7 @@ impl Reader<'_> {
         };
         let route = self.route(
             &format!("{field}.backend"),
+            Some(host),
             Some(kind),
             &path,
             &rule.backend,
@@ -249,6 +250,7 @@ impl Reader<'_> {
     fn route(
         &mut self,
         field: &str,
+        host: Option<&HostPattern>,
         kind: Option<PathMatch>,
         path: &str,
         backend: &IngressBackend,
@@ -268,13 +270,15 @@ impl Reader<'_> {
         let name = asked.and_then(|asked| asked.name.clone());
         let service = backend.service.as_ref().map_or("", |service| &service.name);
         let service: Arc<str> = service.into();
+        let metrics = self.context.metrics;
+        let host = &host.map_or_else(String::new, HostPattern::server_name);
         let ingress = self.reading.ingress.clone();
         let backend_name = match protocol.security {
             Security::Clear => None,
             _ => name.or_else(|| cluster_name(&service, &ingress.name.namespace)),
         };
         Arc::new(Route {
-            series: self.context.metrics.series(&ingress.name, &service),
+            series: metrics.series.get(&ingress.name, &service, host, path),
             ingress,
             kind,
             path: path.into(),

@@ -12,9 +12,9 @@ use rustls_pki_types::ServerName;
 use crate::annotations::Policy;
 use crate::backend_tls::BackendTls;
 use crate::host::HostMap;
-use crate::metrics::Series;
 use crate::problem::IngressRef;
 use crate::protocol::{Expected, Protocol, Security, Spoken};
+use crate::series::Series;
 use crate::upstream::Upstream;
 
 pub mod class;

@@ -116,6 +116,17 @@ impl Gateway {
         self.controller.publish();
     }
 
+    /// The same where the access log is not JSON.
+    pub(crate) async fn log_text(&self, wanted: impl Fn(&str) -> bool) -> String {
+        eventually("a line of the access log", async || {
+            let log = self.log.0.lock().unwrap().clone();
+            let log = String::from_utf8(log).unwrap();
+            let mut lines = log.lines().map(str::to_owned);
+            lines.find(|line| wanted(line))
+        })
+        .await
+    }
+
     /// The first line of the access log that `wanted` accepts.
     pub(crate) async fn log_line(&self, wanted: impl Fn(&Value) -> bool) -> Value {
         eventually("a line of the access log", async || {

@@ -15,6 +15,7 @@ mod inspect;
 mod kubernetes;
 mod leader;
 mod manifests;
+mod observe;
 mod requests;
 mod scale;
 mod strictness;
