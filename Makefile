@@ -39,7 +39,8 @@ test: setup
 	cargo test --locked --package tests
 
 # The packet and connection tests in the kernels of Debian 12, the oldest one that is supported among them, under qemu.
-test-kernels:
+test-kernels: setup
+	./setup.sh kernels
 	tests/kernels/run
 
 # Start time and memory of a whole cluster, and the dataplane against kube-proxy's rules. `make bench BENCH="l4 clusterip"`

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what building (and, with `test` or `bench`, testing or measuring) Portolan needs and this machine lacks; says what and why.
-# Running it again finds everything in place and does nothing.
+# Installs what building Portolan (and, with `test`, `kernels` or `bench`, testing or measuring it) needs and this machine lacks; says
+# what and why. Running it again finds everything in place and does nothing.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -91,6 +91,14 @@ need_test_tools() {
     need_current_kubectl
 }
 
+# What goes into older kernels' RAM disk beside the tests, and what unpacks their modules.
+need_kernel_tools() {
+    has ip || install "tests make network namespaces" iproute2
+    has ethtool || install "a test has virtual devices complete their checksums" ethtool
+    has nft || install "a test drops what the node forwards" nftables
+    has xz || install "kernel modules are compressed" xz-utils
+}
+
 # What the dataplane is measured against.
 need_bench_tools() {
     has ip || install "benchmarks make network namespaces" iproute2
@@ -178,4 +186,5 @@ need_basics
 need_bpf_compiler
 need_bpf_linker
 if [ "${1:-}" = test ]; then need_test_tools; fi
+if [ "${1:-}" = kernels ]; then need_kernel_tools; fi
 if [ "${1:-}" = bench ]; then need_bench_tools; fi
