@@ -115,6 +115,14 @@ impl Cluster {
         Ok(format!("{mount}/portolan/{}/{node}/system", self.name))
     }
 
+    /// Where a node's proxy pins what outlives it.
+    #[must_use]
+    pub fn pins(&self, node: &str) -> PathBuf {
+        Path::new("/sys/fs/bpf/portolan")
+            .join(&self.name)
+            .join(node)
+    }
+
     /// Where the cluster keeps its data.
     #[must_use]
     pub fn state_dir(&self) -> &Path {

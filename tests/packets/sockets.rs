@@ -100,6 +100,16 @@ impl World {
         self.expose(a, protocol)
     }
 
+    /// A TCP server at the first backend of a family, and its port.
+    fn listen(&self, a: Addresses) -> (TcpListener, u16) {
+        let listener = self
+            .namespace
+            .run(|| TcpListener::bind((a.backends[0], 0)))
+            .expect("the address is ours");
+        let port = listener.local_addr().expect("bound").port();
+        (listener, port)
+    }
+
     fn expose(&mut self, a: Addresses, protocol: Protocol) -> Result<()> {
         self.dataplane
             .add_cluster_ip(SERVICE, a.cluster_ip, 80, protocol)?;
@@ -169,11 +179,7 @@ fn receive(socket: &UdpSocket) -> (SocketAddr, Vec<u8>) {
 fn tcp_reaches_a_backend_and_sees_the_service() {
     let mut world = World::create().expect("a node can be made");
     for a in families() {
-        let listener = world
-            .namespace
-            .run(|| TcpListener::bind((a.backends[0], 0)))
-            .expect("the address is ours");
-        let target = listener.local_addr().expect("bound").port();
+        let (listener, target) = world.listen(a);
         world
             .publish(a, Protocol::TCP, &[target])
             .expect("maps can be written");
@@ -400,11 +406,7 @@ fn an_unknown_port_of_a_cluster_ip_is_refused() {
 fn policies_bind_local_clients_by_the_address_they_use() {
     let mut world = World::create().expect("a node can be made");
     for a in families() {
-        let listener = world
-            .namespace
-            .run(|| TcpListener::bind((a.backends[0], 0)))
-            .expect("the address is ours");
-        let target = listener.local_addr().expect("bound").port();
+        let (_listener, target) = world.listen(a);
         world
             .publish(a, Protocol::TCP, &[target])
             .expect("maps can be written");

@@ -116,11 +116,7 @@ fn datagrams_to_services_with_one_backend_are_apart() {
 fn a_bound_port_is_used_once_towards_a_backend() {
     let mut world = World::create().expect("a node can be made");
     for a in families() {
-        let listener = world
-            .namespace
-            .run(|| TcpListener::bind((a.backends[0], 0)));
-        let listener = listener.expect("the address is ours");
-        let target = listener.local_addr().expect("bound").port();
+        let (_listener, target) = world.listen(a);
         publish(&mut world, a, Protocol::TCP, target);
         let [one, other, ..] = services(a).map(SockaddrStorage::from);
         let connect = |port, service: &SockaddrStorage| {

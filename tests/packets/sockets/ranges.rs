@@ -46,12 +46,8 @@ fn the_nodes_processes_use_its_address() {
     let mut world = World::create().expect("a node can be made");
     for a in families() {
         let (address, range) = addresses(a);
-        let listener = world
-            .namespace
-            .run(|| TcpListener::bind((a.backends[0], 0)));
-        let listener = listener.expect("the address is ours");
+        let (_listener, target) = world.listen(a);
         let server = world.namespace.run(|| udp((a.backends[0], 0)));
-        let target = listener.local_addr().expect("bound").port();
         for (protocol, target) in [(Protocol::TCP, target), (Protocol::UDP, port(&server))] {
             restrict(&mut world, a, protocol, target);
             let call = |world: &World, address: SocketAddr| {
