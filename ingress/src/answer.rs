@@ -4,6 +4,8 @@ use bytes::Bytes;
 use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, LOCATION, RETRY_AFTER, SERVER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
+use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimePrinter;
 
 /// What the gateway calls itself where a backend does not say what it is.
 pub const SERVER_NAME: HeaderValue = HeaderValue::from_static("portolan");
@@ -83,6 +85,18 @@ pub enum Reason {
     Truncated,
     /// The client's body is broken.
     BadBody,
+    /// The client's body is larger than it may be.
+    BodyTooLarge,
+    /// The head of a request is none.
+    BadHead,
+    /// The head of a request is too large.
+    HeadTooLarge,
+    /// The head of a request took too long.
+    HeaderTimeout,
+    /// A load balancer did not say in the PROXY protocol whose connection it is.
+    BadProxyHeader,
+    /// The client sent too many frames that serve no request.
+    Flood,
     /// The client took too long to send its body.
     ClientTimeout,
     /// The client went away.
@@ -91,7 +105,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: &'static [Self] = &[
         Self::BadTransferEncoding,
         Self::UnknownTransferCoding,
         Self::NoHost,
@@ -127,6 +141,12 @@ impl Reason {
         Self::BackendTimeout,
         Self::Truncated,
         Self::BadBody,
+        Self::BodyTooLarge,
+        Self::BadHead,
+        Self::HeadTooLarge,
+        Self::HeaderTimeout,
+        Self::BadProxyHeader,
+        Self::Flood,
         Self::ClientTimeout,
         Self::ClientGone,
     ];
@@ -169,6 +189,12 @@ impl Reason {
             Self::BackendTimeout => "backend_timeout",
             Self::Truncated => "truncated",
             Self::BadBody => "bad_body",
+            Self::BodyTooLarge => "body_too_large",
+            Self::BadHead => "bad_head",
+            Self::HeadTooLarge => "head_too_large",
+            Self::HeaderTimeout => "header_timeout",
+            Self::BadProxyHeader => "bad_proxy_header",
+            Self::Flood => "flood",
             Self::ClientTimeout => "client_timeout",
             Self::ClientGone => "client_gone",
         }
@@ -183,6 +209,9 @@ impl Reason {
             | Self::BadHost
             | Self::BadTarget
             | Self::BadConnectionOption
+            | Self::BadHead
+            | Self::BadProxyHeader
+            | Self::Flood
             | Self::BadBody => StatusCode::BAD_REQUEST,
             Self::UnknownTransferCoding => StatusCode::NOT_IMPLEMENTED,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
@@ -207,7 +236,9 @@ impl Reason {
             | Self::BadResponse
             | Self::Truncated => StatusCode::BAD_GATEWAY,
             Self::ConnectTimeout | Self::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::HeaderTimeout | Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::ClientGone => client_closed_request(),
         }
     }
@@ -239,6 +270,10 @@ impl Reason {
                 | Self::MethodRefused
                 | Self::BadConnectionOption
                 | Self::BadBody
+                | Self::BodyTooLarge
+                | Self::BadHead
+                | Self::HeadTooLarge
+                | Self::HeaderTimeout
                 | Self::ClientTimeout
         )
     }
@@ -288,6 +323,33 @@ pub fn https_redirect(host: &str, target: &str, protocol: http::Version) -> Resp
         response.headers_mut().insert(LOCATION, location);
     }
     response
+}
+
+/// The answer for `reason` as HTTP/1.1 writes it, for a connection that has no parser to write it.
+pub fn in_bytes(reason: Reason) -> Vec<u8> {
+    let (parts, body) = reason.answer(http::Version::HTTP_11).into_parts();
+    let body = body.into_inner().unwrap_or_default();
+    let mut bytes = format!("HTTP/1.1 {}\r\n", parts.status).into_bytes();
+    let date = DateTimePrinter::new().timestamp_to_rfc9110_string(&Timestamp::now());
+    let date = date.unwrap_or_default();
+    let length = body.len().to_string();
+    let own = [
+        ("date", date.as_bytes()),
+        ("content-length", length.as_bytes()),
+    ];
+    let given = parts
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_bytes()));
+    for (name, value) in given.chain(own) {
+        bytes.extend_from_slice(name.as_bytes());
+        bytes.extend_from_slice(b": ");
+        bytes.extend_from_slice(value);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes.extend_from_slice(b"\r\n");
+    bytes.extend_from_slice(&body);
+    bytes
 }
 
 /// nginx's 499, which no standard knows.

@@ -14,6 +14,7 @@ use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep};
 
+use crate::allowance::{Allowance, BodyLimits};
 use crate::answer::Reason;
 use crate::filters::mirror::BodyCopy;
 use crate::filters::outbound::Outgoing;
@@ -32,6 +33,9 @@ pub enum BodyError {
     /// Its sender paused for too long.
     #[error("the sender of the body paused for too long")]
     Paused,
+    /// It is not what the limits allow.
+    #[error("the body exceeds its limits")]
+    Refused,
 }
 
 /// The body of a request on its way to a backend.
@@ -46,6 +50,7 @@ struct ClientBody {
     incoming: Incoming,
     trailers: Trailers,
     pause: Pause,
+    allowance: Allowance,
     progress: Rc<Progress>,
     copy: Option<BodyCopy>,
 }
@@ -106,7 +111,12 @@ struct Pause {
 
 impl RequestBody {
     /// The body of a request, as the client sends it, with those `trailers`.
-    pub fn new(incoming: Incoming, trailers: Trailers, limit: Duration) -> (Self, Rc<Progress>) {
+    pub fn new(
+        incoming: Incoming,
+        trailers: Trailers,
+        pause: Duration,
+        limits: BodyLimits,
+    ) -> (Self, Rc<Progress>) {
         let is_empty = incoming.is_end_stream();
         let state = if is_empty {
             State::Complete
@@ -120,7 +130,8 @@ impl RequestBody {
         let client = (!is_empty).then(|| ClientBody {
             incoming,
             trailers,
-            pause: Pause::new(limit),
+            pause: Pause::new(pause),
+            allowance: Allowance::new(limits),
             progress: progress.clone(),
             copy: None,
         });
@@ -170,8 +181,19 @@ impl ClientBody {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = ready!(poll_frame(&mut self.incoming, &mut self.pause, cx));
-        self.progress.moved.set(Instant::now());
+        let Poll::Ready(frame) = poll_frame(&mut self.incoming, &mut self.pause, cx) else {
+            self.allowance.wait(Instant::now());
+            return Poll::Pending;
+        };
+        let now = Instant::now();
+        self.progress.moved.set(now);
+        if let Some(Ok(frame)) = &frame {
+            let length = frame.data_ref().map_or(0, Bytes::len);
+            if let Err(reason) = self.allowance.take(length, now) {
+                self.progress.fail(reason);
+                return Poll::Ready(Some(Err(BodyError::Refused)));
+            }
+        }
         if let (Some(copy), Some(Ok(frame))) = (&mut self.copy, &frame) {
             frame
                 .data_ref()
@@ -180,7 +202,7 @@ impl ClientBody {
         }
         match &frame {
             Some(Err(BodyError::Broken(_))) => self.progress.fail(Reason::BadBody),
-            Some(Err(BodyError::Paused)) => self.progress.fail(Reason::ClientTimeout),
+            Some(Err(_)) => self.progress.fail(Reason::ClientTimeout),
             Some(Ok(frame)) if frame.is_data() && !self.incoming.is_end_stream() => {}
             _ => {
                 self.progress.state.set(State::Complete);
@@ -372,7 +394,7 @@ fn take_down(record: &mut Record, frame: Option<&Result<Frame<Bytes>, BodyError>
         Some(Ok(frame)) if frame.is_trailers() => record.complete(),
         Some(Ok(data)) => record.sent(data.data_ref().map_or(0, Bytes::len)),
         Some(Err(BodyError::Paused)) => record.failed(Reason::BackendTimeout),
-        Some(Err(BodyError::Broken(_))) => record.failed(Reason::Truncated),
+        Some(Err(_)) => record.failed(Reason::Truncated),
         None => record.complete(),
     }
     if is_end {

@@ -8,6 +8,8 @@ use http::StatusCode;
 use ipnetwork::IpNetwork;
 use model::ObjectName;
 
+use crate::allowance::BodyLimits;
+use crate::annotations::value;
 use crate::filters::global_auth::GlobalAuthArgs;
 use crate::inspect::socket;
 use crate::log_format::LogFormat;
@@ -125,6 +127,11 @@ pub struct GatewayArgs {
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub trusted_proxies: Vec<IpNetwork>,
 
+    /// Ranges of load balancers that begin every connection with a PROXY protocol header (version 1 or 2), which then
+    /// names the client. A connection from them without one is closed; from everybody else none is taken.
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub proxy_protocol_from: Vec<IpNetwork>,
+
     /// Forward headers with an underscore in their name. Many backends cannot tell X_Real_IP from X-Real-IP.
     #[arg(long)]
     pub keep_underscore_headers: bool,
@@ -153,10 +160,27 @@ pub struct GatewayArgs {
     #[arg(long)]
     pub no_access_log: bool,
 
-    /// How long a client may take for a TLS handshake, and for the head of a request. An idle connection is closed after
-    /// the same time.
+    /// How long a client may take for a TLS handshake, and for the head of a request.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub header_timeout: Duration,
+
+    /// How long an idle connection of a client is kept.
+    #[arg(long, value_name = "DURATION", default_value = "75s", value_parser = duration)]
+    pub keep_alive_timeout: Duration,
+
+    /// Most requests over one connection of a client. After them it has to open another.
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub keep_alive_requests: u32,
+
+    /// Largest body of a request, in bytes or with one of the suffixes k, m and g; 0 for no limit. Larger ones are
+    /// answered with 413.
+    #[arg(long, value_name = "SIZE", default_value = "1m", value_parser = value::size)]
+    pub max_body_size: u64,
+
+    /// Fewest bytes per second, over the whole body, at which a client may send the body of a request; 0 for no limit.
+    /// Slower ones are answered with 408. Clients that stream in their own time need it to be 0.
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    pub min_body_rate: u64,
 
     /// How long a client may pause while it sends a body, or while it takes a response.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
@@ -197,6 +221,12 @@ pub struct GatewayArgs {
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub eject_for: Duration,
 
+    /// Unix socket on which the listening sockets are handed to a successor. A process that finds another one there at
+    /// its start takes over from it, without a connection being refused or lost. Whoever can open it can take over, so
+    /// it belongs in a directory of its own.
+    #[arg(long, value_name = "PATH")]
+    pub handover_socket: Option<PathBuf>,
+
     /// How long requests under way may take to finish after the signal to stop.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub drain_timeout: Duration,
@@ -208,6 +238,15 @@ impl GatewayArgs {
         Ejection {
             after: self.eject_after,
             base: self.eject_for,
+        }
+    }
+
+    /// What the body of a request is held to, if its route asks for `size` or for nothing.
+    pub fn body_limits(&self, size: Option<u64>) -> BodyLimits {
+        let size = size.unwrap_or(self.max_body_size);
+        BodyLimits {
+            size: (size > 0).then_some(size),
+            rate: (self.min_body_rate > 0).then_some(self.min_body_rate),
         }
     }
 }

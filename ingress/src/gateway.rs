@@ -17,7 +17,7 @@ use crate::backend_tls::Defaults;
 use crate::certificate::Certificate;
 use crate::config::GatewayArgs;
 use crate::filters;
-use crate::listener::Listeners;
+use crate::listener::{Listener, Listeners, Protocol};
 use crate::metrics::Metrics;
 use crate::path::Slashes;
 use crate::routes::Table;
@@ -115,18 +115,22 @@ impl Shared {
         *self.phase.borrow()
     }
 
-    /// Binds all addresses and starts the threads that serve them until `shutdown`.
+    /// Binds all addresses, except for those of which the sockets are `inherited`.
+    pub fn bind(&self, inherited: Vec<Listener>) -> Result<Listeners, Error> {
+        Listeners::bind(&self.settings, self.workers(), inherited)
+    }
+
+    /// Starts the threads that serve `listeners` until `shutdown`.
     pub fn serve(
         self: &Arc<Self>,
+        listeners: Listeners,
         log: &Sink,
         shutdown: &CancellationToken,
     ) -> Result<Serving, Error> {
-        let workers = self.workers();
-        let mut listeners = Listeners::bind(&self.settings, workers)?;
-        let (http, https) = (listeners.http.clone(), listeners.https.clone());
-        let mut finished = Vec::with_capacity(workers);
-        for number in 0..workers {
-            let sockets = listeners.sockets.pop().unwrap_or_default();
+        let http = listeners.addresses(Protocol::Http).to_vec();
+        let https = listeners.addresses(Protocol::Https).to_vec();
+        let mut finished = Vec::with_capacity(listeners.of_threads.len());
+        for (number, sockets) in listeners.of_threads.into_iter().enumerate() {
             let started =
                 worker::start(number, self.clone(), log.clone(), sockets, shutdown.clone());
             finished.push(started.map_err(Error::Thread)?);

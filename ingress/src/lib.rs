@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 
 pub mod access_log;
 pub mod admin;
+pub mod allowance;
 pub mod annotations;
 pub mod answer;
 pub mod backend_tls;
@@ -40,6 +41,7 @@ pub mod filters;
 pub mod forward;
 pub mod forwarding;
 pub mod gateway;
+pub mod handover;
 mod health;
 pub mod host;
 pub mod inspect;
@@ -75,7 +77,7 @@ use access_log::Sink;
 use certificate::BadCertificate;
 use config::IngressArgs;
 use controller::{Controller, Report};
-use gateway::Shared;
+use gateway::{Serving, Shared};
 use leader::Candidate;
 use metrics::{Identity, Metrics};
 use routes::class::Classes;
@@ -114,6 +116,9 @@ pub enum Error {
     /// A thread cannot be started.
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
+    /// The sockets of a predecessor cannot be taken over, or not be offered to a successor.
+    #[error("cannot hand over listening sockets")]
+    HandOver(#[source] io::Error),
     /// A serving thread has ended before its time.
     #[error("a serving thread died")]
     WorkerDied,
@@ -259,7 +264,7 @@ async fn serve(
             (sink, Some(thread))
         }
     };
-    let serving = shared.serve(&sink, shutdown)?;
+    let serving = take_over(args, shared, &sink, shutdown).await?;
     drop(sink);
     tracing::info!(http = ?serving.http(), https = ?serving.https(), "serving");
     tokio::select! {
@@ -271,6 +276,30 @@ async fn serve(
         drop(tokio::task::spawn_blocking(|| log.join()).await);
     }
     Ok(())
+}
+
+/// Starts serving, with the sockets of a predecessor if there is one, and stands by for a successor.
+async fn take_over(
+    args: &IngressArgs,
+    shared: &Arc<Shared>,
+    sink: &Sink,
+    shutdown: &CancellationToken,
+) -> Result<Serving, Error> {
+    let Some(path) = args.gateway.handover_socket.clone() else {
+        return shared.serve(shared.bind(Vec::new())?, sink, shutdown);
+    };
+    let predecessor = handover::take_over(&path).await.map_err(Error::HandOver)?;
+    let (predecessor, inherited) = predecessor.unzip();
+    let listeners = shared.bind(inherited.unwrap_or_default())?;
+    let offered = listeners.duplicate().map_err(Error::HandOver)?;
+    let serving = shared.serve(listeners, sink, shutdown)?;
+    if let Some(predecessor) = predecessor {
+        let retired = predecessor.retire().await;
+        retired.unwrap_or_else(|error| tracing::warn!(%error, "the predecessor is gone"));
+    }
+    let shutdown = shutdown.clone();
+    tokio::spawn(async move { handover::offer(&path, offered, shutdown).await });
+    Ok(serving)
 }
 
 /// Says so when the end begins. Never returns: the end is when all threads have finished.

@@ -2,12 +2,13 @@
 //! (`SO_REUSEPORT`).
 //!
 //! All of them are bound before any thread starts, so an address that cannot be had is an error of the start, not of a
-//! thread.
+//! thread. What a predecessor has handed over is taken first: connections may be waiting there, so each of those sockets
+//! goes to some thread, however many threads there are.
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Socket, Type};
 
 use crate::Error;
 use crate::config::GatewayArgs;
@@ -15,74 +16,115 @@ use crate::config::GatewayArgs;
 /// Connections that wait for a thread, for each socket.
 const BACKLOG: i32 = 4096;
 
+/// A listening socket.
+#[derive(Debug)]
+pub struct Listener {
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The socket.
+    pub socket: TcpListener,
+}
+
+/// What is spoken on a listening socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP.
+    Http,
+    /// HTTP over TLS.
+    Https,
+}
+
 /// All listening sockets.
 #[derive(Debug)]
 pub struct Listeners {
-    /// Where HTTP is served.
-    pub http: Vec<SocketAddr>,
-    /// Where HTTPS is served.
-    pub https: Vec<SocketAddr>,
     /// Each thread's sockets.
-    pub sockets: Vec<Sockets>,
-}
-
-/// One thread's sockets.
-#[derive(Debug, Default)]
-pub struct Sockets {
-    /// For HTTP.
-    pub http: Vec<TcpListener>,
-    /// For HTTPS.
-    pub https: Vec<TcpListener>,
+    pub of_threads: Vec<Vec<Listener>>,
+    http: Vec<SocketAddr>,
+    https: Vec<SocketAddr>,
 }
 
 impl Listeners {
-    /// Binds everything for `workers` threads.
-    pub fn bind(settings: &GatewayArgs, workers: usize) -> Result<Self, Error> {
-        let mut sockets: Vec<Sockets> = (0..workers).map(|_| Sockets::default()).collect();
-        let mut bind_all =
-            |addresses: &[SocketAddr], kind: fn(&mut Sockets) -> &mut Vec<TcpListener>| {
-                let mut bound = Vec::new();
-                for address in addresses {
-                    let Some((address, each)) = bind(*address, workers)? else {
-                        continue;
-                    };
-                    bound.push(address);
-                    for (sockets, socket) in sockets.iter_mut().zip(each) {
-                        kind(sockets).push(socket);
-                    }
-                }
-                Ok::<_, Error>(bound)
-            };
-        let http = bind_all(&settings.http_bind, |sockets| &mut sockets.http)?;
-        let https = bind_all(&settings.https_bind, |sockets| &mut sockets.https)?;
-        Ok(Self {
-            http,
-            https,
-            sockets,
-        })
-    }
-}
-
-/// Binds `address` once for each thread, all of them to the port that the first one got. `[::]` is left out where the
-/// machine has no IPv6.
-fn bind(
-    address: SocketAddr,
-    workers: usize,
-) -> Result<Option<(SocketAddr, Vec<TcpListener>)>, Error> {
-    let failed = |source| Error::Bind { address, source };
-    let first = match listen(address) {
-        Err(error) if is_absent(address, &error) => {
-            tracing::info!(%address, %error, "not listening: there is no IPv6 here");
-            return Ok(None);
+    /// Binds everything for `workers` threads, except for what is there already: `inherited`.
+    pub fn bind(
+        settings: &GatewayArgs,
+        workers: usize,
+        mut inherited: Vec<Listener>,
+    ) -> Result<Self, Error> {
+        let mut listeners = Self {
+            of_threads: (0..workers).map(|_| Vec::new()).collect(),
+            http: Vec::new(),
+            https: Vec::new(),
+        };
+        for (protocol, addresses) in [
+            (Protocol::Http, &settings.http_bind),
+            (Protocol::Https, &settings.https_bind),
+        ] {
+            for address in addresses {
+                let is_it = |listener: &mut Listener| {
+                    listener.protocol == protocol && listener.address == *address
+                };
+                let there = inherited.extract_if(.., is_it).collect();
+                listeners.bind_one(protocol, *address, there)?;
+            }
         }
-        first => first.map_err(failed)?,
-    };
-    let bound = first.local_addr().map_err(failed)?;
-    let mut sockets = vec![first];
-    for _ in 1..workers {
-        sockets.push(listen(bound).map_err(failed)?);
+        Ok(listeners)
     }
-    Ok(Some((bound, sockets)))
+
+    /// Binds `address` once for each thread, all of them to the port that the first one got. `[::]` is left out where
+    /// the machine has no IPv6.
+    fn bind_one(
+        &mut self,
+        protocol: Protocol,
+        address: SocketAddr,
+        mut sockets: Vec<Listener>,
+    ) -> Result<(), Error> {
+        let failed = |source| Error::Bind { address, source };
+        if sockets.is_empty() {
+            match listen(protocol, address) {
+                Err(error) if is_absent(address, &error) => {
+                    tracing::info!(%address, %error, "not listening: there is no IPv6 here");
+                    return Ok(());
+                }
+                first => sockets.push(first.map_err(failed)?),
+            }
+        }
+        let bound = sockets.first().map_or(address, |first| first.address);
+        while sockets.len() < self.of_threads.len() {
+            sockets.push(listen(protocol, bound).map_err(failed)?);
+        }
+        let threads = self.of_threads.len();
+        for (number, socket) in sockets.into_iter().enumerate() {
+            self.of_threads[number % threads].push(socket);
+        }
+        match protocol {
+            Protocol::Http => self.http.push(bound),
+            Protocol::Https => self.https.push(bound),
+        }
+        Ok(())
+    }
+
+    /// Where `protocol` is served.
+    pub fn addresses(&self, protocol: Protocol) -> &[SocketAddr] {
+        match protocol {
+            Protocol::Http => &self.http,
+            Protocol::Https => &self.https,
+        }
+    }
+
+    /// The same sockets once more, to be handed over.
+    pub fn duplicate(&self) -> io::Result<Vec<Listener>> {
+        let all = self.of_threads.iter().flatten();
+        all.map(|listener| {
+            Ok(Listener {
+                protocol: listener.protocol,
+                address: listener.address,
+                socket: listener.socket.try_clone()?,
+            })
+        })
+        .collect()
+    }
 }
 
 fn is_absent(address: SocketAddr, error: &io::Error) -> bool {
@@ -92,12 +134,9 @@ fn is_absent(address: SocketAddr, error: &io::Error) -> bool {
     is_wildcard && (no_family || error.kind() == io::ErrorKind::AddrNotAvailable)
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+fn listen(protocol: Protocol, address: SocketAddr) -> io::Result<Listener> {
+    let kind = Some(socket2::Protocol::TCP);
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, kind)?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     if address.is_ipv6() {
@@ -106,5 +145,11 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    let socket = TcpListener::from(socket);
+    let address = socket.local_addr()?;
+    Ok(Listener {
+        protocol,
+        address,
+        socket,
+    })
 }

@@ -27,6 +27,10 @@ pub struct Metrics {
     pub accepted: Counter,
     /// Client connections that were closed.
     pub closed: Counter,
+    /// Client connections that were parked, and that went on or ended after it.
+    pub parked: Counter,
+    /// See [`parked`](Self::parked).
+    pub unparked: Counter,
     /// TLS handshakes that failed.
     pub failed_handshakes: Counter,
     /// Connections to backends that were opened.
@@ -101,6 +105,8 @@ impl Metrics {
             reasons: std::array::from_fn(|_| Counter::default()),
             accepted: Counter::default(),
             closed: Counter::default(),
+            parked: Counter::default(),
+            unparked: Counter::default(),
             failed_handshakes: Counter::default(),
             connects: Counter::default(),
             reuses: Counter::default(),
@@ -117,6 +123,13 @@ impl Metrics {
         if let Some(at) = Reason::ALL.iter().position(|known| *known == reason) {
             self.reasons[at].count();
         }
+    }
+
+    /// Client connections that are parked.
+    pub fn parked(&self) -> u64 {
+        // In this order, so that one that goes on in between is not counted twice.
+        let unparked = self.unparked.get();
+        self.parked.get().saturating_sub(unparked)
     }
 
     /// Counts lines of the access log that were dropped.
@@ -273,12 +286,16 @@ impl Metrics {
         sample(out, total, "state=\"accepted\"", accepted)?;
         let open = "nginx_ingress_controller_nginx_process_connections";
         family(out, open, "gauge", "Client connections open")?;
-        sample(
+        let active = accepted.saturating_sub(closed);
+        sample(out, open, "state=\"active\"", active)?;
+        let parked = "portolan_ingress_parked_connections";
+        family(
             out,
-            open,
-            "state=\"active\"",
-            accepted.saturating_sub(closed),
-        )
+            parked,
+            "gauge",
+            "Client connections that wait for a request without a parser",
+        )?;
+        sample(out, parked, "", self.parked())
     }
 }
 

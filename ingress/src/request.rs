@@ -8,7 +8,7 @@ use http::header::SERVER;
 use http::request::Parts;
 use http::{Request, Response};
 use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 
 use crate::annotations::https::HttpsRedirect;
 use crate::answer::{self, Reason};
@@ -84,6 +84,9 @@ async fn answer(
     if is_redirected(peer, &routes, route, &head, &parts) {
         return Ok(Outcome::Redirect(to_https(&head, &parts)));
     }
+    let size = route.asks(|policy| &policy.body).and_then(|body| body.size);
+    let limits = worker.settings().body_limits(size);
+    limits.check_length(body.size_hint().exact())?;
     let client = forwarding::client(
         peer.address.ip(),
         &parts.headers,
@@ -99,8 +102,8 @@ async fn answer(
         is_secure: peer.is_secure,
     };
     filters::enter(&visit, &mut parts, record, exit).await?;
-    let (mut body, progress) =
-        RequestBody::new(body, head.trailers, worker.settings().client_timeout);
+    let pause = worker.settings().client_timeout;
+    let (mut body, progress) = RequestBody::new(body, head.trailers, pause, limits);
     filters::copy(&visit, &parts, &mut body);
     let chosen = filters::choose(route, &parts.headers);
     if !Arc::ptr_eq(chosen, route) {

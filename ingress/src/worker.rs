@@ -11,6 +11,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
+use http::Request;
+use hyper::body::Body;
+use hyper::upgrade::OnUpgrade;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::LocalSet;
@@ -24,7 +27,7 @@ use crate::connection;
 use crate::filters::outbound::Outbound;
 use crate::forwarding::Via;
 use crate::gateway::Shared;
-use crate::listener::Sockets;
+use crate::listener::{Listener, Protocol};
 use crate::metrics::Metrics;
 use crate::pool::{Limits, Pool};
 use crate::routes::Table;
@@ -61,6 +64,10 @@ pub struct Peer {
     /// Requests under way, and when the last of them ended.
     busy: Cell<usize>,
     idle_since: Cell<Instant>,
+    /// Requests so far.
+    requests: Cell<u32>,
+    asked_to_switch: Cell<bool>,
+    had_body: Cell<bool>,
 }
 
 impl Peer {
@@ -79,7 +86,39 @@ impl Peer {
             via,
             busy: Cell::new(0),
             idle_since,
+            requests: Cell::new(0),
+            asked_to_switch: Cell::new(false),
+            had_body: Cell::new(false),
         }
+    }
+
+    /// It asks for something.
+    pub fn asks<B: Body>(&self, request: &Request<B>) {
+        self.requests.set(self.requests.get().saturating_add(1));
+        self.had_body.set(!request.body().is_end_stream());
+        if request.extensions().get::<OnUpgrade>().is_some() {
+            self.asked_to_switch.set(true);
+        }
+    }
+
+    /// How often it has asked for something.
+    pub fn requests(&self) -> u32 {
+        self.requests.get()
+    }
+
+    /// Whether one of its requests asked to switch protocols.
+    pub fn asked_to_switch(&self) -> bool {
+        self.asked_to_switch.get()
+    }
+
+    /// Whether its last request had a body.
+    pub fn had_body(&self) -> bool {
+        self.had_body.get()
+    }
+
+    /// Since when there has been no request, if there is none.
+    pub fn idle_since(&self) -> Option<Instant> {
+        (self.busy.get() == 0).then(|| self.idle_since.get())
     }
 
     /// A request begins.
@@ -96,11 +135,7 @@ impl Peer {
     /// Waits until there has been no request for `limit`.
     pub async fn idle(&self, limit: Duration) {
         loop {
-            let since = if self.busy.get() > 0 {
-                Instant::now()
-            } else {
-                self.idle_since.get()
-            };
+            let since = self.idle_since().unwrap_or_else(Instant::now);
             if since.elapsed() >= limit {
                 return;
             }
@@ -114,7 +149,7 @@ pub fn start(
     number: usize,
     shared: Arc<Shared>,
     log: Sink,
-    sockets: Sockets,
+    sockets: Vec<Listener>,
     shutdown: CancellationToken,
 ) -> std::io::Result<oneshot::Receiver<()>> {
     let (finished, receiver) = oneshot::channel();
@@ -133,13 +168,18 @@ pub fn start(
 }
 
 /// Serves `sockets` until `shutdown`, then waits for what is under way, up to the drain timeout.
-async fn serve(shared: Arc<Shared>, log: Sink, sockets: Sockets, shutdown: CancellationToken) {
+async fn serve(
+    shared: Arc<Shared>,
+    log: Sink,
+    sockets: Vec<Listener>,
+    shutdown: CancellationToken,
+) {
+    // Every connection looks at it all the time, so each thread has its own.
+    let shutdown = shutdown.child_token();
     let worker = Rc::new(Worker::new(shared, log, shutdown.clone()));
     let room = Arc::new(Semaphore::new(worker.share_of_connections()));
-    for (sockets, is_secure) in [(sockets.http, false), (sockets.https, true)] {
-        for socket in sockets {
-            tokio::task::spawn_local(accept(worker.clone(), socket, is_secure, room.clone()));
-        }
+    for listener in sockets {
+        tokio::task::spawn_local(accept(worker.clone(), listener, room.clone()));
     }
     let housekeeping = tokio::task::spawn_local(keep_house(worker.clone()));
     shutdown.cancelled().await;
@@ -155,14 +195,10 @@ async fn serve(shared: Arc<Shared>, log: Sink, sockets: Sockets, shutdown: Cance
     worker.log.flush();
 }
 
-/// Accepts connections on `socket` while there is room, until shutdown.
-async fn accept(
-    worker: Rc<Worker>,
-    socket: std::net::TcpListener,
-    is_secure: bool,
-    room: Arc<Semaphore>,
-) {
-    let socket = match TcpListener::from_std(socket) {
+/// Accepts connections on `listener` while there is room, until shutdown.
+async fn accept(worker: Rc<Worker>, listener: Listener, room: Arc<Semaphore>) {
+    let is_secure = listener.protocol == Protocol::Https;
+    let socket = match TcpListener::from_std(listener.socket) {
         Ok(socket) => socket,
         Err(error) => return tracing::error!(%error, "cannot listen"),
     };

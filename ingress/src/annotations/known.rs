@@ -163,7 +163,7 @@ pub const ALL: &[Known] = &[
     absent("permanent-redirect"),
     absent("permanent-redirect-code"),
     absent("preserve-trailing-slash"),
-    absent("proxy-body-size"),
+    same("proxy-body-size"),
     differs("proxy-buffer-size", STREAMED),
     differs("proxy-buffering", STREAMED),
     differs("proxy-buffers-number", STREAMED),

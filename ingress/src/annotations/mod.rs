@@ -20,6 +20,7 @@ use model::ObjectName;
 pub mod access;
 pub mod backend;
 pub mod basic_auth;
+pub mod body;
 pub mod buffering;
 pub mod canary;
 pub mod cors;

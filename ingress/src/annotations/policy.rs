@@ -10,6 +10,7 @@ use std::sync::Arc;
 use k8s_openapi::api::networking::v1::Ingress;
 
 use super::backend::Backend;
+use super::body::RequestBody;
 use super::https::HttpsRedirect;
 use super::{Annotations, Finding, Reference, Referenced};
 use super::{access, basic_auth, buffering, canary, cors, external_auth, limits, mirror};
@@ -52,6 +53,8 @@ pub struct Policy {
     pub canary: Option<Box<Canary>>,
     /// Where copies of requests go.
     pub mirror: Option<Box<Mirror>>,
+    /// Limits on bodies of requests.
+    pub body: Option<Box<RequestBody>>,
 }
 
 impl Policy {
@@ -71,6 +74,7 @@ impl Policy {
             cors: cors::parse(from).map(Box::new),
             canary: canary::parse(from).map(Box::new),
             mirror: mirror::parse(from).map(Box::new),
+            body: asked(RequestBody::parse(from)),
         }
     }
 }

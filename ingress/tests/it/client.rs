@@ -135,6 +135,17 @@ pub(crate) async fn tls(
     root: &CertificateDer<'static>,
     alpn: &[u8],
 ) -> std::io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(address).await?;
+    tls_over(stream, server_name, root, alpn).await
+}
+
+/// The same over a connection that is open already.
+pub(crate) async fn tls_over(
+    stream: TcpStream,
+    server_name: &str,
+    root: &CertificateDer<'static>,
+    alpn: &[u8],
+) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(root.clone()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -145,7 +156,6 @@ pub(crate) async fn tls(
         .with_no_client_auth();
     config.alpn_protocols = vec![alpn.to_vec()];
     let name = ServerName::try_from(server_name.to_owned()).unwrap();
-    let stream = TcpStream::connect(address).await?;
     TlsConnector::from(Arc::new(config))
         .connect(name, stream)
         .await

@@ -12,6 +12,7 @@ use ingress::annotations::{Reference, Seen};
 use ingress::config::IngressArgs;
 use ingress::controller::{Controller, Report};
 use ingress::gateway::{Serving, Shared};
+use ingress::listener::Listener;
 use ingress::objects::{Change, Delta};
 use ingress::routes::class::Classes;
 use model::ObjectName;
@@ -24,6 +25,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// A running gateway. Dropping it stops it.
 pub(crate) struct Gateway {
     controller: Controller,
+    pub(crate) shared: Arc<Shared>,
     pub(crate) http: SocketAddr,
     pub(crate) https: SocketAddr,
     pub(crate) shutdown: CancellationToken,
@@ -60,6 +62,15 @@ pub(crate) fn arguments(more: &[&str]) -> IngressArgs {
 impl Gateway {
     /// Starts a gateway that serves `objects`, with `more` arguments.
     pub(crate) fn start(objects: &[Value], more: &[&str]) -> Self {
+        Self::start_with(objects, more, Vec::new()).0
+    }
+
+    /// The same with sockets that are `inherited`. Returns all of its sockets once more.
+    pub(crate) fn start_with(
+        objects: &[Value],
+        more: &[&str],
+        inherited: Vec<Listener>,
+    ) -> (Self, Vec<Listener>) {
         let shared = Shared::new(arguments(more).gateway).unwrap();
         let classes = Classes::new("portolan.dev/ingress", "portolan");
         let mut controller = Controller::new(shared.clone(), classes);
@@ -72,17 +83,22 @@ impl Gateway {
         let log = Log::default();
         let (sink, _) = access_log::start(log.clone()).unwrap();
         let shutdown = CancellationToken::new();
-        let serving = shared.serve(&sink, &shutdown).unwrap();
-        let (http, https) = (serving.http()[0], serving.https()[0]);
-        Self {
+        let listeners = shared.bind(inherited).unwrap();
+        let offered = listeners.duplicate().unwrap();
+        let serving = shared.serve(listeners, &sink, &shutdown).unwrap();
+        let last = |addresses: &[SocketAddr]| *addresses.last().unwrap();
+        let (http, https) = (last(serving.http()), last(serving.https()));
+        let gateway = Self {
             controller,
+            shared,
             http,
             https,
             shutdown,
             serving: Some(serving),
             log,
             objects: objects.to_vec(),
-        }
+        };
+        (gateway, offered)
     }
 
     /// Applies an object, new or changed.

@@ -418,7 +418,7 @@ async fn large_bodies_stream_both_ways_at_once() {
     .await;
     let mut objects = vec![ingress("i", &[("a.org", "/", "s")])];
     objects.extend(service_of("s", &[mirror.address]));
-    let gateway = Gateway::start(&objects, &[]);
+    let gateway = Gateway::start(&objects, &["--max-body-size=8m"]);
     let sent: Bytes = (0..8_000_000u32).map(|n| b'a' + (n % 23) as u8).collect();
     let request = Request::put("/")
         .header("host", "a.org")

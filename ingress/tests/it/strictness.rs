@@ -303,7 +303,7 @@ async fn a_connection_without_requests_is_closed_in_both_protocols() {
     let backend = Backend::echo("b").await;
     let mut objects = vec![ingress("i", &[("a.org", "/", "s")])];
     objects.extend(service_of("s", &[backend.address]));
-    let gateway = Gateway::start(&objects, &["--header-timeout=200ms"]);
+    let gateway = Gateway::start(&objects, &["--keep-alive-timeout=200ms"]);
     for is_h2 in [false, true] {
         let stream = TcpStream::connect(gateway.http).await.unwrap();
         let mut client = match is_h2 {
