@@ -83,6 +83,8 @@ pub enum Reason {
     BackendTimeout,
     /// The backend's response broke off.
     Truncated,
+    /// All together took too long.
+    RequestTimeout,
     /// The client's body is broken.
     BadBody,
     /// The client's body is larger than it may be.
@@ -140,6 +142,7 @@ impl Reason {
         Self::BadResponse,
         Self::BackendTimeout,
         Self::Truncated,
+        Self::RequestTimeout,
         Self::BadBody,
         Self::BodyTooLarge,
         Self::BadHead,
@@ -188,6 +191,7 @@ impl Reason {
             Self::BadResponse => "bad_response",
             Self::BackendTimeout => "backend_timeout",
             Self::Truncated => "truncated",
+            Self::RequestTimeout => "request_timeout",
             Self::BadBody => "bad_body",
             Self::BodyTooLarge => "body_too_large",
             Self::BadHead => "bad_head",
@@ -235,7 +239,9 @@ impl Reason {
             | Self::BackendClosed
             | Self::BadResponse
             | Self::Truncated => StatusCode::BAD_GATEWAY,
-            Self::ConnectTimeout | Self::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::ConnectTimeout | Self::BackendTimeout | Self::RequestTimeout => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::HeaderTimeout | Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,

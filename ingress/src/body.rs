@@ -3,7 +3,7 @@
 //! A body that breaks off is passed on as an error, never as an end: the other side then sees a broken message too. Of
 //! trailers those pass that [`Trailers`] lets through.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -15,6 +15,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep};
 
 use crate::allowance::{Allowance, BodyLimits};
+use crate::annotations::timeouts::Patience;
 use crate::answer::Reason;
 use crate::filters::mirror::BodyCopy;
 use crate::filters::outbound::Outgoing;
@@ -36,13 +37,23 @@ pub enum BodyError {
     /// It is not what the limits allow.
     #[error("the body exceeds its limits")]
     Refused,
+    /// A later attempt to send it has begun.
+    #[error("the body is being sent again")]
+    Superseded,
 }
+
+/// Most bytes of a request's body that are kept so that it can be sent again.
+pub const MOST_KEPT: usize = 64 * 1024;
 
 /// The body of a request on its way to a backend.
 #[derive(Debug)]
 pub struct RequestBody {
-    /// Nothing where there is no body.
-    client: Option<ClientBody>,
+    /// Nothing where there is no body. It is shared with the body of an earlier attempt, which nobody reads any more.
+    client: Option<Rc<RefCell<ClientBody>>>,
+    /// How many of the pieces that were kept have been handed on.
+    handed_on: usize,
+    /// Which attempt it is for.
+    attempt: u32,
 }
 
 #[derive(Debug)]
@@ -53,6 +64,10 @@ struct ClientBody {
     allowance: Allowance,
     progress: Rc<Progress>,
     copy: Option<BodyCopy>,
+    /// All that has come so far, unless it is not kept or too much.
+    kept: Option<Vec<Bytes>>,
+    /// The attempt that reads it.
+    attempt: u32,
 }
 
 /// How far the body of a request has come, seen from outside.
@@ -60,6 +75,8 @@ struct ClientBody {
 pub struct Progress {
     state: Cell<State>,
     moved: Cell<Instant>,
+    /// Whether it is for the client to send more.
+    awaits_client: Cell<bool>,
 }
 
 /// Where the body of a request stands.
@@ -101,8 +118,10 @@ pub struct BackendBody {
 /// A limit on the time between two steps. The timer runs on while there is progress and looks at the last step only when
 /// it fires, so a body that moves costs no timer operations.
 #[derive(Debug)]
-struct Pause {
+pub struct Pause {
     limit: Duration,
+    /// When everything has to be over, if ever.
+    until: Option<Instant>,
     last: Instant,
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -126,28 +145,53 @@ impl RequestBody {
         let progress = Rc::new(Progress {
             state: Cell::new(state),
             moved: Cell::new(Instant::now()),
+            awaits_client: Cell::new(false),
         });
         let client = (!is_empty).then(|| ClientBody {
             incoming,
             trailers,
-            pause: Pause::new(pause),
+            pause: Pause::new(pause, None),
             allowance: Allowance::new(limits),
             progress: progress.clone(),
             copy: None,
+            kept: None,
+            attempt: 0,
         });
-        (Self { client }, progress)
+        let body = Self {
+            client: client.map(|client| Rc::new(RefCell::new(client))),
+            handed_on: 0,
+            attempt: 0,
+        };
+        (body, progress)
     }
 
     /// A copy that comes of it while it is read; nothing where there is no body.
     pub fn copy(&mut self) -> Option<Outgoing> {
         let (copy, outgoing) = BodyCopy::new();
-        self.client.as_mut()?.copy = Some(copy);
+        self.client.as_ref()?.borrow_mut().copy = Some(copy);
         Some(outgoing)
     }
 
-    /// No body.
-    pub fn empty() -> Self {
-        Self { client: None }
+    /// Keeps what comes, up to [`MOST_KEPT`], so that it can be sent again.
+    pub fn keep(&mut self) {
+        if let Some(client) = &self.client {
+            client.borrow_mut().kept.get_or_insert_default();
+        }
+    }
+
+    /// The same body from its beginning, for another attempt. Once that reads it, an earlier one gets nothing more.
+    pub fn again(&self) -> Self {
+        Self {
+            client: self.client.clone(),
+            handed_on: 0,
+            attempt: self.attempt + 1,
+        }
+    }
+
+    /// Whether it can still be read from its beginning.
+    pub fn is_whole(&self) -> bool {
+        let client = self.client.as_ref();
+        client.is_none_or(|client| client.borrow().kept.is_some())
     }
 }
 
@@ -159,29 +203,75 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut self.client {
-            Some(client) => client.poll_frame(cx),
-            None => Poll::Ready(None),
+        let Self {
+            client,
+            handed_on,
+            attempt,
+        } = &mut *self;
+        let Some(client) = client else {
+            return Poll::Ready(None);
+        };
+        let mut client = client.borrow_mut();
+        if client.attempt > *attempt {
+            return Poll::Ready(Some(Err(BodyError::Superseded)));
         }
+        client.attempt = *attempt;
+        if let Some(piece) = client.kept(*handed_on).first() {
+            *handed_on += 1;
+            client.progress.moved.set(Instant::now());
+            return Poll::Ready(Some(Ok(Frame::data(piece.clone()))));
+        }
+        let frame = ready!(client.poll_frame(cx));
+        if let Some(Ok(frame)) = &frame {
+            client.keep(frame);
+            *handed_on += 1;
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        let incoming = self.client.as_ref().map(|client| &client.incoming);
-        incoming.is_none_or(Incoming::is_end_stream)
+        self.client.as_ref().is_none_or(|client| {
+            let client = client.borrow();
+            client.kept(self.handed_on).is_empty() && client.incoming.is_end_stream()
+        })
     }
 
     fn size_hint(&self) -> SizeHint {
-        let incoming = self.client.as_ref().map(|client| &client.incoming);
-        incoming.map_or(SizeHint::with_exact(0), Incoming::size_hint)
+        let Some(client) = &self.client else {
+            return SizeHint::with_exact(0);
+        };
+        let client = client.borrow();
+        let kept = client.kept(self.handed_on).iter().map(Bytes::len);
+        let kept = kept.sum::<usize>() as u64;
+        let rest = client.incoming.size_hint().exact();
+        rest.map_or_else(SizeHint::default, |rest| SizeHint::with_exact(kept + rest))
     }
 }
 
 impl ClientBody {
+    /// The pieces that were kept, from this one on.
+    fn kept(&self, from: usize) -> &[Bytes] {
+        let kept = self.kept.as_deref().unwrap_or_default();
+        kept.get(from..).unwrap_or_default()
+    }
+
+    /// Keeps `frame` if everything is kept and it is not too much. Trailers are not kept.
+    fn keep(&mut self, frame: &Frame<Bytes>) {
+        let Some(kept) = &mut self.kept else { return };
+        let length: usize = kept.iter().map(Bytes::len).sum();
+        match frame.data_ref() {
+            Some(data) if length + data.len() <= MOST_KEPT => kept.push(data.clone()),
+            _ => self.kept = None,
+        }
+    }
+
     fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Poll::Ready(frame) = poll_frame(&mut self.incoming, &mut self.pause, cx) else {
+        let frame = poll_frame(&mut self.incoming, &mut self.pause, cx);
+        self.progress.awaits_client.set(frame.is_pending());
+        let Poll::Ready(frame) = frame else {
             self.allowance.wait(Instant::now());
             return Poll::Pending;
         };
@@ -217,9 +307,15 @@ impl ClientBody {
 }
 
 impl Progress {
-    /// When the body last moved.
-    pub fn moved(&self) -> Instant {
-        self.moved.get()
+    /// When the backend has to have made its next step, after an attempt that `started` then. While it is for the client
+    /// to send more, that moves on with the time.
+    pub fn deadline(&self, started: Instant, patience: &Patience) -> Instant {
+        let moved = self.moved.get().max(started);
+        match self.state.get() {
+            State::Sending if self.awaits_client.get() => Instant::now() + patience.send,
+            State::Sending => moved + patience.send,
+            State::Complete | State::Failed(_) => moved + patience.read,
+        }
     }
 
     /// What went wrong with the body, if anything.
@@ -243,15 +339,16 @@ impl Progress {
 // Responses.
 
 impl BackendBody {
-    /// The body that comes on `connection`, which is given back once it is complete, with those `trailers`.
+    /// The body that comes on `connection`, which is given back once it is complete, with those `trailers`. `pause` bounds
+    /// its pauses.
     pub fn new(
         incoming: Incoming,
         trailers: Trailers,
+        pause: Pause,
         connection: Connection,
         progress: Rc<Progress>,
         worker: Rc<Worker>,
     ) -> Self {
-        let pause = Pause::new(worker.settings().backend_timeout);
         let connection = Some(connection);
         let mut body = Self {
             incoming,
@@ -435,9 +532,11 @@ impl Trailers {
 }
 
 impl Pause {
-    fn new(limit: Duration) -> Self {
+    /// Pauses as long as `limit`, and an end to everything at `until`.
+    pub fn new(limit: Duration, until: Option<Instant>) -> Self {
         Self {
             limit,
+            until,
             last: Instant::now(),
             timer: None,
         }
@@ -446,7 +545,8 @@ impl Pause {
     /// Ready when the last step is too long ago.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            let deadline = self.last + self.limit;
+            let pause = self.last + self.limit;
+            let deadline = self.until.map_or(pause, |until| until.min(pause));
             let timer = self
                 .timer
                 .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));

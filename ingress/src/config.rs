@@ -1,6 +1,7 @@
 //! The settings of the gateway; their documentation is its `--help`.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -193,6 +194,21 @@ pub struct GatewayArgs {
     /// How long a backend may take to begin its response after it has the request, or pause while it sends the response.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub backend_timeout: Duration,
+
+    /// How long a request may take from its head to the end of its response, all attempts included. Without it: as long as
+    /// no single step takes too long.
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub request_timeout: Option<Duration>,
+
+    /// Most requests that an endpoint may have in flight. When all endpoints of a Service have as many, further requests
+    /// are answered with 503. Without it: any number.
+    #[arg(long, value_name = "N")]
+    pub max_requests_per_endpoint: Option<NonZeroU32>,
+
+    /// For how long a new endpoint gets less than its share of requests, growing from a tenth. Without it: its share at
+    /// once, as in ingress-nginx.
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub slow_start: Option<Duration>,
 
     /// How long an idle connection to a backend is kept.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]

@@ -7,18 +7,23 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::health::Health;
 use crate::latency::Latency;
+use crate::session::Token;
 
 /// An address that requests go to.
 #[derive(Debug)]
 pub struct Endpoint {
     address: SocketAddr,
+    token: Token,
     /// The times of its parts count from here.
     born: Instant,
+    /// Whether others were there before it, to take the load while it gets going.
+    is_newcomer: bool,
     in_flight: AtomicU32,
     latency: Latency,
     health: Health,
@@ -32,11 +37,13 @@ pub struct InFlight {
 }
 
 impl Endpoint {
-    /// The endpoint at `address`, of which nothing is known yet.
-    pub fn new(address: SocketAddr, now: Instant) -> Self {
+    /// The endpoint at `address`, of which nothing is known yet. A newcomer joins others.
+    pub fn new(address: SocketAddr, token: Token, is_newcomer: bool, now: Instant) -> Self {
         Self {
             address,
+            token,
             born: now,
+            is_newcomer,
             in_flight: AtomicU32::new(0),
             latency: Latency::default(),
             health: Health::default(),
@@ -48,6 +55,11 @@ impl Endpoint {
         self.address
     }
 
+    /// What names it to clients.
+    pub fn token(&self) -> Token {
+        self.token
+    }
+
     /// Requests whose response is not complete.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
@@ -56,6 +68,16 @@ impl Endpoint {
     /// How long it takes to begin a response, in microseconds; nothing while it has not been asked.
     pub fn latency(&self, now: Instant) -> Option<f32> {
         self.latency.estimate(now - self.born)
+    }
+
+    /// The share of its load that it can take already, if it warms up for so long: a tenth at first, all in the end.
+    pub(crate) fn warmth(&self, slow_start: Duration, now: Instant) -> f32 {
+        const LEAST: f32 = 0.1;
+        if !self.is_newcomer || slow_start.is_zero() {
+            return 1.0;
+        }
+        let age = (now - self.born).as_secs_f32();
+        (age / slow_start.as_secs_f32()).clamp(LEAST, 1.0)
     }
 
     /// Whether it is passed over because it has failed too often.
@@ -74,7 +96,7 @@ impl Endpoint {
     }
 
     /// Ejects it for a time that doubles with every time it happens.
-    pub(crate) fn eject(&self, base: std::time::Duration, now: Instant) {
+    pub(crate) fn eject(&self, base: Duration, now: Instant) {
         self.health.eject(base, now - self.born);
     }
 
@@ -133,12 +155,31 @@ impl Drop for InFlight {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use super::*;
-    use std::time::Duration;
+
+    fn endpoint(now: Instant) -> Arc<Endpoint> {
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let token = Token::new("", "", address);
+        Arc::new(Endpoint::new(address, token, true, now))
+    }
+
+    #[test]
+    fn a_newcomer_warms_up() {
+        let start = Instant::now();
+        let endpoint = endpoint(start);
+        let warmth = |seconds| {
+            endpoint.warmth(
+                Duration::from_secs(10),
+                start + Duration::from_secs(seconds),
+            )
+        };
+        assert_eq!([0, 5, 10, 60].map(warmth), [0.1, 0.5, 1.0, 1.0]);
+        assert_eq!(endpoint.warmth(Duration::ZERO, start), 1.0);
+    }
 
     #[test]
     fn requests_count_while_they_have_a_place() {
         let now = Instant::now();
-        let endpoint = Arc::new(Endpoint::new(([127, 0, 0, 1], 1).into(), now));
+        let endpoint = endpoint(now);
         let (one, two) = (endpoint.enter(now), endpoint.enter(now));
         assert_eq!(endpoint.in_flight(), 2);
         drop(one);
@@ -151,7 +192,7 @@ mod tests {
     fn an_ejected_endpoint_comes_back_by_one_probe() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let endpoint = Arc::new(Endpoint::new(([127, 0, 0, 1], 1).into(), start));
+        let endpoint = endpoint(start);
         let before = endpoint.enter(start).unwrap();
         endpoint.eject(Duration::from_secs(10), at(0));
         assert!(endpoint.is_ejected(at(9)) && endpoint.enter(at(9)).is_none());

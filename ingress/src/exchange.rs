@@ -5,16 +5,16 @@
 
 use std::error::Error;
 use std::rc::Rc;
-use std::time::Duration;
 
 use http::header::TRANSFER_ENCODING;
-use http::{Request, Response, StatusCode, Version};
+use http::{HeaderMap, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use tokio::time::{Instant, timeout_at};
 
+use crate::annotations::timeouts::Patience;
 use crate::answer::Reason;
-use crate::body::{BackendBody, Progress, RequestBody};
+use crate::body::{BackendBody, Pause, Progress, RequestBody};
 use crate::pool::{Connection, Key};
 use crate::strict;
 use crate::trailers::{Sender, Trailers};
@@ -35,6 +35,8 @@ pub(crate) struct Failed {
     pub(crate) reason: Reason,
     /// How far the request came.
     pub(crate) sent: Sent,
+    /// Whether its connection had been idle and was found closed, or was closing in good order, which is nobody's fault.
+    pub(crate) is_stale: bool,
 }
 
 /// How much of a request a backend may have seen.
@@ -55,33 +57,56 @@ pub(crate) struct Exchange<'r> {
     pub(crate) progress: Rc<Progress>,
     /// The client's end, if it asks to switch protocols.
     pub(crate) upgrade: Option<Upgrade>,
+    /// How long the backend may take.
+    pub(crate) patience: Patience,
+    /// When all has to be over, if ever.
+    pub(crate) until: Option<Instant>,
 }
 
 impl Exchange<'_> {
-    /// A connection for `key`: one that is open, if it `may_reuse` one, else a new one.
-    pub(crate) async fn connection(
-        &self,
+    /// Sends `request` over a connection for `key`: one that is open, if it `may_reuse` one, else a new one.
+    pub(crate) async fn attempt(
+        &mut self,
         key: &Key,
         may_reuse: bool,
-    ) -> Result<Connection, Reason> {
+        request: Request<RequestBody>,
+    ) -> Result<Reply, Failed> {
+        let connection = match self.connection(key, may_reuse).await {
+            Ok(connection) => connection,
+            Err(reason) => {
+                return Err(Failed {
+                    reason,
+                    sent: Sent::Nothing(Box::new(request)),
+                    is_stale: false,
+                });
+            }
+        };
+        let is_reused = connection.is_reused();
+        let sent = self.send(connection, request).await;
+        sent.map_err(|failed| Failed {
+            is_stale: failed.is_stale || is_reused && failed.reason == Reason::BackendClosed,
+            ..failed
+        })
+    }
+
+    async fn connection(&self, key: &Key, may_reuse: bool) -> Result<Connection, Reason> {
         let metrics = self.worker.metrics();
         if may_reuse && let Some(connection) = self.worker.pool().take(key).await {
             metrics.reuses.count();
             return Ok(connection);
         }
         metrics.connects.count();
-        self.worker.pool().connect(key).await
+        self.worker.pool().connect(key, self.patience.connect).await
     }
 
     /// Sends `request` and waits for the head of its response.
-    pub(crate) async fn send(
+    async fn send(
         &mut self,
         mut connection: Connection,
         request: Request<RequestBody>,
     ) -> Result<Reply, Failed> {
         let sending = connection.send(request);
-        let limit = self.worker.settings().backend_timeout;
-        let Some(sent) = until_stalled(sending, &self.progress, limit).await else {
+        let Some(sent) = until_stalled(sending, &self.progress, &self.patience).await else {
             return Err(self.failed(Reason::BackendTimeout));
         };
         match sent {
@@ -98,6 +123,7 @@ impl Exchange<'_> {
             return Failed {
                 reason: Reason::BackendClosed,
                 sent: Sent::Nothing(Box::new(request)),
+                is_stale: false,
             };
         }
         let error = error.into_error();
@@ -105,6 +131,7 @@ impl Exchange<'_> {
             return Failed {
                 reason: Reason::BackendClosed,
                 sent: Sent::Refused,
+                is_stale: true,
             };
         }
         let is_lost = !error.is_parse() && !error.is_timeout();
@@ -119,6 +146,7 @@ impl Exchange<'_> {
         Failed {
             reason: self.progress.failure().unwrap_or(reason),
             sent: Sent::Perhaps,
+            is_stale: false,
         }
     }
 
@@ -145,8 +173,9 @@ impl Exchange<'_> {
         trailers.announce(response.headers_mut());
         *response.version_mut() = Version::HTTP_11;
         let (progress, worker) = (self.progress.clone(), self.worker.clone());
-        let response =
-            response.map(|body| BackendBody::new(body, trailers, connection, progress, worker));
+        let pause = Pause::new(self.patience.read, self.until);
+        let body = |body| BackendBody::new(body, trailers, pause, connection, progress, worker);
+        let response = response.map(body);
         Ok(Reply::Response(Box::new(response)))
     }
 }
@@ -162,23 +191,25 @@ fn is_unprocessed(error: &hyper::Error) -> bool {
     })
 }
 
-/// Waits for `response`. The time counts from when the request's body last moved.
+/// Waits for `response` as long as the backend does not take too long for the next step: taking more of the request, or
+/// beginning the response once it has all of it.
 async fn until_stalled<F: Future>(
     response: F,
     progress: &Progress,
-    limit: Duration,
+    patience: &Patience,
 ) -> Option<F::Output> {
     let mut response = std::pin::pin!(response);
-    let mut deadline = Instant::now() + limit;
+    let started = Instant::now();
+    let mut deadline = progress.deadline(started, patience);
     loop {
         if let Ok(response) = timeout_at(deadline, response.as_mut()).await {
             return Some(response);
         }
-        let moved = progress.moved() + limit;
-        if moved <= deadline {
+        let next = progress.deadline(started, patience);
+        if next <= deadline {
             return None;
         }
-        deadline = moved;
+        deadline = next;
     }
 }
 
@@ -188,6 +219,14 @@ impl Reply {
         match self {
             Self::Response(response) => response.status(),
             Self::Switch(switch) => switch.upgrade.status(),
+        }
+    }
+
+    /// The fields that the client sees.
+    pub fn headers_mut(&mut self) -> &mut HeaderMap {
+        match self {
+            Self::Response(response) => response.headers_mut(),
+            Self::Switch(switch) => switch.response.headers_mut(),
         }
     }
 }

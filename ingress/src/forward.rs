@@ -1,117 +1,130 @@
-//! Sending a request to a Service: which endpoint, what its answer says of it, and trying again where that is safe.
+//! Sending a request to a Service, and sending it again where that is safe and wanted.
 //!
-//! A request is sent again only while nothing of a response has come, and only if the backend cannot have acted on it:
-//! nothing was sent yet, or the request may be repeated (RFC 9110 section 9.2.2) and has no body, and it went out on a
-//! connection that the backend was closing at the same moment.
+//! A request is sent again only while its client has seen nothing of a response. What a backend may have acted on is sent
+//! again only if it may be repeated (RFC 9110 section 9.2.2) and its body is still known. Whether another attempt is
+//! wanted is for [`Attempts`] to say.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::SystemTime;
 
-use http::header::{CONNECTION, HOST, TE, TRANSFER_ENCODING};
+use http::header::{CONNECTION, HOST, SET_COOKIE, TE, TRANSFER_ENCODING};
 use http::uri::{Authority, Scheme};
-use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
+use http::{HeaderValue, Request, Uri, Version};
 use hyper::body::Body;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::answer::Reason;
-use crate::balance::Choice;
+use crate::attempts::{Attempts, Manner};
 use crate::body::{Progress, RequestBody};
+use crate::endpoint::InFlight;
 use crate::exchange::{Exchange, Failed, Reply, Sent};
-use crate::pool::{Connection, Key};
+use crate::pool::Key;
 use crate::protocol::{Http, Spoken};
 use crate::record::Record;
 use crate::upgrade::Upgrade;
 use crate::upstream::Upstream;
 use crate::worker::Worker;
 
-/// Most attempts for one request.
-const MAX_ATTEMPTS: usize = 3;
-
-/// A request without a body, to be sent again if it is refused or lost.
+/// A request as it was before it was sent.
 struct Spare {
-    /// Whether it can have been lost because its connection was just being closed, and does no harm if it was not.
-    may_repeat: bool,
-    method: Method,
-    uri: Uri,
-    version: Version,
-    headers: HeaderMap,
+    head: Request<()>,
+    body: RequestBody,
 }
 
-/// Sends `request` to one of the endpoints of `upstream`, who is spoken to like this.
+/// Sends `request` to one of the endpoints of `upstream`, in that `manner`.
 pub async fn forward(
     worker: &Rc<Worker>,
     upstream: &Upstream,
-    spoken: &Spoken,
+    manner: Manner<'_>,
     mut request: Request<RequestBody>,
     progress: Rc<Progress>,
     upgrade: Option<Upgrade>,
     record: &mut Record,
 ) -> Result<Reply, Reason> {
-    prepare(&mut request, spoken)?;
-    let mut exchange = Exchange {
+    prepare(&mut request, &manner.spoken)?;
+    let patience = manner.patience;
+    let exchange = Exchange {
         worker,
         progress,
         upgrade,
+        patience,
+        until: patience.total.map(|total| Instant::now() + total),
     };
-    let ejection = worker.settings().ejection();
-    let mut unreachable: Vec<SocketAddr> = Vec::new();
-    let mut failure = None;
+    let attempts = Attempts::new(worker, upstream, manner);
+    let reply = attempt(exchange, attempts, request, record);
+    match patience.total {
+        Some(total) => timeout(total, reply)
+            .await
+            .unwrap_or(Err(Reason::RequestTimeout)),
+        None => reply.await,
+    }
+}
+
+/// Makes attempts until one is good enough or no other may follow.
+async fn attempt(
+    mut exchange: Exchange<'_>,
+    mut attempts: Attempts<'_>,
+    mut request: Request<RequestBody>,
+    record: &mut Record,
+) -> Result<Reply, Reason> {
+    let mut place = attempts.first()?;
     let mut may_reuse = true;
-    for attempt in 0..MAX_ATTEMPTS {
-        let sent = Instant::now();
-        let choice = Choice {
-            tried: &unreachable,
-            ..Choice::new(sent)
-        };
-        let place = match upstream.pick(&choice) {
-            Ok(place) => place,
-            Err(reason) => return Err(failure.unwrap_or(reason)),
-        };
-        let address = place.address();
+    let may_repeat = attempts.may_repeat(request.method());
+    // A backend can refuse anything, and HTTP/2 has the words for it.
+    let needs_spare = may_repeat || attempts.spoken().http == Http::Two;
+    if needs_spare {
+        request.body_mut().keep();
+    }
+    loop {
+        let (address, sent) = (place.address(), Instant::now());
+        let spare = needs_spare.then(|| Spare::of(&request));
         record.tried(address);
-        if attempt > 0 {
-            worker.metrics().retries.count();
-        }
         let key = Key {
             address,
-            spoken: spoken.clone(),
+            spoken: attempts.spoken().clone(),
         };
-        let connection = match exchange.connection(&key, may_reuse).await {
-            Ok(connection) => connection,
-            Err(reason) => {
-                upstream.failed(&place, &ejection, Instant::now());
-                unreachable.push(address);
-                failure = Some(reason);
-                continue;
-            }
-        };
-        let is_reused = connection.is_reused();
-        let spare = Spare::of(&request, &connection);
-        match exchange.send(connection, request).await {
+        let (answer, again) = match exchange.attempt(&key, may_reuse, request).await {
             Ok(reply) => {
-                place.succeeded(sent, Instant::now());
-                record.holds(place);
-                return Ok(reply);
+                attempts.answered(&place, reply.status(), sent);
+                let is_followed = may_repeat && attempts.follow_status(reply.status());
+                let again = spare.filter(|_| is_followed);
+                (Ok(reply), again.and_then(Spare::into_request))
             }
-            Err(Failed { reason, sent }) => {
-                let is_stale = is_reused && reason == Reason::BackendClosed;
-                if !is_stale && reason.is_backends_fault() {
-                    upstream.failed(&place, &ejection, Instant::now());
+            Err(failed) => {
+                let (reason, is_stale) = (failed.reason, failed.is_stale);
+                let again = failed.request(spare, may_repeat);
+                // A connection that was closing says nothing about the endpoint.
+                if is_stale && (may_reuse || attempts.repeat()) {
+                    (request, may_reuse) = (again.ok_or(reason)?, false);
+                    continue;
                 }
-                request = match (sent, spare) {
-                    (Sent::Nothing(request), _) => *request,
-                    (Sent::Refused, Some(spare)) => spare.into_request(),
-                    (Sent::Perhaps, Some(spare)) if is_stale && spare.may_repeat => {
-                        spare.into_request()
-                    }
-                    _ => return Err(reason),
-                };
-                may_reuse = false;
-                failure = Some(reason);
+                attempts.failed(&place, reason);
+                (Err(reason), again.filter(|_| attempts.follow(reason)))
             }
-        }
+        };
+        let next = again.and_then(|again| Some((again, attempts.next(&place)?)));
+        let Some((again, next)) = next else {
+            let reply = answer?;
+            return Ok(finish(reply, place, &attempts, record));
+        };
+        (request, place, may_reuse) = (again, next, true);
     }
-    Err(failure.unwrap_or(Reason::NoEndpoint))
+}
+
+/// Tells the client of its session, and keeps the `place` until the response is through.
+fn finish(
+    mut reply: Reply,
+    place: InFlight,
+    attempts: &Attempts<'_>,
+    record: &mut Record,
+) -> Reply {
+    let token = place.endpoint().token();
+    let session = attempts.session();
+    if let Some(cookie) = session.and_then(|session| session.cookie(token, SystemTime::now())) {
+        reply.headers_mut().append(SET_COOKIE, cookie);
+    }
+    record.holds(place);
+    reply
 }
 
 /// Makes `request` one that a backend understands.
@@ -154,27 +167,33 @@ fn prepare_http2(request: &mut Request<RequestBody>, is_secure: bool) -> Result<
     Ok(())
 }
 
+impl Failed {
+    /// The request, to be sent again: as it was if nothing of it was sent, else the `spare` one if no backend has begun
+    /// with it or it `may_repeat`.
+    fn request(self, spare: Option<Spare>, may_repeat: bool) -> Option<Request<RequestBody>> {
+        match self.sent {
+            Sent::Nothing(request) => Some(*request),
+            Sent::Perhaps if !may_repeat => None,
+            Sent::Refused | Sent::Perhaps => spare.and_then(Spare::into_request),
+        }
+    }
+}
+
 impl Spare {
-    /// A spare of `request`, if it may be sent again on any condition.
-    fn of(request: &Request<RequestBody>, connection: &Connection) -> Option<Self> {
-        let may_repeat = connection.is_reused() && request.method().is_idempotent();
-        let may_be_refused = request.version() == Version::HTTP_2;
-        let is_needed = may_repeat || may_be_refused;
-        (is_needed && request.body().is_end_stream()).then(|| Self {
-            may_repeat,
-            method: request.method().clone(),
-            uri: request.uri().clone(),
-            version: request.version(),
-            headers: request.headers().clone(),
-        })
+    fn of(request: &Request<RequestBody>) -> Self {
+        let mut head = Request::new(());
+        *head.method_mut() = request.method().clone();
+        *head.uri_mut() = request.uri().clone();
+        *head.version_mut() = request.version();
+        *head.headers_mut() = request.headers().clone();
+        *head.extensions_mut() = request.extensions().clone();
+        let body = request.body().again();
+        Self { head, body }
     }
 
-    fn into_request(self) -> Request<RequestBody> {
-        let mut request = Request::new(RequestBody::empty());
-        *request.method_mut() = self.method;
-        *request.uri_mut() = self.uri;
-        *request.version_mut() = self.version;
-        *request.headers_mut() = self.headers;
-        request
+    /// The request, unless too much of its body has gone by.
+    fn into_request(self) -> Option<Request<RequestBody>> {
+        let Self { head, body } = self;
+        body.is_whole().then(|| head.map(|()| body))
     }
 }

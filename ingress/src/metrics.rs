@@ -39,6 +39,8 @@ pub struct Metrics {
     pub reuses: Counter,
     /// Requests that were sent again.
     pub retries: Counter,
+    /// Requests that were not sent again because their Service's budget was spent.
+    pub retries_refused: Counter,
     /// Snapshots that were put into effect.
     pub updates: Counter,
     /// When that was last, in seconds since 1970.
@@ -111,6 +113,7 @@ impl Metrics {
             connects: Counter::default(),
             reuses: Counter::default(),
             retries: Counter::default(),
+            retries_refused: Counter::default(),
             updates: Counter::default(),
             updated: Counter::default(),
             routes: Counter::default(),
@@ -219,6 +222,12 @@ impl Metrics {
                 "counter",
                 "Requests sent again",
                 &self.retries,
+            ),
+            (
+                "portolan_ingress_retries_refused_total",
+                "counter",
+                "Requests not sent again because their Service's budget for that was spent",
+                &self.retries_refused,
             ),
             (
                 "portolan_ingress_tls_handshake_failures_total",

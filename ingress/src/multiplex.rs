@@ -80,9 +80,9 @@ impl Multiplexed {
     }
 
     /// Room on a connection that is opened for it, perhaps by another request at the same time.
-    pub async fn open(&self, key: &Key) -> Result<Lease, Reason> {
+    pub async fn open(&self, key: &Key, limit: Duration) -> Result<Lease, Reason> {
         loop {
-            let opening = self.opening(key);
+            let opening = self.opening(key, limit);
             let session = opening.await?;
             if session.sender.is_closed() {
                 return Err(Reason::BackendClosed);
@@ -95,13 +95,13 @@ impl Multiplexed {
         }
     }
 
-    fn opening(&self, key: &Key) -> Shared<Opening> {
+    fn opening(&self, key: &Key, limit: Duration) -> Shared<Opening> {
         let mut all = self.opening.borrow_mut();
         let under_way = all.get(key).and_then(WeakShared::upgrade);
         if let Some(opening) = under_way.filter(|opening| opening.peek().is_none()) {
             return opening;
         }
-        let opening = Session::open(key.clone(), self.dialer.clone())
+        let opening = Session::open(key.clone(), self.dialer.within(limit))
             .boxed_local()
             .shared();
         if let Some(weak) = opening.downgrade() {

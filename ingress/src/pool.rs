@@ -148,11 +148,12 @@ impl Pool {
         }
     }
 
-    /// Opens a connection that is good for `key`. Requests that ask for one of HTTP/2 at the same time share it.
-    pub async fn connect(&self, key: &Key) -> Result<Connection, Reason> {
+    /// Opens a connection that is good for `key`, which may take as long as `limit`. Requests that ask for one of HTTP/2 at
+    /// the same time share it.
+    pub async fn connect(&self, key: &Key, limit: Duration) -> Result<Connection, Reason> {
         let kind = match key.spoken.http {
-            Http::One => Kind::One(Exclusive::open(key, &self.dialer).await?),
-            Http::Two => Kind::Two(self.multiplexed.open(key).await?),
+            Http::One => Kind::One(Exclusive::open(key, &self.dialer.within(limit)).await?),
+            Http::Two => Kind::Two(self.multiplexed.open(key, limit).await?),
         };
         Ok(Connection {
             key: key.clone(),
@@ -176,6 +177,16 @@ impl Pool {
 }
 
 impl Dialer {
+    /// The same where connecting may take as long as `connect`.
+    pub fn within(&self, connect: Duration) -> Self {
+        let limits = Limits {
+            connect,
+            ..self.limits
+        };
+        let tls = self.tls.clone();
+        Self { limits, tls }
+    }
+
     /// Opens a socket for `key`.
     pub async fn dial(&self, key: &Key) -> Result<TcpStream, Reason> {
         let connect = TcpStream::connect(key.address);

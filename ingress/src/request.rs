@@ -12,6 +12,7 @@ use hyper::body::{Body, Incoming};
 
 use crate::annotations::https::HttpsRedirect;
 use crate::answer::{self, Reason};
+use crate::attempts::Manner;
 use crate::body::{RequestBody, ResponseBody};
 use crate::exchange::Reply;
 use crate::filters::{self, Exit, Visit};
@@ -116,17 +117,11 @@ async fn answer(
         spoken.http = Http::One;
     }
     let upgrade = head.upgrade.then(|| upgrade::prepare(&mut parts));
+    let upstream = upstream(chosen)?;
+    let manner = Manner::of(&visit, chosen, upstream, &parts, spoken);
     let request = Request::from_parts(parts, body);
-    let reply = forward::forward(
-        worker,
-        upstream(chosen)?,
-        &spoken,
-        request,
-        progress,
-        upgrade,
-        record,
-    )
-    .await?;
+    let reply =
+        forward::forward(worker, upstream, manner, request, progress, upgrade, record).await?;
     Ok(Outcome::Reply(reply))
 }
 

@@ -14,18 +14,22 @@ use model::{Family, Service, ServicePort, ServicePortName, World, select};
 use tokio::time::Instant;
 
 use crate::answer::Reason;
-use crate::balance::Choice;
+use crate::balance::{Choice, Endpoints};
+use crate::budget::Budget;
 use crate::endpoint::{Endpoint, InFlight};
+use crate::session::Token;
 
 /// The backends of one Service port.
 #[derive(Debug)]
 pub struct Upstream {
     name: ServicePortName,
-    endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
-    /// How often one was picked: says whose turn it is.
+    endpoints: ArcSwap<Endpoints>,
+    /// How many requests there have been: says whose turn it is.
     picks: AtomicUsize,
-    /// Held while the list changes or an endpoint is ejected. Picking needs neither.
-    change: Mutex<()>,
+    /// The UID of the Service that the endpoints are of. Held while the list changes or an endpoint is ejected; picking
+    /// needs neither.
+    owner: Mutex<Box<str>>,
+    budget: Budget,
 }
 
 /// When an endpoint that fails is to be left alone.
@@ -44,7 +48,8 @@ impl Upstream {
             name,
             endpoints: ArcSwap::default(),
             picks: AtomicUsize::new(0),
-            change: Mutex::default(),
+            owner: Mutex::default(),
+            budget: Budget::new(Instant::now()),
         }
     }
 
@@ -54,54 +59,92 @@ impl Upstream {
     }
 
     /// The endpoints as they are now.
-    pub fn endpoints(&self) -> Arc<Vec<Arc<Endpoint>>> {
-        self.endpoints.load_full()
+    pub fn endpoints(&self) -> Vec<Arc<Endpoint>> {
+        self.endpoints.load().list().to_vec()
+    }
+
+    /// Whether `token` names one of its endpoints.
+    pub fn has(&self, token: Token) -> bool {
+        let endpoints = self.endpoints.load();
+        endpoints
+            .list()
+            .iter()
+            .any(|endpoint| endpoint.token() == token)
+    }
+
+    /// The endpoint to which `key` belongs, whatever state it is in.
+    pub fn owner(&self, key: u64) -> Option<SocketAddr> {
+        let endpoints = self.endpoints.load();
+        endpoints.owners(key).next().map(|owner| owner.address())
+    }
+
+    /// Whether another request may be sent again. One that may be counts as if it is.
+    pub fn grants_retry(&self, now: Instant) -> bool {
+        self.budget
+            .withdraw(self.picks.load(Ordering::Relaxed), now)
     }
 
     /// Takes over the endpoints that its Service has in `world`.
     pub fn refresh(&self, world: &World) {
-        self.set(&endpoints(world, &self.name));
+        let service = world.service(&self.name.service);
+        let uid = service.and_then(|service| service.uid.as_deref());
+        self.set(&endpoints(world, &self.name), uid.unwrap_or_default());
     }
 
-    /// Makes `addresses` its endpoints. What is known of those that stay is kept.
-    pub fn set(&self, addresses: &[SocketAddr]) {
-        let _change = self.change.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Makes `addresses` its endpoints, those of a Service with this `uid`. What is known of those that stay is kept.
+    pub fn set(&self, addresses: &[SocketAddr], uid: &str) {
+        let mut owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let old = self.endpoints.load();
-        if old
-            .iter()
-            .map(|endpoint| endpoint.address())
-            .eq(addresses.iter().copied())
-        {
+        let is_same_owner = **owner == *uid;
+        let old_addresses = old.list().iter().map(|endpoint| endpoint.address());
+        if is_same_owner && old_addresses.eq(addresses.iter().copied()) {
             return;
         }
-        let known: HashMap<_, _> = old.iter().map(|known| (known.address(), known)).collect();
-        let usual = usual_latency(&old, now);
+        *owner = uid.into();
+        let known = old.list().iter().filter(|_| is_same_owner);
+        let known: HashMap<_, _> = known.map(|known| (known.address(), known)).collect();
+        let usual = usual_latency(old.list(), now);
+        let newcomer = |address| {
+            let token = Token::new(uid, &self.name.port, address);
+            let endpoint = Endpoint::new(address, token, !known.is_empty(), now);
+            if let Some(usual) = usual {
+                endpoint.assume_latency(usual);
+            }
+            Arc::new(endpoint)
+        };
         let endpoint = |address: &SocketAddr| match known.get(address) {
             Some(known) => Arc::clone(known),
-            None => newcomer(*address, usual, now),
+            None => newcomer(*address),
         };
         let new: Vec<_> = addresses.iter().map(endpoint).collect();
         restore_surplus(&new);
-        self.endpoints.store(Arc::new(new));
+        self.endpoints.store(Arc::new(Endpoints::new(new)));
     }
 
     /// A place at the endpoint that suits `choice` best, or why there is none.
     pub fn pick(&self, choice: &Choice<'_>) -> Result<InFlight, Reason> {
         let endpoints = self.endpoints.load();
-        let turn = self.picks.fetch_add(1, Ordering::Relaxed);
+        let turn = self.turn(choice);
         let best = choice.best(&endpoints, turn);
         let entered = best.and_then(|endpoint| endpoint.enter(choice.now));
         // Another request may just have become the probe of the best one.
-        let mut others = choice.in_turn(&endpoints, turn);
-        entered
-            .or_else(|| others.find_map(|endpoint| endpoint.enter(choice.now)))
-            .ok_or_else(
-                || match endpoints.iter().any(|endpoint| choice.is_full(endpoint)) {
-                    true => Reason::Overloaded,
-                    false => Reason::NoEndpoint,
-                },
-            )
+        let mut others = choice.in_turn(endpoints.list(), turn);
+        let entered = entered.or_else(|| others.find_map(|endpoint| endpoint.enter(choice.now)));
+        let is_full = |endpoint: &Arc<Endpoint>| choice.is_full(endpoint);
+        entered.ok_or_else(|| match endpoints.list().iter().any(is_full) {
+            true => Reason::Overloaded,
+            false => Reason::NoEndpoint,
+        })
+    }
+
+    /// Whose turn it is. Another attempt of the same request does not use up a turn, or the endpoint after one that fails
+    /// would always be passed over.
+    fn turn(&self, choice: &Choice<'_>) -> usize {
+        match choice.tried {
+            [] => self.picks.fetch_add(1, Ordering::Relaxed),
+            _ => self.picks.load(Ordering::Relaxed),
+        }
     }
 
     /// The endpoint failed a request in a way that is its own fault. If that happens too often it is ejected, as long as
@@ -111,8 +154,9 @@ impl Upstream {
         if ejection.after == 0 || place.failed() < ejection.after {
             return;
         }
-        let _change = self.change.lock().unwrap_or_else(PoisonError::into_inner);
+        let _unchanged = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
         let endpoints = self.endpoints.load();
+        let endpoints = endpoints.list();
         let endpoint = place.endpoint();
         let is_out = |other: &&Arc<Endpoint>| other.is_in_doubt() && !Arc::ptr_eq(other, endpoint);
         let out = endpoints.iter().filter(is_out).count();
@@ -122,14 +166,6 @@ impl Upstream {
             endpoint.eject(ejection.base, now);
         }
     }
-}
-
-fn newcomer(address: SocketAddr, usual: Option<f32>, now: Instant) -> Arc<Endpoint> {
-    let endpoint = Endpoint::new(address, now);
-    if let Some(usual) = usual {
-        endpoint.assume_latency(usual);
-    }
-    Arc::new(endpoint)
 }
 
 /// The mean latency of `endpoints`, which is what is expected of new ones.
@@ -199,7 +235,7 @@ mod tests {
             protocol: Protocol::Tcp,
         };
         let upstream = Upstream::new(name);
-        upstream.set(&addresses(ports));
+        upstream.set(&addresses(ports), "uid");
         upstream
     }
 
@@ -233,9 +269,11 @@ mod tests {
         let (two, all) = (addresses(&[2]), addresses(&[1, 2, 3]));
         choice.tried = &two;
         assert_eq!(picked(&upstream, &choice), 3);
+        choice.tried = &[];
+        assert_eq!(picked(&upstream, &choice), 2);
         choice.tried = &all;
         assert_eq!(upstream.pick(&choice).unwrap_err(), Reason::NoEndpoint);
-        upstream.set(&[]);
+        upstream.set(&[], "uid");
         choice.tried = &[];
         assert_eq!(upstream.pick(&choice).unwrap_err(), Reason::NoEndpoint);
     }
@@ -246,7 +284,7 @@ mod tests {
         let now = Instant::now();
         let kept = upstream.pick(&Choice::new(now)).unwrap();
         kept.succeeded(now, now + Duration::from_millis(8));
-        upstream.set(&addresses(&[3, 1]));
+        upstream.set(&addresses(&[3, 1]), "uid");
         let endpoints = upstream.endpoints();
         assert!(Arc::ptr_eq(&endpoints[1], kept.endpoint()));
         assert_eq!(endpoints[1].in_flight(), 1);
@@ -312,7 +350,7 @@ mod tests {
             8
         );
         // With half of the list gone, one of the two may come back.
-        upstream.set(&addresses(&[1, 2]));
+        upstream.set(&addresses(&[1, 2]), "uid");
         let out = upstream
             .endpoints()
             .iter()
@@ -341,5 +379,94 @@ mod tests {
         probes.for_each(|probe| probe.succeeded(later, later));
         let turns = [(); 4].map(|()| picked(&upstream, &choice));
         assert_eq!(turns.iter().filter(|port| **port == 1).count(), 2);
+    }
+
+    #[test]
+    fn a_key_keeps_its_endpoint_and_moves_on_when_that_is_out() {
+        let upstream = upstream(&[1, 2, 3, 4, 5]);
+        let now = Instant::now();
+        let hash = |key, subset| Choice {
+            balance: Balance::Hash { key, subset },
+            ..Choice::new(now)
+        };
+        let key = 1 << 40;
+        let owner = picked(&upstream, &hash(key, 1));
+        assert!((0..10).all(|_| picked(&upstream, &hash(key, 1)) == owner));
+        assert_eq!(upstream.owner(key), Some(address(owner)));
+        let tried = addresses(&[owner]);
+        let elsewhere = Choice {
+            tried: &tried,
+            ..hash(key, 1)
+        };
+        let next = picked(&upstream, &elsewhere);
+        assert!(next != owner && picked(&upstream, &elsewhere) == next);
+        // Three endpoints for this key, the best two among them.
+        let turns: Vec<_> = (0..30).map(|_| picked(&upstream, &hash(key, 3))).collect();
+        let mut subset = turns.clone();
+        subset.sort_unstable();
+        subset.dedup();
+        assert!(subset.len() == 3 && [owner, next].iter().all(|one| subset.contains(one)));
+        assert!(
+            subset
+                .iter()
+                .all(|one| turns.iter().filter(|turn| *turn == one).count() == 10)
+        );
+    }
+
+    #[test]
+    fn a_session_goes_where_it_was_as_long_as_that_is_there() {
+        let upstream = upstream(&[1, 2, 3]);
+        let held = upstream.endpoints()[1].token();
+        let choice = Choice {
+            held_at: Some(held),
+            ..Choice::new(Instant::now())
+        };
+        assert!((0..6).all(|_| picked(&upstream, &choice) == 2));
+        let tried = addresses(&[2]);
+        let elsewhere = Choice {
+            tried: &tried,
+            ..choice
+        };
+        assert_ne!(picked(&upstream, &elsewhere), 2);
+        // Another Service of the same name has other tokens.
+        upstream.set(&addresses(&[1, 2, 3]), "another");
+        assert!(!upstream.has(held));
+    }
+
+    #[test]
+    fn newcomers_get_less_than_their_share_at_first() {
+        let upstream = upstream(&[1]);
+        upstream.set(&addresses(&[1, 2]), "uid");
+        let now = Instant::now();
+        let share = |age| {
+            let choice = Choice {
+                slow_start: Duration::from_secs(60),
+                ..Choice::new(now + Duration::from_secs(age))
+            };
+            let picks = (0..1_000).map(|_| picked(&upstream, &choice));
+            picks.filter(|port| *port == 2).count()
+        };
+        let (new, older, old) = (share(0), share(30), share(60));
+        assert!((20..90).contains(&new), "{new}");
+        assert!((200..300).contains(&older), "{older}");
+        assert_eq!(old, 500);
+    }
+
+    #[test]
+    fn an_upstream_counts_its_requests_for_the_budget() {
+        let upstream = upstream(&[1]);
+        let now = Instant::now();
+        let granted =
+            |upstream: &Upstream| (0..1_000).filter(|_| upstream.grants_retry(now)).count();
+        let reserve = granted(&upstream);
+        for _ in 0..1_000 {
+            picked(&upstream, &Choice::new(now));
+        }
+        let share = granted(&upstream);
+        // Some of it may have expired since the upstream was made.
+        assert!(
+            (99..=100).contains(&reserve) && (199..=202).contains(&share),
+            "{reserve}, {share}"
+        );
     }
 }

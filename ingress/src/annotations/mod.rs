@@ -18,7 +18,9 @@ use k8s_openapi::api::networking::v1::Ingress;
 use model::ObjectName;
 
 pub mod access;
+pub mod affinity;
 pub mod backend;
+pub mod balancing;
 pub mod basic_auth;
 pub mod body;
 pub mod buffering;
@@ -33,6 +35,8 @@ pub mod mirror;
 pub mod pattern;
 pub mod policy;
 pub mod referenced;
+pub mod retries;
+pub mod timeouts;
 pub mod value;
 
 pub use finding::{Finding, Verdict};

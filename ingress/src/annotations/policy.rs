@@ -10,8 +10,11 @@ use std::sync::Arc;
 use k8s_openapi::api::networking::v1::Ingress;
 
 use super::backend::Backend;
+use super::balancing::Balancing;
 use super::body::RequestBody;
 use super::https::HttpsRedirect;
+use super::retries::Retries;
+use super::timeouts::Timeouts;
 use super::{Annotations, Finding, Reference, Referenced};
 use super::{access, basic_auth, buffering, canary, cors, external_auth, limits, mirror};
 use crate::filters::Satisfy;
@@ -55,6 +58,12 @@ pub struct Policy {
     pub mirror: Option<Box<Mirror>>,
     /// Limits on bodies of requests.
     pub body: Option<Box<RequestBody>>,
+    /// How an endpoint is chosen.
+    pub balancing: Option<Box<Balancing>>,
+    /// When a request is sent again.
+    pub retries: Option<Box<Retries>>,
+    /// How long a backend may take.
+    pub timeouts: Option<Box<Timeouts>>,
 }
 
 impl Policy {
@@ -75,6 +84,9 @@ impl Policy {
             canary: canary::parse(from).map(Box::new),
             mirror: mirror::parse(from).map(Box::new),
             body: asked(RequestBody::parse(from)),
+            balancing: asked(Balancing::parse(from)),
+            retries: asked(Retries::parse(from)),
+            timeouts: asked(Timeouts::parse(from)),
         }
     }
 }
