@@ -4,6 +4,7 @@
 //! trailers those pass that [`Trailers`] lets through.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -17,6 +18,7 @@ use tokio::time::{Instant, Sleep};
 use crate::allowance::{Allowance, BodyLimits};
 use crate::annotations::timeouts::Patience;
 use crate::answer::Reason;
+use crate::filters::compress::{Coding, Compressor};
 use crate::filters::mirror::BodyCopy;
 use crate::filters::outbound::Outgoing;
 use crate::filters::pace::{Pace, Paced};
@@ -40,6 +42,9 @@ pub enum BodyError {
     /// A later attempt to send it has begun.
     #[error("the body is being sent again")]
     Superseded,
+    /// It could not be compressed.
+    #[error("the body cannot be compressed")]
+    Coding(#[source] io::Error),
 }
 
 /// Most bytes of a request's body that are kept so that it can be sent again.
@@ -93,8 +98,18 @@ pub struct ResponseBody {
     source: Source,
     /// Nothing where somebody else keeps it.
     record: Option<Box<Record>>,
+    /// Nothing where it stays as it is.
+    compression: Option<Box<Compression>>,
     /// Nothing where it is as fast as it can be.
     pace: Option<Box<Paced>>,
+}
+
+/// A body on its way through an encoder.
+#[derive(Debug)]
+struct Compression {
+    compressor: io::Result<Compressor>,
+    /// What comes after its end.
+    trailers: Option<Frame<Bytes>>,
 }
 
 #[derive(Debug)]
@@ -393,6 +408,7 @@ impl ResponseBody {
         Self {
             source: Source::Own(body),
             record: Some(record),
+            compression: None,
             pace: None,
         }
     }
@@ -402,6 +418,7 @@ impl ResponseBody {
         Self {
             source: Source::Own(body),
             record: None,
+            compression: None,
             pace: None,
         }
     }
@@ -411,8 +428,15 @@ impl ResponseBody {
         Self {
             source: Source::Backend(Box::new(body)),
             record: Some(record),
+            compression: None,
             pace: None,
         }
+    }
+
+    /// The same, compressed with `coding`. Its headers must say so.
+    pub fn compressed(mut self, coding: Option<Coding>) -> Self {
+        self.compression = coding.map(|coding| Box::new(Compression::new(coding)));
+        self
     }
 
     /// The same, no faster than `pace`.
@@ -436,13 +460,10 @@ impl Body for ResponseBody {
             None => usize::MAX,
         };
         let held = this.pace.as_mut().and_then(|pace| pace.take_held());
-        let frame = match (held, &mut this.source) {
+        let frame = match (held, &mut this.compression) {
             (Some(data), _) => Some(Ok(Frame::data(data))),
-            (None, Source::Own(body)) => {
-                let frame = ready!(Pin::new(body).poll_frame(cx));
-                frame.map(|frame| frame.map_err(|never| match never {}))
-            }
-            (None, Source::Backend(body)) => ready!(body.poll_frame(cx)),
+            (None, Some(compression)) => ready!(compression.poll_frame(&mut this.source, cx)),
+            (None, None) => ready!(this.source.poll_frame(cx)),
         };
         let frame = match &mut this.pace {
             Some(pace) => frame
@@ -458,19 +479,95 @@ impl Body for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         let is_holding = self.pace.as_ref().is_some_and(|pace| pace.is_holding());
-        !is_holding
-            && match &self.source {
-                Source::Own(body) => body.is_end_stream(),
-                Source::Backend(body) => body.incoming.is_end_stream(),
-            }
+        let is_through = match &self.compression {
+            Some(compression) => compression.is_through(),
+            None => self.source.is_end_stream(),
+        };
+        is_through && !is_holding
     }
 
     /// That of what has not been read yet: it is asked for before the first byte, when nothing is held back.
     fn size_hint(&self) -> SizeHint {
         match &self.source {
+            _ if self.compression.is_some() => SizeHint::default(),
             Source::Own(body) => body.size_hint(),
             Source::Backend(body) => body.incoming.size_hint(),
         }
+    }
+}
+
+impl Source {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Self::Own(body) => {
+                let frame = ready!(Pin::new(body).poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.map_err(|never| match never {})))
+            }
+            Self::Backend(body) => body.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(body) => body.is_end_stream(),
+            Self::Backend(body) => body.incoming.is_end_stream(),
+        }
+    }
+}
+
+impl Compression {
+    fn new(coding: Coding) -> Self {
+        Self {
+            compressor: Compressor::new(coding),
+            trailers: None,
+        }
+    }
+
+    /// The next piece that comes out of the encoder. While the source pauses, what it has sent so far is handed on.
+    fn poll_frame(
+        &mut self,
+        source: &mut Source,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let compressor = match &mut self.compressor {
+            Ok(compressor) => compressor,
+            Err(error) => {
+                let error = io::Error::from(error.kind());
+                return Poll::Ready(Some(Err(BodyError::Coding(error))));
+            }
+        };
+        while !compressor.is_finished() {
+            let out = match source.poll_frame(cx) {
+                Poll::Pending => {
+                    let out = compressor.flush().map_err(BodyError::Coding);
+                    if out.as_ref().is_ok_and(Bytes::is_empty) {
+                        return Poll::Pending;
+                    }
+                    out
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => compressor.write(&data).map_err(BodyError::Coding),
+                    Err(frame) => {
+                        self.trailers = Some(frame);
+                        compressor.finish().map_err(BodyError::Coding)
+                    }
+                },
+                Poll::Ready(None) => compressor.finish().map_err(BodyError::Coding),
+            };
+            if !out.as_ref().is_ok_and(Bytes::is_empty) {
+                return Poll::Ready(Some(out.map(Frame::data)));
+            }
+        }
+        Poll::Ready(self.trailers.take().map(Ok))
+    }
+
+    fn is_through(&self) -> bool {
+        let is_finished = self.compressor.as_ref().is_ok_and(Compressor::is_finished);
+        is_finished && self.trailers.is_none()
     }
 }
 

@@ -11,6 +11,7 @@ use model::ObjectName;
 
 use crate::allowance::BodyLimits;
 use crate::annotations::value;
+use crate::filters::compress::CompressArgs;
 use crate::filters::global_auth::GlobalAuthArgs;
 use crate::inspect::socket;
 use crate::log_format::LogFormat;
@@ -156,6 +157,13 @@ pub struct GatewayArgs {
     /// like `$remote_addr "$request" $status`.
     #[arg(long, value_name = "FORMAT", default_value = "json")]
     pub access_log_format: LogFormat,
+
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "clap would take a comment for the title of the whole help"
+    )]
+    pub compress: CompressArgs,
 
     /// Do not write an access log to standard output.
     #[arg(long)]

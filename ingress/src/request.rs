@@ -102,6 +102,11 @@ async fn answer(
         client,
         is_secure: peer.is_secure,
     };
+    exit.may_compress(worker.settings().compress.accepted(
+        &parts.method,
+        parts.version,
+        &parts.headers,
+    ));
     filters::enter(&visit, &mut parts, record, exit).await?;
     let pause = worker.settings().client_timeout;
     let (mut body, progress) = RequestBody::new(body, head.trailers, pause, limits);
@@ -189,9 +194,16 @@ fn deliver(
     match reply {
         Reply::Response(mut response) => {
             exit.finish(status, response.headers_mut());
+            let settings = &worker.settings().compress;
+            let is_worth_it = settings.announce(exit.coding(), status, response.headers_mut());
+            let coding = exit.coding().filter(|_| is_worth_it);
             let name = response.headers_mut().entry(SERVER);
             name.or_insert(answer::SERVER_NAME);
-            response.map(|body| ResponseBody::backend(body, record).paced(exit.pace()))
+            response.map(|body| {
+                ResponseBody::backend(body, record)
+                    .compressed(coding)
+                    .paced(exit.pace())
+            })
         }
         Reply::Switch(switch) => upgrade::tunnel(worker, *switch, record),
     }

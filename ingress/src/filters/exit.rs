@@ -7,6 +7,7 @@ use http::header::{LOCATION, RETRY_AFTER, SET_COOKIE, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version};
 use http_body_util::Full;
 
+use super::compress::Coding;
 use super::cors::{Cors, Marks};
 use super::external_auth::carries_cookies;
 use super::pace::Pace;
@@ -29,6 +30,7 @@ struct Notes {
     own: Vec<(HeaderName, HeaderValue)>,
     status: Option<StatusCode>,
     pace: Option<Pace>,
+    coding: Option<Coding>,
 }
 
 // Taking notes.
@@ -55,6 +57,13 @@ impl Exit {
     /// A backend's answer is sent no faster than this.
     pub fn limit_pace(&mut self, pace: Pace) {
         self.notes().pace = Some(pace);
+    }
+
+    /// A backend's answer may be compressed with `coding`.
+    pub fn may_compress(&mut self, coding: Option<Coding>) {
+        if coding.is_some() {
+            self.notes().coding = coding;
+        }
     }
 
     /// Our answer says how to authenticate.
@@ -88,6 +97,11 @@ impl Exit {
     /// How fast a backend's answer is sent, if that is limited.
     pub fn pace(&self) -> Option<Pace> {
         self.notes.as_ref()?.pace
+    }
+
+    /// What a backend's answer may be compressed with.
+    pub fn coding(&self) -> Option<Coding> {
+        self.notes.as_ref()?.coding
     }
 
     /// Our own answer for `reason`.

@@ -32,6 +32,7 @@ pub mod access;
 pub mod ask;
 pub mod basic_auth;
 pub mod canary;
+pub mod compress;
 pub mod cors;
 pub mod exit;
 pub mod external_auth;

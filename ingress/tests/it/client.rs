@@ -26,6 +26,8 @@ pub(crate) struct Answer {
     pub(crate) version: http::Version,
     pub(crate) headers: http::HeaderMap,
     pub(crate) body: String,
+    /// The body as it came.
+    pub(crate) bytes: Bytes,
 }
 
 impl Answer {
@@ -93,12 +95,13 @@ impl Http {
                 }
             };
             let (parts, body) = response.into_parts();
-            let body = String::from_utf8_lossy(&body.collect().await?.to_bytes()).into_owned();
+            let bytes = body.collect().await?.to_bytes();
             Ok(Answer {
                 status: parts.status,
                 version: parts.version,
                 headers: parts.headers,
-                body,
+                body: String::from_utf8_lossy(&bytes).into_owned(),
+                bytes,
             })
         };
         timeout(PATIENCE, exchange)
