@@ -1,7 +1,7 @@
 //! The answers that the gateway gives itself, each with the reason that its log line and metric carry.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, LOCATION, RETRY_AFTER, SERVER};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, SERVER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use jiff::Timestamp;
@@ -39,6 +39,10 @@ pub enum Reason {
     Misdirected,
     /// Plain HTTP to a host with a TLS section.
     HttpsRedirect,
+    /// The Ingress sends its clients elsewhere.
+    Redirect,
+    /// The Ingress wants another answer in place of the backend's.
+    Intercepted,
     /// No rule matches.
     NoRoute,
     /// The rule names a Service or port that is not there.
@@ -120,6 +124,8 @@ impl Reason {
         Self::BadConnectionOption,
         Self::Misdirected,
         Self::HttpsRedirect,
+        Self::Redirect,
+        Self::Intercepted,
         Self::NoRoute,
         Self::NoBackend,
         Self::Closed,
@@ -169,6 +175,8 @@ impl Reason {
             Self::BadConnectionOption => "bad_connection_option",
             Self::Misdirected => "misdirected",
             Self::HttpsRedirect => "https_redirect",
+            Self::Redirect => "redirect",
+            Self::Intercepted => "intercepted",
             Self::NoRoute => "no_route",
             Self::NoBackend => "no_backend",
             Self::Closed => "closed",
@@ -223,6 +231,8 @@ impl Reason {
             Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::HttpsRedirect => StatusCode::PERMANENT_REDIRECT,
+            Self::Redirect => StatusCode::FOUND,
+            Self::Intercepted => StatusCode::BAD_GATEWAY,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoBackend | Self::Closed | Self::NoEndpoint | Self::Overloaded => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -320,15 +330,6 @@ impl Reason {
         }
         response
     }
-}
-
-/// The redirect to the same target over HTTPS, at its default port.
-pub fn https_redirect(host: &str, target: &str, protocol: http::Version) -> Response<Full<Bytes>> {
-    let mut response = Reason::HttpsRedirect.answer(protocol);
-    if let Ok(location) = HeaderValue::try_from(format!("https://{host}{target}")) {
-        response.headers_mut().insert(LOCATION, location);
-    }
-    response
 }
 
 /// The answer for `reason` as HTTP/1.1 writes it, for a connection that has no parser to write it.

@@ -51,6 +51,17 @@ pub(crate) struct Attempts<'r> {
 }
 
 impl<'r> Manner<'r> {
+    /// What is asked where no Ingress says anything.
+    pub fn plain(worker: &Worker) -> Self {
+        Self {
+            balance: Balance::RoundRobin,
+            session: None,
+            spoken: Spoken::PLAIN,
+            retries: &USUAL,
+            patience: Patience::new(None, worker.settings()),
+        }
+    }
+
     /// What is asked for a request with the head `parts` that goes to `upstream` by the route `chosen`. That differs from
     /// the route of the visit for canaries: those may be balanced in a way of their own, the rest is as beside them.
     pub fn of(

@@ -208,6 +208,21 @@ impl RequestBody {
         let client = self.client.as_ref();
         client.is_none_or(|client| client.borrow().kept.is_some())
     }
+
+    /// No body, in the form of one that is through.
+    pub fn nothing() -> (Self, Rc<Progress>) {
+        let progress = Progress {
+            state: Cell::new(State::Complete),
+            moved: Cell::new(Instant::now()),
+            awaits_client: Cell::new(false),
+        };
+        let body = Self {
+            client: None,
+            handed_on: 0,
+            attempt: 0,
+        };
+        (body, Rc::new(progress))
+    }
 }
 
 impl Body for RequestBody {

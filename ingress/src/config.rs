@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use ipnetwork::IpNetwork;
 use model::ObjectName;
 
@@ -165,6 +165,22 @@ pub struct GatewayArgs {
     )]
     pub compress: CompressArgs,
 
+    /// Tell clients that come over TLS to a host with a TLS section to come by HTTPS only (Strict-Transport-Security).
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub hsts: bool,
+
+    /// How long clients keep to that.
+    #[arg(long, value_name = "DURATION", default_value = "8760h", value_parser = duration)]
+    pub hsts_max_age: Duration,
+
+    /// Whether that goes for all hosts below as well.
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub hsts_include_subdomains: bool,
+
+    /// Whether browsers may ship with that.
+    #[arg(long)]
+    pub hsts_preload: bool,
+
     /// Do not write an access log to standard output.
     #[arg(long)]
     pub no_access_log: bool,
@@ -272,6 +288,21 @@ impl GatewayArgs {
             size: (size > 0).then_some(size),
             rate: (self.min_body_rate > 0).then_some(self.min_body_rate),
         }
+    }
+
+    /// The value of `Strict-Transport-Security`, if it is sent.
+    pub fn hsts(&self) -> Option<HeaderValue> {
+        let subdomains = if self.hsts_include_subdomains {
+            "; includeSubDomains"
+        } else {
+            ""
+        };
+        let preload = if self.hsts_preload { "; preload" } else { "" };
+        let value = format!(
+            "max-age={}{subdomains}{preload}",
+            self.hsts_max_age.as_secs()
+        );
+        HeaderValue::try_from(value).ok().filter(|_| self.hsts)
     }
 }
 

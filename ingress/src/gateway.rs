@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use http::HeaderValue;
 use rustls::ServerConfig;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,8 @@ pub struct Shared {
     pub settings: GatewayArgs,
     /// The rules for request heads that follow from them.
     pub rules: Rules,
+    /// What clients over TLS are told about HTTPS.
+    pub hsts: Option<HeaderValue>,
     /// The routes in effect.
     pub routes: Arc<ArcSwap<Table>>,
     /// The backends that they lead to.
@@ -93,7 +96,9 @@ impl Shared {
         };
         let keep_underscores = settings.keep_underscore_headers;
         let filters = filters::State::new(&settings);
+        let hsts = settings.hsts();
         Ok(Arc::new(Self {
+            hsts,
             settings,
             rules: Rules {
                 slashes,

@@ -55,6 +55,14 @@ pub struct Expected {
     pub tls: Arc<BackendTls>,
 }
 
+impl Spoken {
+    /// HTTP/1.1 in the clear.
+    pub const PLAIN: Self = Self {
+        http: Http::One,
+        tls: None,
+    };
+}
+
 impl Protocol {
     /// HTTP/1.1 over TLS.
     pub const HTTPS: Self = Self {

@@ -15,6 +15,7 @@ use http::{Method, StatusCode, Uri, Version};
 use serde::Serialize;
 use tokio::time::Instant;
 
+use crate::annotations::log::Log;
 use crate::answer::Reason;
 use crate::endpoint::InFlight;
 use crate::filters::limits::Slot;
@@ -194,13 +195,22 @@ impl Record {
                 sent: self.sent,
             });
         }
-        if self.worker.log().is_on() {
+        if self.worker.log().is_on() && self.is_logged() {
             let line = self.line(status, elapsed);
             match self.worker.log().format() {
                 LogFormat::Json => self.worker.log().write(&line),
                 LogFormat::Text(_) => self.worker.log().write(&self.text_line(line)),
             }
         }
+    }
+
+    /// Whether the Ingress wants requests to be written down.
+    fn is_logged(&self) -> bool {
+        let asked = self
+            .route
+            .as_ref()
+            .and_then(|route| route.asks(|policy| &policy.log));
+        asked.copied().unwrap_or_default() == Log::On
     }
 
     fn backend_times(&self) -> Option<BackendTimes> {

@@ -10,7 +10,6 @@ use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 
-use crate::annotations::https::HttpsRedirect;
 use crate::answer::{self, Reason};
 use crate::attempts::Manner;
 use crate::body::{RequestBody, ResponseBody};
@@ -18,23 +17,24 @@ use crate::exchange::Reply;
 use crate::filters::{self, Exit, Visit};
 use crate::forward;
 use crate::forwarding;
-use crate::protocol::Http;
+use crate::headers::{self, ResponseEdit};
+use crate::intercept::{Answer, Intercept};
+use crate::protocol::{Http, Spoken};
 use crate::record::Record;
-use crate::routes::{Route, Table, Target};
+use crate::redirect::{self, Redirect};
+use crate::rewrite;
+use crate::routes::{Route, Target};
 use crate::strict::{self, Head};
 use crate::upgrade;
 use crate::upstream::Upstream;
 use crate::worker::{Peer, Worker};
 
-/// Where ACME servers look for the answers to their challenges, over plain HTTP.
-const ACME_CHALLENGES: &str = "/.well-known/acme-challenge/";
-
 /// What a request comes to.
 enum Outcome {
     /// A backend's answer.
     Reply(Reply),
-    /// A redirect of our own.
-    Redirect(Response<Full<Bytes>>),
+    /// An answer of our own that is no failure of ours, and why.
+    Own(Reason, Response<Full<Bytes>>),
 }
 
 /// Answers `request`.
@@ -47,20 +47,20 @@ pub async fn serve(
     let version = parts.version;
     let mut record = Record::new(worker.clone(), peer.clone(), &parts);
     let mut exit = Exit::default();
-    let answer = match answer(&worker, &peer, parts, body, &mut record, &mut exit).await {
-        Ok(Outcome::Reply(reply)) => return deliver(&worker, reply, record, &exit),
-        Ok(Outcome::Redirect(mut redirect)) => {
-            record.failed(Reason::HttpsRedirect);
-            exit.finish(redirect.status(), redirect.headers_mut());
-            redirect
+    let mut response = match answer(&worker, &peer, parts, body, &mut record, &mut exit).await {
+        Ok(Outcome::Reply(reply)) => deliver(&worker, reply, record, &exit),
+        Ok(Outcome::Own(reason, mut own)) => {
+            exit.finish(own.status(), own.headers_mut());
+            deliver_own(reason, own, record)
         }
-        Err(reason) => {
-            record.failed(reason);
-            exit.answer(reason, version)
-        }
+        Err(reason) => deliver_own(reason, exit.answer(reason, version), record),
     };
-    record.answered(answer.status());
-    answer.map(|body| ResponseBody::own(body, record))
+    if peer.is_strict
+        && let Some(hsts) = &worker.shared().hsts
+    {
+        headers::add_hsts(hsts, response.headers_mut());
+    }
+    response
 }
 
 async fn answer(
@@ -74,34 +74,36 @@ async fn answer(
     let head = strict::check(&mut parts, worker.shared().rules)?;
     check_direction(worker, peer, &head)?;
     let routes = worker.routes();
-    let route = routes
-        .find(&head.host, parts.uri.path())
-        .ok_or(Reason::NoRoute)?;
+    let is_secure = peer.is_secure || peer.via.vouches_for_https(&parts.headers);
+    let Some(route) = routes.find(&head.host, parts.uri.path()) else {
+        let moved = routes.moved(&head.host).ok_or(Reason::NoRoute)?;
+        let redirect = redirect::to_host(moved, is_secure, &parts);
+        return Ok(redirected(redirect, &parts));
+    };
     record.routed(route.clone());
     if route.is_closed() {
         return Err(Reason::Closed);
     }
     filters::greet(route, &parts, exit)?;
-    if is_redirected(peer, &routes, route, &head, &parts) {
-        return Ok(Outcome::Redirect(to_https(&head, &parts)));
-    }
-    let size = route.asks(|policy| &policy.body).and_then(|body| body.size);
-    let limits = worker.settings().body_limits(size);
-    limits.check_length(body.size_hint().exact())?;
-    let client = forwarding::client(
-        peer.address.ip(),
-        &parts.headers,
-        &worker.settings().trusted_proxies,
-    );
-    peer.via.apply(&mut parts.headers);
-    record.named(&parts.headers);
     let visit = Visit {
         worker,
         route,
         host: &head.host,
-        client,
-        is_secure: peer.is_secure,
+        client: forwarding::client(
+            peer.address.ip(),
+            &parts.headers,
+            &worker.settings().trusted_proxies,
+        ),
+        is_secure,
     };
+    if let Some(redirect) = redirect::find(&visit, &routes, &parts) {
+        return Ok(redirected(redirect, &parts));
+    }
+    let size = route.asks(|policy| &policy.body).and_then(|body| body.size);
+    let limits = worker.settings().body_limits(size);
+    limits.check_length(body.size_hint().exact())?;
+    peer.via.apply(&mut parts.headers);
+    record.named(&parts.headers);
     exit.may_compress(worker.settings().compress.accepted(
         &parts.method,
         parts.version,
@@ -115,19 +117,42 @@ async fn answer(
     if !Arc::ptr_eq(chosen, route) {
         record.routed(chosen.clone());
     }
-    let spoken = speaker(route, chosen).spoken(peer.is_secure, worker.shared().backend_tls.tls());
-    let mut spoken = spoken.ok_or(Reason::BackendTls)?;
-    if head.upgrade {
-        // The switch is one of HTTP/1.1.
-        spoken.http = Http::One;
-    }
+    // What is hashed is the request as it came, so this precedes all changes.
+    let backend = upstream(worker, peer, route, chosen).map(|(upstream, mut spoken)| {
+        if head.upgrade {
+            // The switch is one of HTTP/1.1.
+            spoken.http = Http::One;
+        }
+        let manner = Manner::of(&visit, chosen, upstream, &parts, spoken);
+        (upstream, manner)
+    });
+    let edit = ResponseEdit::of(route, || visit.facts(&parts));
+    rewrite::apply(route, &mut parts, worker.shared().rules.slashes)?;
+    headers::edit_request(route, &mut parts.headers);
+    let intercept = Intercept::prepare(route, &parts);
     let upgrade = head.upgrade.then(|| upgrade::prepare(&mut parts));
-    let upstream = upstream(chosen)?;
-    let manner = Manner::of(&visit, chosen, upstream, &parts, spoken);
     let request = Request::from_parts(parts, body);
-    let reply =
-        forward::forward(worker, upstream, manner, request, progress, upgrade, record).await?;
+    let mut reply = match backend {
+        Ok((upstream, manner)) => {
+            forward::forward(worker, upstream, manner, request, progress, upgrade, record).await
+        }
+        Err(reason) => Err(reason),
+    };
+    if let Some(intercept) = intercept {
+        match intercept.judge(worker, reply, record).await? {
+            Answer::Reply(other) => reply = Ok(other),
+            Answer::Own(reason, own) => return Ok(Outcome::Own(reason, own)),
+        }
+    }
+    let mut reply = reply?;
+    if let Reply::Response(response) = &mut reply {
+        edit.apply(response.headers_mut());
+    }
     Ok(Outcome::Reply(reply))
+}
+
+fn redirected(redirect: Redirect, parts: &Parts) -> Outcome {
+    Outcome::Own(redirect.reason, redirect.answer(parts.version))
 }
 
 /// A connection that was opened for one host carries requests for another only if its certificate is good for both.
@@ -144,26 +169,6 @@ fn check_direction(worker: &Worker, peer: &Peer, head: &Head) -> Result<(), Reas
     is_fine.then_some(()).ok_or(Reason::Misdirected)
 }
 
-/// Whether a client that came in the clear is sent to HTTPS.
-fn is_redirected(peer: &Peer, routes: &Table, route: &Route, head: &Head, parts: &Parts) -> bool {
-    let asked = route.asks(|policy| &policy.https);
-    let is_wanted = match asked.copied().unwrap_or_default() {
-        HttpsRedirect::WhereTls => routes.is_secure(&head.host),
-        HttpsRedirect::Never => false,
-        HttpsRedirect::Always => true,
-    };
-    is_wanted
-        && !peer.is_secure
-        && !peer.via.vouches_for_https(&parts.headers)
-        && !parts.uri.path().starts_with(ACME_CHALLENGES)
-}
-
-fn to_https(head: &Head, parts: &Parts) -> Response<Full<Bytes>> {
-    let target = parts.uri.path_and_query();
-    let target = target.map_or("/", |target| target.as_str());
-    answer::https_redirect(&head.host, target, parts.version)
-}
-
 /// The route that says how the backend of `chosen` is spoken to: a canary that says nothing of it is spoken to like the
 /// backend beside it.
 fn speaker<'r>(route: &'r Route, chosen: &'r Route) -> &'r Route {
@@ -175,11 +180,36 @@ fn speaker<'r>(route: &'r Route, chosen: &'r Route) -> &'r Route {
     }
 }
 
-fn upstream(route: &Route) -> Result<&Upstream, Reason> {
-    match &route.target {
-        Target::Backend(upstream) => Ok(upstream),
-        Target::Nowhere => Err(Reason::NoBackend),
+/// The backend of `chosen` and how it is spoken to, or the one that stands in for it where it has no endpoint.
+fn upstream<'r>(
+    worker: &Worker,
+    peer: &Peer,
+    route: &Route,
+    chosen: &'r Route,
+) -> Result<(&'r Upstream, Spoken), Reason> {
+    let own = match &chosen.target {
+        Target::Backend(upstream) => Some(&**upstream),
+        Target::Nowhere | Target::WithSlash => None,
+    };
+    if let Some(fallback) = &chosen.fallback
+        && own.is_none_or(Upstream::is_empty)
+    {
+        return Ok((fallback, Spoken::PLAIN));
     }
+    let own = own.ok_or(Reason::NoBackend)?;
+    let spoken = speaker(route, chosen).spoken(peer.is_secure, worker.shared().backend_tls.tls());
+    Ok((own, spoken.ok_or(Reason::BackendTls)?))
+}
+
+/// Hands an answer of our own to the client.
+fn deliver_own(
+    reason: Reason,
+    own: Response<Full<Bytes>>,
+    mut record: Box<Record>,
+) -> Response<ResponseBody> {
+    record.failed(reason);
+    record.answered(own.status());
+    own.map(|body| ResponseBody::own(body, record))
 }
 
 /// Hands a backend's answer to the client.

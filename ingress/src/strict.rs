@@ -209,7 +209,8 @@ fn check_target(uri: &Uri, slashes: Slashes) -> Result<Option<Uri>, Reason> {
     }
 }
 
-fn with_path(mut path: String, query: Option<&str>) -> Result<Uri, Reason> {
+/// A target in origin form.
+pub(crate) fn with_path(mut path: String, query: Option<&str>) -> Result<Uri, Reason> {
     if let Some(query) = query {
         path.push('?');
         path.push_str(query);

@@ -58,6 +58,11 @@ impl Upstream {
         &self.name
     }
 
+    /// Whether it has no endpoint.
+    pub fn is_empty(&self) -> bool {
+        self.endpoints.load().list().is_empty()
+    }
+
     /// The endpoints as they are now.
     pub fn endpoints(&self) -> Vec<Arc<Endpoint>> {
         self.endpoints.load().list().to_vec()

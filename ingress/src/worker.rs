@@ -59,6 +59,8 @@ pub struct Peer {
     pub is_secure: bool,
     /// The host that was asked for when it was opened, in lower case.
     pub server_name: Option<Box<str>>,
+    /// Whether it is told to come by HTTPS only, since that host has a TLS section.
+    pub is_strict: bool,
     /// What backends are told about it.
     pub via: Via,
     /// Requests under way, and when the last of them ended.
@@ -76,6 +78,7 @@ impl Peer {
         address: SocketAddr,
         is_secure: bool,
         server_name: Option<Box<str>>,
+        is_strict: bool,
         via: Via,
     ) -> Self {
         let idle_since = Cell::new(Instant::now());
@@ -83,6 +86,7 @@ impl Peer {
             address,
             is_secure,
             server_name,
+            is_strict,
             via,
             busy: Cell::new(0),
             idle_since,

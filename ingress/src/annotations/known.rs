@@ -48,6 +48,11 @@ const fn differs(name: &'static str, how: &'static str) -> Known {
     }
 }
 
+/// One of ours.
+const fn own(name: &'static str) -> Known {
+    differs(name, "an annotation of Portolan")
+}
+
 const fn refused(name: &'static str, why: &'static str, instead: &'static str) -> Known {
     Known {
         name,
@@ -72,7 +77,8 @@ const STREAMED: &str = "bodies pass through as they come, so there are no buffer
 const KEPT: &str = "connections to the service are always kept";
 const LIMITED: &str = "refused with 429, or what --limit-status-code says";
 const SNIPPET: &str = "text is never made part of a configuration";
-const SNIPPET_INSTEAD: &str = "there are annotations for what snippets are mostly used for";
+const SNIPPET_INSTEAD: &str =
+    "portolan.dev/set-request-headers and its like do what snippets are mostly used for";
 const WAF: &str = "there is no ModSecurity here";
 const WAF_INSTEAD: &str = "put a web application firewall in front, or before the application";
 const FASTCGI: &str = "FastCGI is not spoken";
@@ -85,7 +91,7 @@ pub const ALL: &[Known] = &[
     absent("affinity-canary-behavior"),
     same("affinity-mode"),
     guard(same("allowlist-source-range")),
-    absent("app-root"),
+    same("app-root"),
     same("auth-always-set-cookie"),
     same("auth-cache-duration"),
     same("auth-cache-key"),
@@ -121,19 +127,19 @@ pub const ALL: &[Known] = &[
     same("canary-weight-total"),
     differs("client-body-buffer-size", STREAMED),
     refused("configuration-snippet", SNIPPET, SNIPPET_INSTEAD),
-    absent("connection-proxy-header"),
+    same("connection-proxy-header"),
     same("cors-allow-credentials"),
     same("cors-allow-headers"),
     same("cors-allow-methods"),
     same("cors-allow-origin"),
     same("cors-expose-headers"),
     same("cors-max-age"),
-    absent("custom-headers"),
-    absent("custom-http-errors"),
-    absent("default-backend"),
+    differs("custom-headers", "no list of allowed names is needed; those that frame and route messages are refused"),
+    differs("custom-http-errors", "the default backend is asked with GET; without one our own answer replaces the backend's"),
+    same("default-backend"),
     guard(same("denylist-source-range")),
-    absent("disable-proxy-intercept-errors"),
-    absent("enable-access-log"),
+    same("disable-proxy-intercept-errors"),
+    same("enable-access-log"),
     same("enable-cors"),
     same("enable-global-auth"),
     refused("enable-modsecurity", WAF, WAF_INSTEAD),
@@ -143,7 +149,7 @@ pub const ALL: &[Known] = &[
     refused("fastcgi-index", FASTCGI, FASTCGI_INSTEAD),
     refused("fastcgi-params-configmap", FASTCGI, FASTCGI_INSTEAD),
     same("force-ssl-redirect"),
-    absent("from-to-www-redirect"),
+    same("from-to-www-redirect"),
     refused("http2-push-preload", "browsers have given up server push", "the Link header reaches them unchanged"),
     same("limit-allowlist"),
     same("limit-burst-multiplier"),
@@ -160,26 +166,31 @@ pub const ALL: &[Known] = &[
     refused("modsecurity-transaction-id", WAF, WAF_INSTEAD),
     absent("opentelemetry-operation-name"),
     absent("opentelemetry-trust-incoming-span"),
-    absent("permanent-redirect"),
-    absent("permanent-redirect-code"),
+    same("permanent-redirect"),
+    same("permanent-redirect-code"),
+    own("portolan.dev/compat"),
+    own("portolan.dev/remove-request-headers"),
+    own("portolan.dev/remove-response-headers"),
     same("portolan.dev/request-timeout"),
-    absent("preserve-trailing-slash"),
+    own("portolan.dev/set-request-headers"),
+    own("portolan.dev/set-response-headers"),
+    same("preserve-trailing-slash"),
     same("proxy-body-size"),
     differs("proxy-buffer-size", STREAMED),
     differs("proxy-buffering", STREAMED),
     differs("proxy-buffers-number", STREAMED),
     differs("proxy-busy-buffers-size", STREAMED),
     same("proxy-connect-timeout"),
-    absent("proxy-cookie-domain"),
-    absent("proxy-cookie-path"),
+    same("proxy-cookie-domain"),
+    same("proxy-cookie-path"),
     differs("proxy-http-version", "backends are spoken to in HTTP/1.1 or, where backend-protocol says so, HTTP/2"),
     differs("proxy-max-temp-file-size", STREAMED),
     same("proxy-next-upstream"),
     same("proxy-next-upstream-timeout"),
     same("proxy-next-upstream-tries"),
     same("proxy-read-timeout"),
-    absent("proxy-redirect-from"),
-    absent("proxy-redirect-to"),
+    same("proxy-redirect-from"),
+    same("proxy-redirect-to"),
     differs("proxy-request-buffering", STREAMED),
     same("proxy-send-timeout"),
     same("proxy-ssl-ciphers"),
@@ -189,11 +200,11 @@ pub const ALL: &[Known] = &[
     same("proxy-ssl-server-name"),
     same("proxy-ssl-verify"),
     same("proxy-ssl-verify-depth"),
-    absent("relative-redirects"),
-    absent("rewrite-target"),
+    same("relative-redirects"),
+    same("rewrite-target"),
     guard(same("satisfy")),
     same("secure-backends"),
-    absent("server-alias"),
+    differs("server-alias", "only this Ingress's own rules are served under the alias; expressions (~) are refused"),
     refused("server-snippet", SNIPPET, SNIPPET_INSTEAD),
     absent("service-upstream"),
     same("session-cookie-change-on-failure"),
@@ -211,15 +222,15 @@ pub const ALL: &[Known] = &[
     absent("ssl-prefer-server-ciphers"),
     same("ssl-redirect"),
     refused("stream-snippet", SNIPPET, "expose the port by a Service of type LoadBalancer or NodePort"),
-    absent("temporal-redirect"),
-    absent("temporal-redirect-code"),
+    same("temporal-redirect"),
+    same("temporal-redirect-code"),
     same("upstream-hash-by"),
     same("upstream-hash-by-subset"),
     same("upstream-hash-by-subset-size"),
-    absent("upstream-vhost"),
-    absent("use-port-in-redirects"),
-    absent("use-regex"),
-    absent("x-forwarded-prefix"),
+    same("upstream-vhost"),
+    same("use-port-in-redirects"),
+    same("use-regex"),
+    same("x-forwarded-prefix"),
 ];
 
 /// Other names of some, of older versions.

@@ -26,16 +26,25 @@ pub mod body;
 pub mod buffering;
 pub mod canary;
 pub mod cors;
+pub mod errors;
 pub mod external_auth;
 pub mod finding;
+pub mod groups;
+pub mod headers;
+pub mod hosts;
 pub mod https;
 pub mod known;
 pub mod limits;
+pub mod log;
 pub mod mirror;
+pub mod paths;
 pub mod pattern;
 pub mod policy;
+pub mod redirect;
 pub mod referenced;
 pub mod retries;
+pub mod rewrite;
+pub mod substitute;
 pub mod timeouts;
 pub mod value;
 
@@ -191,6 +200,8 @@ impl<'a> Annotations<'a> {
             self.note(given.key, verdict);
         }
         self.findings.sort();
+        // Two parsers may ask for one annotation, and find the same fault.
+        self.findings.dedup();
         Remarks {
             findings: self.findings,
             references: self.references,

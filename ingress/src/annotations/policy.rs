@@ -12,8 +12,16 @@ use k8s_openapi::api::networking::v1::Ingress;
 use super::backend::Backend;
 use super::balancing::Balancing;
 use super::body::RequestBody;
+use super::errors::Errors;
+use super::headers::Headers;
+use super::hosts::Hosts;
 use super::https::HttpsRedirect;
+use super::log::Log;
+use super::paths::Paths;
+use super::redirect::Redirects;
 use super::retries::Retries;
+use super::rewrite::Rewrite;
+use super::substitute::Substitutes;
 use super::timeouts::Timeouts;
 use super::{Annotations, Finding, Reference, Referenced};
 use super::{access, basic_auth, buffering, canary, cors, external_auth, limits, mirror};
@@ -34,6 +42,12 @@ pub struct Policy {
     pub is_closed: bool,
     /// How backends are spoken to.
     pub backend: Option<Box<Backend>>,
+    /// Who answers in place of a backend that cannot.
+    pub errors: Option<Box<Errors>>,
+    /// Header fields that are set or removed.
+    pub headers: Option<Box<Headers>>,
+    /// Hosts beside those of the rules.
+    pub hosts: Option<Box<Hosts>>,
     /// Redirects from HTTP to HTTPS.
     pub https: Option<Box<HttpsRedirect>>,
     /// Who may enter, by address.
@@ -64,14 +78,28 @@ pub struct Policy {
     pub retries: Option<Box<Retries>>,
     /// How long a backend may take.
     pub timeouts: Option<Box<Timeouts>>,
+    /// Whether requests are written down.
+    pub log: Option<Box<Log>>,
+    /// How paths are matched.
+    pub paths: Option<Box<Paths>>,
+    /// Redirects to elsewhere.
+    pub redirects: Option<Box<Redirects>>,
+    /// What becomes of the path.
+    pub rewrite: Option<Box<Rewrite>>,
+    /// What is changed about answers.
+    pub substitutes: Option<Box<Substitutes>>,
 }
 
 impl Policy {
     fn parse(from: &mut Annotations<'_>) -> Self {
         buffering::check(from);
+        let rewrite = Rewrite::parse(from);
         Self {
             is_closed: false,
             backend: asked(Backend::parse(from)),
+            errors: asked(Errors::parse(from)),
+            headers: asked(Headers::parse(from)),
+            hosts: asked(Hosts::parse(from)),
             https: asked(HttpsRedirect::parse(from)),
             access: asked(access::parse(from)),
             basic_auth: basic_auth::parse(from).map(Box::new),
@@ -87,6 +115,11 @@ impl Policy {
             balancing: asked(Balancing::parse(from)),
             retries: asked(Retries::parse(from)),
             timeouts: asked(Timeouts::parse(from)),
+            log: asked(Log::parse(from)),
+            paths: asked(Paths::parse(from, &rewrite)),
+            redirects: asked(Redirects::parse(from)),
+            rewrite: asked(rewrite),
+            substitutes: asked(Substitutes::parse(from)),
         }
     }
 }

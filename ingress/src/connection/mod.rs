@@ -161,7 +161,15 @@ fn peer(
 ) -> Rc<Peer> {
     let trusted = &worker.settings().trusted_proxies;
     let via = Via::new(client.address.ip(), client.port, is_secure, trusted);
-    Rc::new(Peer::new(client.address, is_secure, server_name, via))
+    let is_strict = |name: &str| is_secure && worker.routes().is_secure(name);
+    let is_strict = server_name.as_deref().is_some_and(is_strict);
+    Rc::new(Peer::new(
+        client.address,
+        is_secure,
+        server_name,
+        is_strict,
+        via,
+    ))
 }
 
 /// What answers the requests of a connection.

@@ -146,7 +146,7 @@ impl AnswerView {
 fn endpoints_of(route: &Route) -> Vec<EndpointView> {
     match &route.target {
         Target::Backend(upstream) => endpoints(upstream),
-        Target::Nowhere => Vec::new(),
+        Target::Nowhere | Target::WithSlash => Vec::new(),
     }
 }
 
@@ -157,6 +157,8 @@ fn answer(route: Option<&Route>, endpoints: usize) -> Option<Reason> {
     };
     match &route.target {
         _ if route.is_closed() => Some(Reason::Closed),
+        Target::WithSlash => Some(Reason::Redirect),
+        _ if endpoints == 0 && route.fallback.is_some() => None,
         Target::Nowhere => Some(Reason::NoBackend),
         Target::Backend(_) if endpoints == 0 => Some(Reason::NoEndpoint),
         Target::Backend(_) => None,

@@ -138,7 +138,7 @@ impl RouteView {
             service: route.service.to_string(),
             endpoints: match &route.target {
                 Target::Backend(upstream) => Some(upstream.endpoints().len()),
-                Target::Nowhere => None,
+                Target::Nowhere | Target::WithSlash => None,
             },
             closed: route.is_closed(),
         }

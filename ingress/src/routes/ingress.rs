@@ -18,12 +18,13 @@ use rustls_pki_types::ServerName;
 
 use super::class::{class_annotation, class_field};
 use super::validate::{self, PortRef};
-use super::{PathMatch, Route, Target};
-use crate::annotations::{Policy, Reference, Referenced};
+use super::{PathMatch, Route, Target, further};
+use crate::annotations::{Pattern, Policy, Reference, Referenced, known};
 use crate::host::HostPattern;
 use crate::metrics::Metrics;
 use crate::problem::{Fault, IngressRef, Problem};
 use crate::protocol::{Protocol as Spoken, Security};
+use crate::upstream::Upstream;
 use crate::upstreams::Upstreams;
 
 /// What one Ingress asks for.
@@ -46,16 +47,22 @@ pub struct Reading {
 }
 
 /// What one Ingress says about one host.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Part {
     /// Its paths, in the order of the object.
     pub paths: Vec<PathRule>,
     /// Where everything else goes.
     pub default: Option<Arc<Route>>,
+    /// Paths that are sent to the same path with a slash, unless somebody asks for them.
+    pub slashless: Vec<Arc<Route>>,
+    /// Whether the host is an alias, which yields to everybody who names it in a rule.
+    pub is_alias: bool,
+    /// The host that stands in for this one, unless somebody asks for it.
+    pub moved: Option<Box<str>>,
 }
 
 /// A path of a rule.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct PathRule {
     /// How the path matches.
     pub kind: PathMatch,
@@ -113,6 +120,8 @@ struct Reader<'c> {
     context: Context<'c>,
     reading: Reading,
     policy: Option<Arc<Policy>>,
+    /// The backend that an annotation names.
+    fallback: Option<Arc<Upstream>>,
 }
 
 impl<'c> Reader<'c> {
@@ -129,6 +138,7 @@ impl<'c> Reader<'c> {
                 is_canary: false,
             },
             policy: None,
+            fallback: None,
         }
     }
 
@@ -156,6 +166,14 @@ impl<'c> Reader<'c> {
         for (number, tls) in spec.tls.iter().flatten().enumerate() {
             self.read_tls(&format!("spec.tls[{number}]"), tls, &hosts);
         }
+        if let Some(asked) = self.asks(|policy| &policy.hosts) {
+            further::add(&mut self.reading, &asked);
+        }
+    }
+
+    /// What the annotations ask of one feature.
+    fn asks<T: Clone>(&self, feature: impl FnOnce(&Policy) -> &Option<Box<T>>) -> Option<T> {
+        feature(self.policy.as_ref()?).as_deref().cloned()
     }
 
     fn invalid(&mut self, field: impl Into<String>, message: impl Into<String>) {
@@ -169,6 +187,15 @@ impl<'c> Reader<'c> {
             fault,
         });
     }
+}
+
+/// Where a backend serves. A default backend has no path.
+#[derive(Default)]
+struct Place<'p> {
+    host: Option<&'p HostPattern>,
+    kind: Option<PathMatch>,
+    path: &'p str,
+    pattern: Option<Pattern>,
 }
 
 // What concerns the whole object.
@@ -195,11 +222,35 @@ impl Reader<'_> {
             .as_ref()
             .is_some_and(|policy| policy.canary.is_some());
         self.policy = read.policy;
+        let errors = self.asks(|policy| &policy.errors);
+        if let Some(backend) = errors.and_then(|errors| errors.backend) {
+            self.fallback = self.first_port(backend);
+        }
+    }
+
+    /// The first port of the Service that an annotation names.
+    fn first_port(&mut self, name: ObjectName) -> Option<Arc<Upstream>> {
+        self.reading.services.insert(name.clone());
+        let Context {
+            world, upstreams, ..
+        } = self.context;
+        let service = world.service(&name);
+        let service = service.filter(|service| !matches!(service.kind, Kind::ExternalName(_)));
+        let port = service.and_then(|service| {
+            let mut ports = service.ports.iter();
+            let port = ports.find(|port| port.protocol == Protocol::Tcp)?;
+            Some(service.port_name(port))
+        });
+        if port.is_none() {
+            let field = format!("metadata.annotations[{}]", known::key("default-backend"));
+            self.invalid(field, format!("there is no Service {name} with a TCP port"));
+        }
+        port.map(|port| upstreams.get(world, port))
     }
 
     /// A default backend serves what its own hosts do not route. Without a rule it serves all hosts nobody names.
     fn read_default(&mut self, backend: &IngressBackend, hosts: &[HostPattern]) {
-        let route = self.route("spec.defaultBackend", None, None, "", backend);
+        let route = self.route("spec.defaultBackend", Place::default(), backend);
         let everywhere = [HostPattern::Any];
         for host in if hosts.is_empty() { &everywhere } else { hosts } {
             self.part(host).default = Some(route.clone());
@@ -228,33 +279,48 @@ impl Reader<'_> {
     }
 
     fn read_path(&mut self, field: String, host: &HostPattern, rule: &HTTPIngressPath) {
-        let (kind, path) = match validate::path(rule) {
+        let paths = self.asks(|policy| &policy.paths).unwrap_or_default();
+        let path = match paths.are_patterns {
+            true => validate::pattern(rule, paths)
+                .map(|(pattern, path)| (PathMatch::Pattern, path, Some(pattern))),
+            false => validate::path(rule).map(|(kind, path)| (kind, path, None)),
+        };
+        let (kind, path, pattern) = match path {
             Ok(valid) => valid,
             Err((name, message)) => return self.invalid(format!("{field}.{name}"), message),
         };
-        let route = self.route(
-            &format!("{field}.backend"),
-            Some(host),
-            Some(kind),
-            &path,
-            &rule.backend,
-        );
+        let place = Place {
+            host: Some(host),
+            kind: Some(kind),
+            path: &path,
+            pattern,
+        };
+        let route = self.route(&format!("{field}.backend"), place, &rule.backend);
+        if paths.like_nginx && kind != PathMatch::Pattern {
+            self.add_slashless(host, &route);
+        }
         let rule = PathRule { kind, field, route };
         self.part(host).paths.push(rule);
+    }
+
+    /// What `route` would serve without the slash at its end is sent to it, as ingress-nginx does it.
+    fn add_slashless(&mut self, host: &HostPattern, route: &Route) {
+        let slashless = route.path.strip_suffix('/').filter(|path| !path.is_empty());
+        let Some(path) = slashless else { return };
+        let route = Route {
+            kind: Some(PathMatch::Exact),
+            path: path.into(),
+            target: Target::WithSlash,
+            ..route.clone()
+        };
+        self.part(host).slashless.push(Arc::new(route));
     }
 
     fn part(&mut self, host: &HostPattern) -> &mut Part {
         self.reading.parts.entry(host.clone()).or_default()
     }
 
-    fn route(
-        &mut self,
-        field: &str,
-        host: Option<&HostPattern>,
-        kind: Option<PathMatch>,
-        path: &str,
-        backend: &IngressBackend,
-    ) -> Arc<Route> {
+    fn route(&mut self, field: &str, place: Place<'_>, backend: &IngressBackend) -> Arc<Route> {
         let (target, protocol) = match self.backend(backend) {
             Ok(found) => found,
             Err((name, fault)) => {
@@ -271,22 +337,28 @@ impl Reader<'_> {
         let service = backend.service.as_ref().map_or("", |service| &service.name);
         let service: Arc<str> = service.into();
         let metrics = self.context.metrics;
-        let host = &host.map_or_else(String::new, HostPattern::server_name);
+        let host = place
+            .host
+            .map_or_else(String::new, HostPattern::server_name);
         let ingress = self.reading.ingress.clone();
         let backend_name = match protocol.security {
             Security::Clear => None,
             _ => name.or_else(|| cluster_name(&service, &ingress.name.namespace)),
         };
         Arc::new(Route {
-            series: metrics.series.get(&ingress.name, &service, host, path),
+            series: metrics
+                .series
+                .get(&ingress.name, &service, &host, place.path),
             ingress,
-            kind,
-            path: path.into(),
+            kind: place.kind,
+            path: place.path.into(),
+            pattern: place.pattern,
             service,
             target,
             protocol,
             backend_name,
             canary: None,
+            fallback: self.fallback.clone(),
             policy: self.policy.clone(),
         })
     }

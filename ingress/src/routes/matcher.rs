@@ -17,6 +17,8 @@ pub enum PathMatch {
     Prefix,
     /// The same, of lower rank: this is `ImplementationSpecific`.
     Loose,
+    /// What a regular expression says; never in a [`PathTrie`].
+    Pattern,
 }
 
 impl fmt::Display for PathMatch {
@@ -25,6 +27,7 @@ impl fmt::Display for PathMatch {
             Self::Exact => "Exact",
             Self::Prefix => "Prefix",
             Self::Loose => "ImplementationSpecific",
+            Self::Pattern => "regular expression",
         })
     }
 }
@@ -141,7 +144,7 @@ impl<T> Default for Node<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use PathMatch::{Exact, Loose, Prefix};
+    use PathMatch::{Exact, Loose, Pattern, Prefix};
     use proptest::prelude::*;
 
     /// Inserts `rules` in both orders and checks which one wins for `path`.
@@ -228,7 +231,7 @@ mod tests {
         };
         let matches = |(kind, rule): &(PathMatch, String)| match kind {
             Exact => rule == path,
-            Prefix | Loose => elements(path).starts_with(&elements(rule)),
+            Prefix | Loose | Pattern => elements(path).starts_with(&elements(rule)),
         };
         let rank = |(kind, rule): &(PathMatch, String)| {
             let length = (elements(rule).len(), rule.len());

@@ -3,11 +3,13 @@
 //! Parts are taken from the oldest object to the youngest, so of two that want the same path, or a certificate for the
 //! host, the older one keeps it, whatever order they were seen in.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::ingress::{PathRule, Reading, TlsClaim};
+use super::ingress::{Part, PathRule, Reading, TlsClaim};
 use super::{Host, PathMatch, Route};
+use crate::annotations::known;
 use crate::host::HostPattern;
 use crate::problem::{Fault, Problem};
 
@@ -28,7 +30,9 @@ pub fn merge<'r>(pattern: &HostPattern, readings: impl Iterator<Item = &'r Readi
     let mut merged = Merged::default();
     let (canaries, own): (Vec<&Reading>, Vec<&Reading>) =
         readings.partition(|reading| reading.is_canary);
+    let own = merged.without_aliases(pattern, own);
     let mut canaries = merged.canaries(pattern, &canaries);
+    let mut slashless: Vec<&Arc<Route>> = Vec::new();
     let mut owners: HashMap<Path<'_>, &Reading> = HashMap::new();
     for reading in own {
         for claim in reading.claims.iter().filter(|claim| claim.host == *pattern) {
@@ -49,9 +53,27 @@ pub fn merge<'r>(pattern: &HostPattern, readings: impl Iterator<Item = &'r Readi
                 continue;
             }
             owners.insert(key, reading);
-            let route = with_canary(&rule.route, canaries.remove(&key));
-            host.paths.insert(&rule.route.path, rule.kind, route);
+            let canary = canaries.remove(&key).or_else(|| {
+                // A canary need not repeat what makes expressions of paths.
+                let plain = CANARY_KINDS
+                    .iter()
+                    .filter(|_| rule.kind == PathMatch::Pattern);
+                plain
+                    .clone()
+                    .find_map(|kind| canaries.remove(&(Some(*kind), key.1)))
+            });
+            host.insert(rule.kind, with_canary(&rule.route, canary));
         }
+        host.moved = host.moved.take().or_else(|| part.moved.clone());
+        slashless.extend(&part.slashless);
+    }
+    let slashless = slashless
+        .into_iter()
+        .filter(|route| !owners.contains_key(&(Some(PathMatch::Exact), &*route.path)));
+    if let Some(host) = &mut merged.host {
+        slashless.for_each(|route| host.insert(PathMatch::Exact, Arc::clone(route)));
+        // Of two as long the older one comes first still.
+        host.patterns.sort_by_key(|route| Reverse(route.path.len()));
     }
     let alone = canaries.values().map(|canary| canary.problem(pattern));
     merged.problems.extend(alone);
@@ -60,6 +82,9 @@ pub fn merge<'r>(pattern: &HostPattern, readings: impl Iterator<Item = &'r Readi
 
 /// How a path matches, and the path; nothing and the empty path for a default backend.
 type Path<'r> = (Option<PathMatch>, &'r str);
+
+/// How the paths of a canary match that says nothing of expressions.
+const CANARY_KINDS: [PathMatch; 3] = [PathMatch::Loose, PathMatch::Prefix, PathMatch::Exact];
 
 /// A canary that looks for something to hang under.
 struct Canary<'r> {
@@ -93,7 +118,54 @@ fn with_canary(route: &Arc<Route>, canary: Option<Canary<'_>>) -> Arc<Route> {
     })
 }
 
+impl Host {
+    fn insert(&mut self, kind: PathMatch, route: Arc<Route>) {
+        match kind {
+            PathMatch::Pattern => self.patterns.push(route),
+            kind => {
+                let path = route.path.clone();
+                self.paths.insert(&path, kind, route);
+            }
+        }
+    }
+}
+
 impl Merged {
+    /// Those of `readings` that name `pattern` in a rule; if there are none, those that have it by an annotation.
+    fn without_aliases<'r>(
+        &mut self,
+        pattern: &HostPattern,
+        readings: Vec<&'r Reading>,
+    ) -> Vec<&'r Reading> {
+        let is_named = |part: &Part| !part.is_alias && part.moved.is_none();
+        let mut parts = readings
+            .iter()
+            .filter_map(|reading| reading.parts.get(pattern));
+        if !parts.any(is_named) {
+            return readings;
+        }
+        let has_say = |reading: &&Reading| reading.parts.get(pattern).is_none_or(is_named);
+        let (named, others): (Vec<_>, Vec<_>) = readings.into_iter().partition(has_say);
+        for reading in others {
+            self.yields(pattern, reading);
+        }
+        named
+    }
+
+    /// `reading` wanted `pattern` as an alias, but somebody has it.
+    fn yields(&mut self, pattern: &HostPattern, reading: &Reading) {
+        if reading.parts.get(pattern).is_none_or(|part| !part.is_alias) {
+            return;
+        }
+        let message =
+            format!("host {pattern} is served by rules that name it; the alias is left out");
+        self.problems.push(Problem {
+            ingress: reading.ingress.clone(),
+            field: format!("metadata.annotations[{}]", known::key("server-alias")),
+            fault: Fault::Invalid(message),
+        });
+    }
+
     /// The canaries by path. There is one for each; as with paths, the oldest object has it.
     fn canaries<'r>(
         &mut self,

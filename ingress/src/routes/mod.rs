@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rustls_pki_types::ServerName;
 
-use crate::annotations::Policy;
+use crate::annotations::{Pattern, Policy};
 use crate::backend_tls::BackendTls;
 use crate::host::HostMap;
 use crate::problem::IngressRef;
@@ -18,6 +18,7 @@ use crate::series::Series;
 use crate::upstream::Upstream;
 
 pub mod class;
+mod further;
 pub mod index;
 pub mod ingress;
 pub mod matcher;
@@ -42,6 +43,10 @@ pub struct Table {
 #[derive(Debug, Default)]
 pub struct Host {
     paths: PathTrie<Arc<Route>>,
+    /// Those that are regular expressions, longest first.
+    patterns: Vec<Arc<Route>>,
+    /// The host that stands in for this one, of which no rule speaks.
+    moved: Option<Box<str>>,
     default: Option<Arc<Route>>,
 }
 
@@ -54,10 +59,14 @@ pub struct Route {
     pub kind: Option<PathMatch>,
     /// The path in normal form, empty for a default backend.
     pub path: Box<str>,
+    /// The path as an expression, where it is one.
+    pub pattern: Option<Pattern>,
     /// The name of the backend's Service, empty if it has none.
     pub service: Arc<str>,
     /// Where requests go.
     pub target: Target,
+    /// Who answers where the target has no endpoint, and in place of errors.
+    pub fallback: Option<Arc<Upstream>>,
     /// How its backend is spoken to.
     pub protocol: Protocol,
     /// The name that its backend must prove to have where that is spoken over TLS.
@@ -112,12 +121,19 @@ pub enum Target {
     Backend(Arc<Upstream>),
     /// Nothing: the object names something that is not there.
     Nowhere,
+    /// The same path with a slash at the end.
+    WithSlash,
 }
 
 impl Table {
     /// The route for `path`, in normal form, at `host`.
     pub fn find(&self, host: &str, path: &str) -> Option<&Arc<Route>> {
         self.hosts.get(host)?.find(path)
+    }
+
+    /// The host that stands in for `host`, of which no rule speaks, if there is one.
+    pub fn moved(&self, host: &str) -> Option<&str> {
+        self.hosts.get(host)?.moved.as_deref()
     }
 
     /// Whether a TLS section speaks of `host`. One that speaks of all hosts counts for those that no rule names: an
@@ -136,11 +152,31 @@ impl Table {
 impl Host {
     /// The route for `path`, in normal form.
     pub fn find(&self, path: &str) -> Option<&Arc<Route>> {
-        self.paths.find(path).or(self.default.as_ref())
+        let found = self.paths.find(path);
+        let found = match self.patterns.is_empty() {
+            true => found,
+            false => self.find_pattern(found, path).or(found),
+        };
+        found.or(self.default.as_ref())
     }
 
-    /// All routes, by path; the default backend comes last.
+    /// The longest expression that matches `path`, unless there is a better match in `found`: an exact one, or a prefix
+    /// that is at least as long a text.
+    fn find_pattern(&self, found: Option<&Arc<Route>>, path: &str) -> Option<&Arc<Route>> {
+        let (is_exact, length) = found.map_or((false, 0), |route| {
+            (route.kind == Some(PathMatch::Exact), route.path.len())
+        });
+        let is_better = |route: &&Arc<Route>| !is_exact && route.path.len() > length;
+        let mut better = self.patterns.iter().take_while(is_better);
+        better.find(|route| {
+            let pattern = route.pattern.as_ref();
+            pattern.is_some_and(|pattern| pattern.is_match(path))
+        })
+    }
+
+    /// All routes, by path, expressions after the others; the default backend comes last.
     pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
-        self.paths.values().into_iter().chain(&self.default)
+        let paths = self.paths.values().into_iter().chain(&self.patterns);
+        paths.chain(&self.default)
     }
 }

@@ -18,6 +18,8 @@ use crate::metrics::Metrics;
 use crate::problem::Problem;
 use crate::upstreams::Upstreams;
 
+mod annotated;
+
 /// An Ingress that was created at `second`, with the given spec.
 fn ingress(name: &str, second: u32, spec: Value) -> Ingress {
     serde_json::from_value(json!({
@@ -144,7 +146,7 @@ fn built(ingresses: &[Ingress]) -> Built {
     one
 }
 
-/// The Service that a request finds, `-` if it is not there.
+/// The Service that a request finds, `-` if it is not there, `/` if the path lacks its slash.
 fn find(built: &Built, host: &str, path: &str) -> Option<String> {
     let route = built.table.find(host, path)?;
     match &route.target {
@@ -153,6 +155,7 @@ fn find(built: &Built, host: &str, path: &str) -> Option<String> {
             Some(route.service.to_string())
         }
         Target::Nowhere => Some("-".to_owned()),
+        Target::WithSlash => Some("/".to_owned()),
     }
 }
 

@@ -6,6 +6,8 @@
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, IngressServiceBackend};
 
 use super::matcher::PathMatch;
+use crate::annotations::Pattern;
+use crate::annotations::paths::Paths;
 use crate::path;
 
 /// What an `Exact` or `Prefix` path must not contain, since requests never have it in normal form.
@@ -14,13 +16,7 @@ const FORBIDDEN_ENDS: [&str; 2] = ["/..", "/."];
 
 /// The path of a rule: how it matches, and its normal form.
 pub(super) fn path(rule: &HTTPIngressPath) -> Result<(PathMatch, String), (&'static str, String)> {
-    let kind = match rule.path_type.as_str() {
-        "Exact" => PathMatch::Exact,
-        "Prefix" => PathMatch::Prefix,
-        "ImplementationSpecific" => PathMatch::Loose,
-        "" => return Err(("pathType", "is required".to_owned())),
-        other => return Err(("pathType", format!("{other:?} is not a path type"))),
-    };
+    let kind = kind(rule)?;
     let text = match rule.path.as_deref().unwrap_or_default() {
         "" if kind == PathMatch::Loose => "/",
         text => text,
@@ -31,6 +27,34 @@ pub(super) fn path(rule: &HTTPIngressPath) -> Result<(PathMatch, String), (&'sta
     let normal =
         path::normalise_rule(text).map_err(|error| ("path", format!("{text:?} {error}")))?;
     Ok((kind, normal))
+}
+
+fn kind(rule: &HTTPIngressPath) -> Result<PathMatch, (&'static str, String)> {
+    match rule.path_type.as_str() {
+        "Exact" => Ok(PathMatch::Exact),
+        "Prefix" => Ok(PathMatch::Prefix),
+        "ImplementationSpecific" => Ok(PathMatch::Loose),
+        "" => Err(("pathType", "is required".to_owned())),
+        other => Err(("pathType", format!("{other:?} is not a path type"))),
+    }
+}
+
+/// The path of a rule whose Ingress makes expressions of its paths.
+pub(super) fn pattern(
+    rule: &HTTPIngressPath,
+    paths: Paths,
+) -> Result<(Pattern, String), (&'static str, String)> {
+    let is_exact = kind(rule)? == PathMatch::Exact;
+    let text = match rule.path.as_deref().unwrap_or_default() {
+        "" => "/",
+        text => text,
+    };
+    if !text.starts_with('/') {
+        return Err(("path", format!("{text:?} does not begin with a slash")));
+    }
+    let pattern = paths.pattern(text, is_exact);
+    let pattern = pattern.map_err(|error| ("path", format!("{text:?} {error}")))?;
+    Ok((pattern, text.to_owned()))
 }
 
 fn strict(text: &str) -> Result<(), String> {
