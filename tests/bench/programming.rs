@@ -31,7 +31,7 @@ const FULL: Scale = Scale {
     starts: 3,
     changes: 300,
     sustained: Duration::from_secs(10),
-    idle: Duration::from_secs(30),
+    idle: Duration::from_secs(10),
 };
 
 const QUICK: Scale = Scale {
