@@ -283,9 +283,11 @@ fn talk(
 /// Sends two megabytes there and back; large enough for segmentation offload.
 fn echo(client: TcpStream, mut served: TcpStream) {
     let sent: Vec<u8> = (0..2_000_000u32).map(|i| (i % 251) as u8).collect();
+    // Whoever gives up leaves the other one writing.
     for socket in [&client, &served] {
         socket
             .set_read_timeout(Some(PATIENCE))
+            .and_then(|()| socket.set_write_timeout(Some(PATIENCE)))
             .expect("a time above zero");
     }
     let mut received = vec![0; sent.len()];
