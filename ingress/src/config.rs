@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
 use ipnetwork::IpNetwork;
+use model::Node;
 use model::ObjectName;
 
 use crate::allowance::BodyLimits;
@@ -251,6 +252,15 @@ pub struct GatewayArgs {
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub backend_idle_connections: usize,
 
+    /// Node that this gateway runs on. Endpoints are then chosen by the hints of their EndpointSlices (trafficDistribution
+    /// and topology-aware routing), as kube-proxy does; without this and --zone all endpoints are used alike.
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<Box<str>>,
+
+    /// Zone of that node.
+    #[arg(long, value_name = "NAME")]
+    pub zone: Option<Box<str>>,
+
     /// Leave an endpoint alone after so many failures in a row (no connection, no response, or none that makes sense). At
     /// least half of a Service's endpoints stay in use. 0 turns this off.
     #[arg(long, value_name = "N", default_value_t = 5)]
@@ -273,6 +283,17 @@ pub struct GatewayArgs {
 }
 
 impl GatewayArgs {
+    /// The node that the gateway runs on, as far as that is known.
+    pub fn node(&self) -> Option<Node> {
+        let (name, zone) = (self.node_name.clone(), self.zone.clone());
+        let is_known = name.is_some() || zone.is_some();
+        is_known.then(|| Node {
+            name: name.unwrap_or_default(),
+            zone,
+            ..Node::default()
+        })
+    }
+
     /// When an endpoint that fails is left alone.
     pub fn ejection(&self) -> Ejection {
         Ejection {

@@ -67,7 +67,7 @@ impl Controller {
     /// A controller of `shared` that knows no objects yet.
     pub fn new(shared: Arc<Shared>, classes: Classes) -> Self {
         Self {
-            objects: Objects::new(classes),
+            objects: Objects::new(classes, shared.settings.node()),
             shared,
             stale: Stale::default(),
             routes: Routes::default(),

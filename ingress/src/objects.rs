@@ -11,7 +11,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use model::kube::object_name;
-use model::{Event, ObjectName, ServiceName, World};
+use model::{Event, Node, ObjectName, ServiceName, World};
 
 use crate::annotations::{Reference, Referenced, Seen};
 use crate::certificate::{CERTIFICATE_KEY, Certificate, PRIVATE_KEY_KEY};
@@ -80,11 +80,12 @@ struct Listed {
 }
 
 impl Objects {
-    /// No objects yet.
-    pub fn new(classes: Classes) -> Self {
-        let mut world = World::new("");
-        // A gateway is a place like any other: it stands on no node, and no topology binds it.
-        world.apply(Event::Node(None));
+    /// No objects yet, seen from that node.
+    pub fn new(classes: Classes, node: Option<Node>) -> Self {
+        // Where the gateway does not know on which node it is, no topology binds it.
+        let name = node.as_ref().map(|node| node.name.clone());
+        let mut world = World::new(name.unwrap_or_default());
+        world.apply(Event::Node(node));
         Self {
             ingresses: BTreeMap::new(),
             classes,

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use http::{Request, StatusCode};
 use http_body_util::Full;
+use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
 use crate::backend::{Backend, read_head};
 use crate::client::{Answer, Http, get};
-use crate::harness::{Gateway, annotated, eventually, ingress, service_of};
+use crate::harness::{Gateway, annotated, eventually, ingress, service, service_of, slice};
 
 /// Gets `/` at `a.org` with a cookie.
 async fn get_with(gateway: &Gateway, cookie: &str) -> Answer {
@@ -280,4 +281,33 @@ async fn a_busy_service_refuses_instead_of_piling_up() {
         (get(gateway.http, "a.org", "/").await.status == StatusCode::OK).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn endpoints_meant_for_the_zone_of_the_gateway_are_preferred_while_there_are_any() {
+    let (near, far) = (Backend::echo("near").await, Backend::echo("far").await);
+    let hinted = |backend: &Backend, zone| {
+        let mut slice = slice("s", zone, backend.address);
+        slice["endpoints"][0]["hints"] = json!({"forZones": [{"name": zone}]});
+        slice
+    };
+    let objects = [
+        ingress("i", &[("a.org", "/", "s")]),
+        service("s"),
+        hinted(&near, "here"),
+        hinted(&far, "there"),
+    ];
+    let mut gateway = Gateway::start(&objects, &["--node-name=n", "--zone=here"]);
+    for _ in 0..4 {
+        assert_eq!(get(gateway.http, "a.org", "/").await.backend(), "near");
+    }
+    gateway.delete_slice(hinted(&near, "here"));
+    assert_eq!(get(gateway.http, "a.org", "/").await.backend(), "far");
+    // A gateway that does not know where it is takes all alike.
+    let anywhere = Gateway::start(&objects, &[]);
+    let mut seen = BTreeSet::new();
+    for _ in 0..4 {
+        seen.insert(get(anywhere.http, "a.org", "/").await.backend());
+    }
+    assert_eq!(seen.len(), 2);
 }

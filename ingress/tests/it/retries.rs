@@ -242,7 +242,8 @@ async fn timeouts_are_those_of_the_ingress() {
         drop(stream);
     })
     .await;
-    let send_limit = gateway(&[&deaf], &[("proxy-send-timeout", "200ms")], &[]);
+    let asked = [("proxy-send-timeout", "200ms"), ("proxy-body-size", "0")];
+    let send_limit = gateway(&[&deaf], &asked, &[]);
     let answer = send(&send_limit, Method::POST, vec![b'x'; 16 << 20]).await;
     assert_eq!(answer.status, StatusCode::GATEWAY_TIMEOUT);
 }
