@@ -1,10 +1,12 @@
 //! What operators collect: lines of the access log in other formats, and series under ingress-nginx's names.
 
-use http::StatusCode;
+use http::{Request, StatusCode};
+use http_body_util::Full;
+use serde_json::json;
 
 use crate::api::{Api, CLASSES, INGRESSES, Program, SERVICES, SLICES, of_class, our_class};
 use crate::backend::Backend;
-use crate::client::get;
+use crate::client::{Http, get};
 use crate::harness::{Gateway, ingress, service, service_of, slice};
 
 #[tokio::test]
@@ -82,4 +84,24 @@ async fn series_have_the_names_and_labels_of_ingress_nginx() {
         let known = |name: &str| metrics.contains(&format!("# TYPE {name} "));
         assert!(known(name) || known(base), "{line}");
     }
+}
+
+/// The gateway takes no part in traces, so it must not break those that go through it (W3C Trace Context, section 3.4).
+#[tokio::test]
+async fn trace_context_is_passed_on_as_it_came() {
+    let backend = Backend::echo("b").await;
+    let mut objects = vec![ingress("i", &[("a.org", "/", "s")])];
+    objects.extend(service_of("s", &[backend.address]));
+    let gateway = Gateway::start(&objects, &[]);
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let state = "rojo=00f067aa0ba902b7,congo=t61rcWkgMzE";
+    let request = Request::get("/").header("host", "a.org");
+    let request = request
+        .header("traceparent", parent)
+        .header("tracestate", state);
+    let mut client = Http::connect(gateway.http).await;
+    let answer = client.send(request.body(Full::default()).unwrap()).await;
+    let seen = answer.unwrap().json();
+    assert_eq!(seen["headers"]["traceparent"], json!([parent]));
+    assert_eq!(seen["headers"]["tracestate"], json!([state]));
 }
