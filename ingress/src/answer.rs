@@ -1,7 +1,7 @@
 //! The answers that the gateway gives itself, each with the reason that its log line and metric carry.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, SERVER};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, LOCATION, RETRY_AFTER, SERVER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use jiff::Timestamp;
@@ -31,10 +31,18 @@ pub enum Reason {
     TargetTooLong,
     /// The method is `CONNECT` or `TRACE`.
     MethodRefused,
+    /// `OPTIONS *`: the client asks what the server itself can do.
+    ServerOptions,
     /// `Expect` asks for what we do not have.
     ExpectationFailed,
     /// `Connection` names a header that must not be removed.
     BadConnectionOption,
+    /// The route wants a certificate, and the client has shown none.
+    NoClientCertificate,
+    /// The client's certificate is not one that the route takes.
+    BadClientCertificate,
+    /// The client's certificate is good, and for somebody else.
+    ClientCertificateRefused,
     /// The connection was opened for another host.
     Misdirected,
     /// Plain HTTP to a host with a TLS section.
@@ -120,8 +128,12 @@ impl Reason {
         Self::BadTarget,
         Self::TargetTooLong,
         Self::MethodRefused,
+        Self::ServerOptions,
         Self::ExpectationFailed,
         Self::BadConnectionOption,
+        Self::NoClientCertificate,
+        Self::BadClientCertificate,
+        Self::ClientCertificateRefused,
         Self::Misdirected,
         Self::HttpsRedirect,
         Self::Redirect,
@@ -171,8 +183,12 @@ impl Reason {
             Self::BadTarget => "bad_target",
             Self::TargetTooLong => "target_too_long",
             Self::MethodRefused => "method_refused",
+            Self::ServerOptions => "server_options",
             Self::ExpectationFailed => "expectation_failed",
             Self::BadConnectionOption => "bad_connection_option",
+            Self::NoClientCertificate => "no_client_certificate",
+            Self::BadClientCertificate => "bad_client_certificate",
+            Self::ClientCertificateRefused => "client_certificate_refused",
             Self::Misdirected => "misdirected",
             Self::HttpsRedirect => "https_redirect",
             Self::Redirect => "redirect",
@@ -223,12 +239,16 @@ impl Reason {
             | Self::BadConnectionOption
             | Self::BadHead
             | Self::BadProxyHeader
+            | Self::NoClientCertificate
+            | Self::BadClientCertificate
             | Self::Flood
             | Self::BadBody => StatusCode::BAD_REQUEST,
             Self::UnknownTransferCoding => StatusCode::NOT_IMPLEMENTED,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::MethodRefused => StatusCode::METHOD_NOT_ALLOWED,
+            Self::ServerOptions => StatusCode::OK,
             Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
+            Self::ClientCertificateRefused => StatusCode::FORBIDDEN,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::HttpsRedirect => StatusCode::PERMANENT_REDIRECT,
             Self::Redirect => StatusCode::FOUND,
@@ -319,7 +339,7 @@ impl Reason {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         match self {
-            Self::MethodRefused => {
+            Self::MethodRefused | Self::ServerOptions => {
                 let methods = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
                 headers.insert(ALLOW, HeaderValue::from_static(methods));
             }
@@ -330,6 +350,18 @@ impl Reason {
         }
         response
     }
+}
+
+/// The answer for `reason` that sends the client to a page about it.
+pub fn error_page(
+    reason: Reason,
+    page: &HeaderValue,
+    protocol: http::Version,
+) -> Response<Full<Bytes>> {
+    let mut response = reason.answer(protocol);
+    *response.status_mut() = StatusCode::FOUND;
+    response.headers_mut().insert(LOCATION, page.clone());
+    response
 }
 
 /// The answer for `reason` as HTTP/1.1 writes it, for a connection that has no parser to write it.

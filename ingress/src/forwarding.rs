@@ -18,7 +18,7 @@ const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What only a trusted proxy may say. What begins with `x-original-` belongs to it too.
-const CLAIMS: [HeaderName; 9] = [
+const CLAIMS: [HeaderName; 13] = [
     FOR,
     HOST_SEEN,
     PORT,
@@ -28,6 +28,10 @@ const CLAIMS: [HeaderName; 9] = [
     HeaderName::from_static("x-forwarded-prefix"),
     HeaderName::from_static("x-forwarded-scheme"),
     HeaderName::from_static("x-scheme"),
+    HeaderName::from_static("ssl-client-verify"),
+    HeaderName::from_static("ssl-client-subject-dn"),
+    HeaderName::from_static("ssl-client-issuer-dn"),
+    HeaderName::from_static("ssl-client-cert"),
 ];
 
 const MAX_REQUEST_ID: usize = 128;
@@ -214,6 +218,10 @@ mod tests {
             ("forwarded", "for=1.1.1.1"),
             ("x-original-url", "/admin"),
             ("x-original-method", "GET"),
+            ("ssl-client-verify", "SUCCESS"),
+            ("ssl-client-subject-dn", "CN=admin"),
+            ("ssl-client-issuer-dn", "CN=authority"),
+            ("ssl-client-cert", "forged"),
         ];
         check("192.0.2.1", &claims, &ours);
     }

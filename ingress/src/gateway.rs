@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use rustls::ServerConfig;
+use rustls::server::WebPkiClientVerifier;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -82,7 +83,8 @@ impl Shared {
     pub fn counted(settings: GatewayArgs, metrics: Metrics) -> Result<Arc<Self>, Error> {
         let default = Certificate::self_signed().map_err(Error::Certificate)?;
         let certificates = Arc::new(ArcSwap::from_pointee(Certificates::new(default)));
-        let tls = tls::server_config(certificates.clone()).map_err(Error::Tls)?;
+        let tls = tls::server_config(certificates.clone(), WebPkiClientVerifier::no_client_auth())
+            .map_err(Error::Tls)?;
         let file = settings.backend_ca_file.as_deref();
         let backend_tls = Defaults::new(!settings.no_backend_verify, file);
         let backend_tls = backend_tls.map_err(|source| Error::BackendRoots {

@@ -32,6 +32,7 @@ pub mod balance;
 pub mod body;
 mod budget;
 pub mod certificate;
+pub mod client_certificate;
 pub mod config;
 pub mod connection;
 pub mod controller;

@@ -13,6 +13,7 @@ use hyper::body::{Body, Incoming};
 use crate::answer::{self, Reason};
 use crate::attempts::Manner;
 use crate::body::{RequestBody, ResponseBody};
+use crate::client_certificate::admit;
 use crate::exchange::Reply;
 use crate::filters::{self, Exit, Visit};
 use crate::forward;
@@ -85,6 +86,9 @@ async fn answer(
         return Err(Reason::Closed);
     }
     filters::greet(route, &parts, exit)?;
+    if peer.is_secure && route.ends_tls() {
+        return Err(Reason::Misdirected);
+    }
     let visit = Visit {
         worker,
         route,
@@ -104,6 +108,9 @@ async fn answer(
     limits.check_length(body.size_hint().exact())?;
     peer.via.apply(&mut parts.headers);
     record.named(&parts.headers);
+    if let Some(redirect) = check_certificate(peer, route, &head, &mut parts)? {
+        return Ok(redirect);
+    }
     exit.may_compress(worker.settings().compress.accepted(
         &parts.method,
         parts.version,
@@ -167,6 +174,32 @@ fn check_direction(worker: &Worker, peer: &Peer, head: &Head) -> Result<(), Reas
     let certificates = worker.shared().certificates.load();
     let is_fine = certificates.may_serve(server_name, &head.host);
     is_fine.then_some(()).ok_or(Reason::Misdirected)
+}
+
+/// Lets a client in whose certificate the route takes, or says where it is sent instead. One that was not asked for a
+/// certificate, as its connection was opened for another host, may open one for this.
+fn check_certificate(
+    peer: &Peer,
+    route: &Route,
+    head: &Head,
+    parts: &mut Parts,
+) -> Result<Option<Outcome>, Reason> {
+    let Some(asked) = route.asks(|policy| &policy.client_certificates) else {
+        return Ok(None);
+    };
+    let admitted = admit(asked, peer.certificate.as_ref(), &mut parts.headers);
+    let is_other = peer.server_name.as_deref() != Some(&*head.host);
+    match (admitted, &asked.error_page) {
+        (Ok(()), _) => Ok(None),
+        (Err(Reason::NoClientCertificate), _) if peer.is_secure && is_other => {
+            Err(Reason::Misdirected)
+        }
+        (Err(reason), Some(page)) => {
+            let redirect = answer::error_page(reason, page, parts.version);
+            Ok(Some(Outcome::Own(reason, redirect)))
+        }
+        (Err(reason), None) => Err(reason),
+    }
 }
 
 /// The route that says how the backend of `chosen` is spoken to: a canary that says nothing of it is spoken to like the

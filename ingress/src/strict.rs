@@ -57,6 +57,9 @@ pub fn check(parts: &mut Parts, rules: Rules) -> Result<Head, Reason> {
     check_method(parts)?;
     check_framing(&mut parts.headers)?;
     let host = check_host(parts)?;
+    if parts.method == Method::OPTIONS && parts.uri.path() == "*" {
+        return Err(Reason::ServerOptions);
+    }
     if let Some(uri) = check_target(&parts.uri, rules.slashes)? {
         parts.uri = uri;
     }

@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use model::ObjectName;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
@@ -161,14 +162,17 @@ impl ResolvesServerCert for Resolver {
     }
 }
 
-/// The TLS settings of a listener: TLS 1.2 and 1.3, HTTP/2 or HTTP/1.1, sessions resumed by tickets.
+/// The TLS settings of a listener: TLS 1.2 and 1.3, HTTP/2 or HTTP/1.1, sessions resumed by tickets. Each
+/// has tickets of its own, since a session that began without a certificate of `clients` must not go on where one is
+/// asked for.
 pub fn server_config(
     certificates: Arc<ArcSwap<Certificates>>,
+    clients: Arc<dyn ClientCertVerifier>,
 ) -> Result<ServerConfig, rustls::Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients)
         .with_cert_resolver(Arc::new(Resolver(certificates)));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.ticketer = aws_lc_rs::Ticketer::new()?;

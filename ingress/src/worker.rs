@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access_log::{AccessLog, Sink};
+use crate::client_certificate::ClientCertificate;
 use crate::config::GatewayArgs;
 use crate::connection;
 use crate::filters::outbound::Outbound;
@@ -63,6 +64,8 @@ pub struct Peer {
     pub is_strict: bool,
     /// What backends are told about it.
     pub via: Via,
+    /// The certificate that it has shown.
+    pub certificate: Option<Rc<ClientCertificate>>,
     /// Requests under way, and when the last of them ended.
     busy: Cell<usize>,
     idle_since: Cell<Instant>,
@@ -80,6 +83,7 @@ impl Peer {
         server_name: Option<Box<str>>,
         is_strict: bool,
         via: Via,
+        certificate: Option<Rc<ClientCertificate>>,
     ) -> Self {
         let idle_since = Cell::new(Instant::now());
         Self {
@@ -88,6 +92,7 @@ impl Peer {
             server_name,
             is_strict,
             via,
+            certificate,
             busy: Cell::new(0),
             idle_since,
             requests: Cell::new(0),

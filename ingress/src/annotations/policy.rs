@@ -12,11 +12,13 @@ use k8s_openapi::api::networking::v1::Ingress;
 use super::backend::Backend;
 use super::balancing::Balancing;
 use super::body::RequestBody;
+use super::client_certificate::ClientCertificates;
 use super::errors::Errors;
 use super::headers::Headers;
 use super::hosts::Hosts;
 use super::https::HttpsRedirect;
 use super::log::Log;
+use super::passthrough::Passthrough;
 use super::paths::Paths;
 use super::redirect::Redirects;
 use super::retries::Retries;
@@ -88,6 +90,10 @@ pub struct Policy {
     pub rewrite: Option<Box<Rewrite>>,
     /// What is changed about answers.
     pub substitutes: Option<Box<Substitutes>>,
+    /// Certificates that clients must show.
+    pub client_certificates: Option<Box<ClientCertificates>>,
+    /// Backends that end TLS.
+    pub passthrough: Option<Box<Passthrough>>,
 }
 
 impl Policy {
@@ -120,6 +126,8 @@ impl Policy {
             redirects: asked(Redirects::parse(from)),
             rewrite: asked(rewrite),
             substitutes: asked(Substitutes::parse(from)),
+            client_certificates: asked(ClientCertificates::parse(from)),
+            passthrough: asked(Passthrough::parse(from)),
         }
     }
 }

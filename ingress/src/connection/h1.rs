@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::framing::Checked;
 use super::socket::{Blocked, Readable, Socket};
 use super::{Answerer, report};
 use crate::answer::{self, Reason};
@@ -151,8 +152,8 @@ async fn awake<S: Stream>(
 
 // The parser.
 
-type Connection<S> = http1::Connection<TokioIo<Socket<S>>, Answerer>;
-type SwitchingConnection<S> = http1::UpgradeableConnection<TokioIo<Socket<S>>, Answerer>;
+type Connection<S> = http1::Connection<TokioIo<Checked<Socket<S>>>, Answerer>;
+type SwitchingConnection<S> = http1::UpgradeableConnection<TokioIo<Checked<Socket<S>>>, Answerer>;
 
 /// hyper's connection. It can be taken back until a client asks to switch protocols, since it is then bound to hand over
 /// its socket to somebody else.
@@ -168,7 +169,10 @@ impl<S: Stream> Parser<S> {
             .header_read_timeout(None)
             .max_headers(MAX_HEADERS)
             .max_header_size(MAX_HEADER_BYTES)
-            .serve_connection(TokioIo::new(socket), Answerer::new(worker, peer));
+            .serve_connection(
+                TokioIo::new(Checked::new(socket)),
+                Answerer::new(worker, peer),
+            );
         Self {
             peer: peer.clone(),
             plain: Some(plain),
@@ -209,7 +213,8 @@ impl<S: Stream> Parser<S> {
 
     fn give_back(self) -> Option<Socket<S>> {
         let parts = self.plain?.into_parts();
-        Some(parts.io.into_inner().given_back(parts.read_buf))
+        let socket = parts.io.into_inner().into_inner();
+        Some(socket.given_back(parts.read_buf))
     }
 }
 

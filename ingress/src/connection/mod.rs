@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,15 +15,18 @@ use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::service::Service;
+use rustls::ServerConfig;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
 pub mod flood;
+pub mod framing;
 pub mod h1;
 pub mod h2;
 pub mod opening;
+pub mod passthrough;
 pub mod proxy_protocol;
 pub mod socket;
 
@@ -30,10 +34,13 @@ pub use h2::LocalExecutor;
 
 use crate::answer::Reason;
 use crate::body::ResponseBody;
+use crate::client_certificate::ClientCertificate;
 use crate::forwarding::Via;
 use crate::request;
+use crate::routes::{Host, Route};
+use crate::tls;
 use crate::worker::{Peer, Worker};
-use opening::Opening;
+use opening::{Hello, Opening};
 use socket::Socket;
 
 /// How long a connection may be silent before its client is probed.
@@ -104,36 +111,73 @@ fn tune(stream: &TcpStream, patience: Duration) -> io::Result<()> {
     socket.set_tcp_user_timeout(Some(patience))
 }
 
-async fn serve_tls(worker: &Rc<Worker>, opening: Opening, client: Client) -> io::Result<()> {
-    let (stream, server_name) = match Box::pin(begin(worker, handshake(worker, opening))).await {
-        Ok(begun) => begun,
-        Err(error) => {
-            worker.metrics().failed_handshakes.count();
-            return Err(error);
+async fn serve_tls(worker: &Rc<Worker>, mut opening: Opening, client: Client) -> io::Result<()> {
+    let begun = async {
+        let hello = Box::pin(begin(worker, opening.hello())).await?;
+        let routes = worker.routes();
+        let host = routes.host(hello.server_name.as_deref()).cloned();
+        match host.as_deref().and_then(Host::passthrough) {
+            Some(route) => Ok(Begun::Passed(opening, route.clone())),
+            None => {
+                let config = tls_config(worker, host.as_deref()).map_err(io::Error::other)?;
+                Box::pin(begin(worker, handshake(opening, hello, config))).await
+            }
         }
     };
-    let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    let peer = peer(worker, client, true, server_name);
+    let begun = begun.await;
+    if begun.is_err() {
+        worker.metrics().failed_handshakes.count();
+    }
+    let (stream, server_name) = match begun? {
+        Begun::Secured(stream, server_name) => (stream, server_name),
+        Begun::Passed(opening, route) => {
+            return Box::pin(passthrough::serve(worker, opening, &route)).await;
+        }
+    };
+    let session = stream.get_ref().1;
+    let is_h2 = session.alpn_protocol() == Some(b"h2");
+    let certificate = session.peer_certificates();
+    let certificate = certificate.map(|chain| Rc::new(ClientCertificate::new(chain)));
+    let peer = peer(worker, client, true, server_name, certificate);
     match is_h2 {
         true => h2::serve(worker, peer, stream).await,
-        false => h1::serve(worker, peer, Socket::new(stream, Bytes::new())).await,
+        false => h1::serve(worker, peer, Socket::new(*stream, Bytes::new())).await,
     }
     Ok(())
 }
 
-type Secured = (TlsStream<Socket<TcpStream>>, Option<Box<str>>);
+/// What has become of the beginning of TLS.
+enum Begun {
+    /// It ends here; the connection was opened for that host.
+    Secured(Box<TlsStream<Socket<TcpStream>>>, Option<Box<str>>),
+    /// It ends at the backend of that route.
+    Passed(Opening, Arc<Route>),
+}
 
-async fn handshake(worker: &Worker, mut opening: Opening) -> io::Result<Secured> {
-    let mut hello = opening.hello().await?;
+/// The TLS settings for a connection to `host`.
+fn tls_config(worker: &Worker, host: Option<&Host>) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let shared = worker.shared();
+    match host.and_then(Host::authority) {
+        Some(authority) => {
+            authority.config(|clients| tls::server_config(shared.certificates.clone(), clients))
+        }
+        None => Ok(shared.tls.clone()),
+    }
+}
+
+async fn handshake(
+    opening: Opening,
+    mut hello: Hello,
+    config: Arc<ServerConfig>,
+) -> io::Result<Begun> {
     let server_name = hello.server_name.take();
-    let config = worker.shared().tls.clone();
     let stream = opening.into_handshake(hello).into_stream(config).await?;
-    Ok((stream, server_name))
+    Ok(Begun::Secured(Box::new(stream), server_name))
 }
 
 async fn serve_plain(worker: &Rc<Worker>, mut opening: Opening, client: Client) -> io::Result<()> {
     let is_h2 = begin(worker, opening.begins_with(PREFACE)).await?;
-    let peer = peer(worker, client, false, None);
+    let peer = peer(worker, client, false, None, None);
     match is_h2 {
         true => h2::serve(worker, peer, opening.into_socket()).await,
         false => h1::serve(worker, peer, opening.into_socket()).await,
@@ -158,6 +202,7 @@ fn peer(
     client: Client,
     is_secure: bool,
     server_name: Option<Box<str>>,
+    certificate: Option<Rc<ClientCertificate>>,
 ) -> Rc<Peer> {
     let trusted = &worker.settings().trusted_proxies;
     let via = Via::new(client.address.ip(), client.port, is_secure, trusted);
@@ -169,6 +214,7 @@ fn peer(
         server_name,
         is_strict,
         via,
+        certificate,
     ))
 }
 

@@ -43,6 +43,7 @@ pub fn merge<'r>(pattern: &HostPattern, readings: impl Iterator<Item = &'r Readi
         };
         let host = merged.host.get_or_insert_default();
         if let (None, Some(default)) = (&host.default, &part.default) {
+            host.ask(default);
             host.default = Some(with_canary(default, canaries.remove(&(None, ""))));
         }
         for rule in &part.paths {
@@ -53,6 +54,7 @@ pub fn merge<'r>(pattern: &HostPattern, readings: impl Iterator<Item = &'r Readi
                 continue;
             }
             owners.insert(key, reading);
+            host.ask(&rule.route);
             let canary = canaries.remove(&key).or_else(|| {
                 // A canary need not repeat what makes expressions of paths.
                 let plain = CANARY_KINDS

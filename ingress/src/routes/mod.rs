@@ -11,6 +11,7 @@ use rustls_pki_types::ServerName;
 
 use crate::annotations::{Pattern, Policy};
 use crate::backend_tls::BackendTls;
+use crate::client_certificate::Authority;
 use crate::host::HostMap;
 use crate::problem::IngressRef;
 use crate::protocol::{Expected, Protocol, Security, Spoken};
@@ -48,6 +49,9 @@ pub struct Host {
     /// The host that stands in for this one, of which no rule speaks.
     moved: Option<Box<str>>,
     default: Option<Arc<Route>>,
+    /// Who signs the certificates that clients are asked for when they connect; which of them to let in is each route's
+    /// to say.
+    authority: Option<Arc<Authority>>,
 }
 
 /// Where requests for one path go.
@@ -108,6 +112,12 @@ impl Route {
         Some(Spoken { http, tls })
     }
 
+    /// Whether its backend ends TLS itself.
+    pub fn ends_tls(&self) -> bool {
+        let asked = self.asks(|policy| &policy.passthrough);
+        asked.is_some_and(|asked| asked.is_on)
+    }
+
     /// Whether its Ingress asks to keep requests out in a way that cannot be carried out, so that none may pass.
     pub fn is_closed(&self) -> bool {
         self.policy.as_ref().is_some_and(|policy| policy.is_closed)
@@ -136,6 +146,11 @@ impl Table {
         self.hosts.get(host)?.moved.as_deref()
     }
 
+    /// The host of a connection that was opened for `server_name`.
+    pub fn host(&self, server_name: Option<&str>) -> Option<&Arc<Host>> {
+        self.hosts.get(server_name.unwrap_or_default())
+    }
+
     /// Whether a TLS section speaks of `host`. One that speaks of all hosts counts for those that no rule names: an
     /// Ingress for everything else must not change how a named host behaves.
     pub fn is_secure(&self, host: &str) -> bool {
@@ -158,6 +173,23 @@ impl Host {
             false => self.find_pattern(found, path).or(found),
         };
         found.or(self.default.as_ref())
+    }
+
+    /// The route whose backend ends TLS itself. A connection has no path, so it is the one that the root takes.
+    pub fn passthrough(&self) -> Option<&Arc<Route>> {
+        self.find("/").filter(|route| route.ends_tls())
+    }
+
+    /// Who signs the certificates that clients are asked for when they connect.
+    pub fn authority(&self) -> Option<&Arc<Authority>> {
+        self.authority.as_ref()
+    }
+
+    /// Takes in what `route` asks of clients that connect. Who comes first is heard.
+    fn ask(&mut self, route: &Route) {
+        let asked = route.asks(|policy| &policy.client_certificates);
+        let authority = asked.and_then(|asked| asked.authority.clone());
+        self.authority = self.authority.take().or(authority);
     }
 
     /// The longest expression that matches `path`, unless there is a better match in `found`: an exact one, or a prefix

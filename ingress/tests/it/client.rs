@@ -18,6 +18,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::harness::PATIENCE;
+use crate::tls::Identity;
 
 /// What came back.
 #[derive(Debug)]
@@ -149,14 +150,39 @@ pub(crate) async fn tls_over(
     root: &CertificateDer<'static>,
     alpn: &[u8],
 ) -> std::io::Result<TlsStream<TcpStream>> {
+    handshake(stream, server_name, root, alpn, None).await
+}
+
+/// The same with a certificate of one's own.
+pub(crate) async fn tls_with(
+    address: SocketAddr,
+    server_name: &str,
+    root: &CertificateDer<'static>,
+    alpn: &[u8],
+    identity: Option<Identity>,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(address).await?;
+    handshake(stream, server_name, root, alpn, identity).await
+}
+
+async fn handshake(
+    stream: TcpStream,
+    server_name: &str,
+    root: &CertificateDer<'static>,
+    alpn: &[u8],
+    identity: Option<Identity>,
+) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(root.clone()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_root_certificates(roots);
+    let mut config = match identity {
+        Some((chain, key)) => builder.with_client_auth_cert(chain, key).unwrap(),
+        None => builder.with_no_client_auth(),
+    };
     config.alpn_protocols = vec![alpn.to_vec()];
     let name = ServerName::try_from(server_name.to_owned()).unwrap();
     TlsConnector::from(Arc::new(config))

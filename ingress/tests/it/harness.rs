@@ -143,6 +143,14 @@ impl Gateway {
         .await
     }
 
+    /// How often the gateway answered itself, or something failed, for `reason`.
+    pub(crate) fn reasons(&self, reason: &str) -> u64 {
+        let metrics = self.shared.metrics.render(&self.shared.certificates.load());
+        let name = format!("portolan_ingress_reasons_total{{reason=\"{reason}\"}} ");
+        let count = metrics.lines().find_map(|line| line.strip_prefix(&name));
+        count.unwrap().parse().unwrap()
+    }
+
     /// The first line of the access log that `wanted` accepts.
     pub(crate) async fn log_line(&self, wanted: impl Fn(&Value) -> bool) -> Value {
         eventually("a line of the access log", async || {

@@ -127,3 +127,41 @@ fn is_counted(gateway: &Gateway) -> bool {
         .render(&gateway.shared.certificates.load());
     text.contains("status=\"200\"} 1")
 }
+
+#[tokio::test]
+#[ignore = "measures the memory of the whole process, so it has to be run alone"]
+async fn a_parked_connection_costs_at_most_two_kilobytes() {
+    const CONNECTIONS: usize = 4_000;
+    let gateway = Gateway::start(&[], &["--keep-alive-timeout=10m"]);
+    // The first ones pay for what all of them share.
+    let mut held = idle_connections(&gateway, 500);
+    parked(&gateway, 500).await;
+    let before = resident();
+    held.extend(idle_connections(&gateway, CONNECTIONS));
+    parked(&gateway, 500 + CONNECTIONS as u64).await;
+    let each = (resident() - before) / CONNECTIONS;
+    println!("{each} bytes for each parked connection");
+    assert!(each <= 2048, "{each} bytes");
+}
+
+/// Connections that have had a request each. On the client's side they cost this process nothing but a number.
+fn idle_connections(gateway: &Gateway, count: usize) -> Vec<std::net::TcpStream> {
+    use std::io::{Read, Write};
+    let connect = |_| {
+        let mut stream = std::net::TcpStream::connect(gateway.http).unwrap();
+        let request = b"GET / HTTP/1.1\r\nHost: a.org\r\n\r\n";
+        stream.write_all(request).unwrap();
+        let read = stream.read(&mut [0; 1024]).unwrap();
+        assert!(read > 0);
+        stream
+    };
+    (0..count).map(connect).collect()
+}
+
+/// The memory of this process, in bytes.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes = line.unwrap().trim().trim_end_matches(" kB");
+    kilobytes.parse::<usize>().unwrap() * 1024
+}

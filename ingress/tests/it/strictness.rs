@@ -121,7 +121,7 @@ const REFUSED: &[(&str, &str, u16)] = &[
     ),
     ("CONNECT", "CONNECT a.org:443 HTTP/1.1\r\n{H}\r\n", 405),
     ("TRACE", "TRACE / HTTP/1.1\r\n{H}\r\n", 405),
-    ("OPTIONS *", "OPTIONS * HTTP/1.1\r\n{H}\r\n", 400),
+    ("GET *", "GET * HTTP/1.1\r\n{H}\r\n", 400),
     ("HTTP/1.2", "GET / HTTP/1.2\r\n{H}\r\n", 400),
     (
         "raw UTF-8 in target",

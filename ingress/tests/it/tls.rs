@@ -1,11 +1,19 @@
 //! Certificates by name, verified by a client that trusts nothing else; and their change under open connections.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::pki_types::CertificateDer;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,
+};
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
+use tokio_rustls::TlsAcceptor;
 
 use crate::backend::Backend;
 use crate::client::{Http, get, raw, tls};
@@ -18,6 +26,10 @@ pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 pub(crate) fn authority() -> Authority {
     let mut params = CertificateParams::new(vec![]).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // One that has another's name would be taken for it with a broken signature.
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let name = format!("authority {}", NUMBER.fetch_add(1, Ordering::Relaxed));
+    params.distinguished_name.push(DnType::CommonName, name);
     Authority(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
 }
 
@@ -49,6 +61,48 @@ impl Authority {
         (cert.pem(), key.serialize_pem())
     }
 }
+
+impl Authority {
+    /// The Secret `name` that names it as what clients' certificates are signed by.
+    pub(crate) fn authority_secret(&self, name: &str) -> Value {
+        json!({
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": name, "namespace": "default"},
+            "data": {"ca.crt": STANDARD.encode(self.pem())},
+        })
+    }
+
+    /// A certificate with the common name `name`, and its key.
+    pub(crate) fn identity(&self, name: &str) -> Identity {
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        (vec![certificate.der().clone()], key)
+    }
+
+    /// What ends TLS for `host`.
+    pub(crate) fn acceptor(&self, host: &str) -> TlsAcceptor {
+        let (certificate, key) = self.issue(&[host]);
+        let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .unwrap();
+        config.alpn_protocols = vec![b"x".to_vec()];
+        TlsAcceptor::from(Arc::new(config))
+    }
+}
+
+/// A certificate and its key.
+pub(crate) type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 fn secret(name: &str, cert: &str, key: &str) -> Value {
     json!({
