@@ -93,6 +93,8 @@ pub enum Reason {
     BadResponse,
     /// The backend took too long.
     BackendTimeout,
+    /// The time that the client of a gRPC call gave is up.
+    DeadlineExceeded,
     /// The backend's response broke off.
     Truncated,
     /// All together took too long.
@@ -159,6 +161,7 @@ impl Reason {
         Self::BackendClosed,
         Self::BadResponse,
         Self::BackendTimeout,
+        Self::DeadlineExceeded,
         Self::Truncated,
         Self::RequestTimeout,
         Self::BadBody,
@@ -214,6 +217,7 @@ impl Reason {
             Self::BackendClosed => "backend_closed",
             Self::BadResponse => "bad_response",
             Self::BackendTimeout => "backend_timeout",
+            Self::DeadlineExceeded => "deadline_exceeded",
             Self::Truncated => "truncated",
             Self::RequestTimeout => "request_timeout",
             Self::BadBody => "bad_body",
@@ -269,9 +273,10 @@ impl Reason {
             | Self::BackendClosed
             | Self::BadResponse
             | Self::Truncated => StatusCode::BAD_GATEWAY,
-            Self::ConnectTimeout | Self::BackendTimeout | Self::RequestTimeout => {
-                StatusCode::GATEWAY_TIMEOUT
-            }
+            Self::ConnectTimeout
+            | Self::BackendTimeout
+            | Self::DeadlineExceeded
+            | Self::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::HeaderTimeout | Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,

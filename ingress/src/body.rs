@@ -22,6 +22,7 @@ use crate::filters::compress::{Coding, Compressor};
 use crate::filters::mirror::BodyCopy;
 use crate::filters::outbound::Outgoing;
 use crate::filters::pace::{Pace, Paced};
+use crate::grpc;
 use crate::pool::Connection;
 use crate::record::Record;
 use crate::trailers::Trailers;
@@ -124,10 +125,23 @@ pub struct BackendBody {
     incoming: Incoming,
     trailers: Trailers,
     pause: Pause,
+    /// When it is given up, if it is the result of a call of gRPC.
+    deadline: Deadline,
     /// Taken when the response is complete.
     connection: Option<Connection>,
     progress: Rc<Progress>,
     worker: Rc<Worker>,
+}
+
+/// The end that a call's client has set.
+#[derive(Debug)]
+enum Deadline {
+    /// There is none.
+    None,
+    /// It is to come.
+    At(Pin<Box<Sleep>>),
+    /// It has come, and the client has been told.
+    Passed,
 }
 
 /// A limit on the time between two steps. The timer runs on while there is progress and looks at the last step only when
@@ -384,6 +398,7 @@ impl BackendBody {
             incoming,
             trailers,
             pause,
+            deadline: Deadline::None,
             connection,
             progress,
             worker,
@@ -394,10 +409,30 @@ impl BackendBody {
         body
     }
 
+    /// Gives it up at `deadline`, in gRPC's terms, if it is not through by then.
+    pub fn end_by(&mut self, deadline: Option<Instant>) {
+        if let Some(deadline) = deadline {
+            self.deadline = Deadline::At(Box::pin(tokio::time::sleep_until(deadline)));
+        }
+    }
+
+    fn is_overdue(&mut self, cx: &mut Context<'_>) -> bool {
+        match &mut self.deadline {
+            Deadline::At(sleep) => sleep.as_mut().poll(cx).is_ready(),
+            Deadline::None | Deadline::Passed => false,
+        }
+    }
+
     fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.is_overdue(cx) {
+            drop(self.connection.take());
+            self.deadline = Deadline::Passed;
+            let trailers = grpc::deadline_exceeded();
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+        }
         let frame = ready!(poll_frame(&mut self.incoming, &mut self.pause, cx));
         match &frame {
             Some(Err(_)) => drop(self.connection.take()),
@@ -487,6 +522,11 @@ impl Body for ResponseBody {
         };
         let is_end = this.is_end_stream();
         if let Some(record) = &mut this.record {
+            if let Source::Backend(body) = &this.source
+                && matches!(body.deadline, Deadline::Passed)
+            {
+                record.failed(Reason::DeadlineExceeded);
+            }
             take_down(record, frame.as_ref(), is_end);
         }
         Poll::Ready(frame)

@@ -44,6 +44,7 @@ pub mod filters;
 pub mod forward;
 pub mod forwarding;
 pub mod gateway;
+pub mod grpc;
 pub mod handover;
 pub mod hash_key;
 pub mod headers;

@@ -18,6 +18,7 @@ use crate::exchange::Reply;
 use crate::filters::{self, Exit, Visit};
 use crate::forward;
 use crate::forwarding;
+use crate::grpc::{self, Call};
 use crate::headers::{self, ResponseEdit};
 use crate::intercept::{Answer, Intercept};
 use crate::protocol::{Http, Spoken};
@@ -46,15 +47,16 @@ pub async fn serve(
 ) -> Response<ResponseBody> {
     let (parts, body) = request.into_parts();
     let version = parts.version;
+    let is_call = grpc::is_call(&parts);
     let mut record = Record::new(worker.clone(), peer.clone(), &parts);
     let mut exit = Exit::default();
     let mut response = match answer(&worker, &peer, parts, body, &mut record, &mut exit).await {
         Ok(Outcome::Reply(reply)) => deliver(&worker, reply, record, &exit),
         Ok(Outcome::Own(reason, mut own)) => {
             exit.finish(own.status(), own.headers_mut());
-            deliver_own(reason, own, record)
+            deliver_own(reason, own, record, is_call)
         }
-        Err(reason) => deliver_own(reason, exit.answer(reason, version), record),
+        Err(reason) => deliver_own(reason, exit.answer(reason, version), record, is_call),
     };
     if peer.is_strict
         && let Some(hsts) = &worker.shared().hsts
@@ -117,7 +119,8 @@ async fn answer(
         &parts.headers,
     ));
     filters::enter(&visit, &mut parts, record, exit).await?;
-    let pause = worker.settings().client_timeout;
+    let call = Call::of(&parts);
+    let pause = call.map_or(worker.settings().client_timeout, |_| grpc::PATIENCE);
     let (mut body, progress) = RequestBody::new(body, head.trailers, pause, limits);
     filters::copy(&visit, &parts, &mut body);
     let chosen = filters::choose(route, &parts.headers);
@@ -130,7 +133,11 @@ async fn answer(
             // The switch is one of HTTP/1.1.
             spoken.http = Http::One;
         }
-        let manner = Manner::of(&visit, chosen, upstream, &parts, spoken);
+        let mut manner = Manner::of(&visit, chosen, upstream, &parts, spoken);
+        if call.is_some() {
+            let asked = route.asks(|policy| &policy.timeouts);
+            manner.patience = manner.patience.of_call(asked);
+        }
         (upstream, manner)
     });
     let edit = ResponseEdit::of(route, || visit.facts(&parts));
@@ -141,7 +148,9 @@ async fn answer(
     let request = Request::from_parts(parts, body);
     let mut reply = match backend {
         Ok((upstream, manner)) => {
-            forward::forward(worker, upstream, manner, request, progress, upgrade, record).await
+            let forward =
+                forward::forward(worker, upstream, manner, request, progress, upgrade, record);
+            grpc::within(call, forward).await
         }
         Err(reason) => Err(reason),
     };
@@ -154,6 +163,9 @@ async fn answer(
     let mut reply = reply?;
     if let Reply::Response(response) = &mut reply {
         edit.apply(response.headers_mut());
+        if let Some(call) = call {
+            response.body_mut().end_by(call.deadline);
+        }
     }
     Ok(Outcome::Reply(reply))
 }
@@ -239,9 +251,14 @@ fn deliver_own(
     reason: Reason,
     own: Response<Full<Bytes>>,
     mut record: Box<Record>,
+    is_call: bool,
 ) -> Response<ResponseBody> {
     record.failed(reason);
     record.answered(own.status());
+    let own = match is_call {
+        true => grpc::answer(own.status(), reason),
+        false => own,
+    };
     own.map(|body| ResponseBody::own(body, record))
 }
 

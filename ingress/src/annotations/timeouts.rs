@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Annotations;
 use crate::config::GatewayArgs;
+use crate::grpc;
 
 /// What an Ingress says of it; for the rest the gateway's settings hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -57,6 +58,18 @@ impl Patience {
             send: asked.send.unwrap_or(settings.backend_timeout),
             read: asked.read.unwrap_or(settings.backend_timeout),
             total: asked.total.or(settings.request_timeout),
+        }
+    }
+}
+
+impl Patience {
+    /// The same for a call of gRPC, whose streams may be silent as long as nobody has `asked` for a limit.
+    pub fn of_call(self, asked: Option<&Timeouts>) -> Self {
+        let asked = asked.copied().unwrap_or_default();
+        Self {
+            send: asked.send.unwrap_or(grpc::PATIENCE),
+            read: asked.read.unwrap_or(grpc::PATIENCE),
+            ..self
         }
     }
 }

@@ -11,6 +11,8 @@ mod client;
 mod client_certificates;
 mod conformance;
 mod filters;
+mod frames;
+mod grpc_interop;
 mod handover;
 mod harness;
 mod http11probe;
