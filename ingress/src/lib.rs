@@ -12,6 +12,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -54,6 +55,7 @@ pub mod inspect;
 pub mod intercept;
 mod latency;
 pub mod leader;
+pub mod lint;
 pub mod listener;
 pub mod log_format;
 pub mod metrics;
@@ -138,7 +140,7 @@ pub enum Error {
 
 /// Runs the gateway until `shutdown`, then finishes the requests under way.
 pub async fn run(args: IngressArgs, shutdown: CancellationToken) -> Result<(), Error> {
-    let client = client(&args).await?;
+    let client = client(args.kubeconfig.as_deref()).await?;
     let shared = Shared::counted(args.gateway.clone(), Metrics::of(identity(&args)))?;
     let admin = admin::bind(args.gateway.admin_bind).await?;
     // The control half goes on while requests are being finished: their endpoints may still change.
@@ -179,8 +181,8 @@ fn identity(args: &IngressArgs) -> Identity {
     }
 }
 
-async fn client(args: &IngressArgs) -> Result<Client, Error> {
-    let config = match &args.kubeconfig {
+async fn client(kubeconfig: Option<&Path>) -> Result<Client, Error> {
+    let config = match kubeconfig {
         Some(file) => {
             let kubeconfig =
                 Kubeconfig::read_from(file).map_err(|error| Error::Kubeconfig(error.into()))?;

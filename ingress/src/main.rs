@@ -1,11 +1,13 @@
 //! Starts the gateway and tells it when to stop.
 
 use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use ingress::config::IngressArgs;
 use ingress::inspect::socket::Question;
+use ingress::lint::command::{self, LintArgs};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -24,16 +26,29 @@ use tracing_subscriber::EnvFilter;
 )]
 struct Cli {
     #[command(subcommand)]
-    question: Option<Question>,
+    command: Option<Command>,
     #[command(flatten)]
     args: IngressArgs,
 }
 
-fn main() -> Result<()> {
+/// What else the program does.
+#[derive(Subcommand)]
+enum Command {
+    Lint(LintArgs),
+    #[command(flatten)]
+    Question(Question),
+}
+
+fn main() -> Result<ExitCode> {
     let cli = Cli::parse();
-    if let Some(question) = &cli.question {
-        return ask(question);
+    match &cli.command {
+        Some(Command::Lint(args)) => lint(args),
+        Some(Command::Question(question)) => ask(question).map(|()| ExitCode::SUCCESS),
+        None => serve(cli.args).map(|()| ExitCode::SUCCESS),
     }
+}
+
+fn serve(args: IngressArgs) -> Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -47,7 +62,23 @@ fn main() -> Result<()> {
         .build();
     runtime
         .context("cannot start the runtime")?
-        .block_on(run(cli.args))
+        .block_on(run(args))
+}
+
+/// Prints what becomes of Ingresses. The program fails if not all of it is done.
+fn lint(args: &LintArgs) -> Result<ExitCode> {
+    // For a cluster that is reached by TLS; as above.
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let is_good = runtime.block_on(command::run(args, io::stdout().lock()))?;
+    Ok(if is_good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// Asks a gateway that runs and prints what it answers.

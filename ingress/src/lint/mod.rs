@@ -1,0 +1,149 @@
+//! What becomes of Ingresses here that were written for ingress-nginx: the same, something else, or nothing.
+//!
+//! It reads objects as the gateway does, but takes on trust what they name: Services, Secrets and ConfigMaps are not
+//! looked for. So it works on files, and what it says depends on nothing else.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use k8s_openapi::api::networking::v1::Ingress;
+use model::kube::object_name;
+use model::{ObjectName, World};
+use serde::Serialize;
+
+use crate::annotations::{Finding, Policy, Referenced, Verdict};
+use crate::metrics::Metrics;
+use crate::problem::Fault;
+use crate::routes::Routes;
+use crate::routes::ingress::Context;
+use crate::upstreams::Upstreams;
+
+pub mod command;
+mod quirks;
+
+pub use quirks::Quirk;
+
+/// What there is to say about one Ingress.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The object.
+    pub ingress: ObjectName,
+    /// What becomes of each of its annotations.
+    pub findings: Vec<Finding>,
+    /// Where requests take another way than in ingress-nginx, and the field that is concerned.
+    pub quirks: Vec<(String, Quirk)>,
+    /// Fields that cannot be carried out, and why.
+    pub faults: Vec<(String, String)>,
+}
+
+/// One thing that there is to say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Remark {
+    /// `namespace/name` of the object.
+    pub ingress: String,
+    /// The annotation's key or the path of the field.
+    pub subject: String,
+    /// `same`, `differs`, `refused` or `invalid`.
+    pub verdict: &'static str,
+    /// What there is to say.
+    pub message: String,
+}
+
+/// Looks at `ingresses`, which are all there are.
+pub fn lint(ingresses: &[Ingress]) -> Vec<Report> {
+    let mut faults = faults(ingresses);
+    let mut quirks = quirks::find(ingresses);
+    let named = ingresses
+        .iter()
+        .filter_map(|ingress| Some((object_name(&ingress.metadata)?, ingress)));
+    let report = |(name, ingress): (ObjectName, &Ingress)| Report {
+        findings: Policy::read(ingress, None).findings,
+        quirks: quirks.remove(&name).unwrap_or_default(),
+        faults: faults.remove(&name).unwrap_or_default(),
+        ingress: name,
+    };
+    named.map(report).collect()
+}
+
+/// What is wrong with fields, by object. What is wrong with annotations is among the findings.
+fn faults(ingresses: &[Ingress]) -> BTreeMap<ObjectName, Vec<(String, String)>> {
+    let named: Vec<_> = ingresses
+        .iter()
+        .filter_map(|ingress| Some((object_name(&ingress.metadata)?, ingress)))
+        .collect();
+    let mut routes = Routes::default();
+    routes.update(
+        named.iter().map(|(name, ingress)| (name, Some(*ingress))),
+        Context {
+            world: &World::new(""),
+            upstreams: &Upstreams::default(),
+            referenced: &Referenced::default(),
+            metrics: &Metrics::default(),
+        },
+    );
+    let mut faults: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for problem in routes.problems() {
+        let is_of_annotation = problem.field.starts_with("metadata.annotations");
+        if is_of_annotation || is_about_others(&problem.fault) {
+            continue;
+        }
+        let of = faults.entry(problem.ingress.name.clone()).or_default();
+        of.push((problem.field.clone(), problem.fault.to_string()));
+    }
+    faults
+}
+
+/// Whether the fault is that something else is missing.
+fn is_about_others(fault: &Fault) -> bool {
+    matches!(
+        fault,
+        Fault::ServiceMissing(_) | Fault::PortMissing { .. } | Fault::SecretMissing(..)
+    )
+}
+
+impl Report {
+    /// All there is to say, one by one.
+    pub fn remarks(&self) -> impl Iterator<Item = Remark> {
+        let remark = |subject: &str, verdict, message: String| Remark {
+            ingress: self.ingress.to_string(),
+            subject: subject.to_owned(),
+            verdict,
+            message,
+        };
+        let findings = self.findings.iter().map(move |finding| {
+            let verdict = &finding.verdict;
+            remark(&finding.annotation, verdict.name(), verdict.to_string())
+        });
+        let quirks = self.quirks.iter();
+        let quirks = quirks.map(move |(field, quirk)| remark(field, "differs", quirk.to_string()));
+        let faults = self.faults.iter();
+        let faults = faults.map(move |(field, fault)| remark(field, "invalid", fault.clone()));
+        findings.chain(quirks).chain(faults)
+    }
+
+    /// Whether something that the object asks for is not done.
+    pub fn is_bad(&self) -> bool {
+        let is_bad = |finding: &Finding| {
+            matches!(
+                finding.verdict,
+                Verdict::Refused { .. } | Verdict::Invalid(_)
+            )
+        };
+        !self.faults.is_empty() || self.findings.iter().any(is_bad)
+    }
+}
+
+impl fmt::Display for Remark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            ingress,
+            subject,
+            verdict,
+            message,
+        } = self;
+        write!(f, "{ingress}: {verdict}: {subject}: {message}")
+    }
+}
+
+#[cfg(test)]
+mod tests;
