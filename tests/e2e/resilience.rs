@@ -53,8 +53,12 @@ fn kill_unnoticed(
     kill_daemon(cluster, daemon)?;
     settled()?;
     same("who answers on the open connection", kept.get("/")?, answer)?;
+    eventually("requests go on", || {
+        let answered = requests.answered();
+        ensure!(answered > 50, "only {answered} requests were answered");
+        Ok(())
+    })?;
     let (good, failures) = requests.stop()?;
-    ensure!(good > 50, "only {good} requests were answered");
     ensure!(
         failures.is_empty(),
         "{} of {} failed: {failures:?}",

@@ -267,8 +267,12 @@ fn pod_deletion_under_load(cluster: &Cluster) -> Result<()> {
     let requests = Loop::start(cluster.host().name(), address);
     cluster.kubectl(&["delete", "pod", &victim])?;
     cluster.endpoints("churn", 3)?;
+    eventually("requests go on", || {
+        let answered = requests.answered();
+        ensure!(answered > 100, "only {answered} requests were answered");
+        Ok(())
+    })?;
     let (good, failures) = requests.stop()?;
-    ensure!(good > 100, "only {good} requests were answered");
     ensure!(
         failures.is_empty(),
         "{} of {} failed: {failures:?}",

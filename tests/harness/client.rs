@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -140,7 +140,8 @@ fn complete_body(answer: &str) -> Result<Option<String>> {
 #[derive(Debug)]
 pub struct Loop {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<(usize, Vec<String>)>,
+    answered: Arc<AtomicUsize>,
+    thread: JoinHandle<Vec<String>>,
 }
 
 impl Loop {
@@ -155,12 +156,23 @@ impl Loop {
     pub fn expecting(prefix: &str, netns: &str, address: SocketAddr) -> Loop {
         let prefix = prefix.to_owned();
         let (netns, stop) = (netns.to_owned(), Arc::new(AtomicBool::new(false)));
-        let stopped = stop.clone();
+        let answered = Arc::new(AtomicUsize::new(0));
+        let (stopped, good) = (stop.clone(), answered.clone());
         let thread = std::thread::spawn(move || {
-            let run = move || Ok(ask_until(&stopped, address, &prefix));
-            Host::inside(&netns, run).unwrap_or_else(|error| (0, vec![format!("{error:#}")]))
+            let run = move || Ok(ask_until(&stopped, address, &prefix, &good));
+            Host::inside(&netns, run).unwrap_or_else(|error| vec![format!("{error:#}")])
         });
-        Loop { stop, thread }
+        Loop {
+            stop,
+            answered,
+            thread,
+        }
+    }
+
+    /// The number of good answers so far.
+    #[must_use]
+    pub fn answered(&self) -> usize {
+        self.answered.load(Ordering::Relaxed)
     }
 
     /// Ends the loop: the number of good answers, and what went wrong.
@@ -169,22 +181,29 @@ impl Loop {
     /// When the loop itself failed.
     pub fn stop(self) -> Result<(usize, Vec<String>)> {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread
-            .join()
-            .map_err(|_| anyhow::anyhow!("the request loop panicked"))
+        let failures = self.thread.join();
+        let failures = failures.map_err(|_| anyhow::anyhow!("the request loop panicked"))?;
+        Ok((self.answered.load(Ordering::Relaxed), failures))
     }
 }
 
-fn ask_until(stop: &AtomicBool, address: SocketAddr, prefix: &str) -> (usize, Vec<String>) {
-    let (mut good, mut failures) = (0, Vec::new());
+fn ask_until(
+    stop: &AtomicBool,
+    address: SocketAddr,
+    prefix: &str,
+    good: &AtomicUsize,
+) -> Vec<String> {
+    let mut failures = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         match Connection::open(address).and_then(|mut connection| connection.get("/")) {
-            Ok(answer) if answer.starts_with(prefix) => good += 1,
+            Ok(answer) if answer.starts_with(prefix) => {
+                good.fetch_add(1, Ordering::Relaxed);
+            }
             Ok(answer) => failures.push(format!("{answer:?} answered")),
             Err(error) => failures.push(format!("{error:#}")),
         }
     }
-    (good, failures)
+    failures
 }
 
 /// Runs a command to its end; its standard output, or an error with both outputs.

@@ -147,6 +147,41 @@ async fn each_host_shows_its_own_certificate_over_both_protocols() {
     );
 }
 
+/// RFC 6797: only over TLS, and only where the operator has a certificate for the host.
+#[tokio::test]
+async fn hosts_with_a_certificate_are_to_be_reached_by_https_only() {
+    let authority = authority();
+    let backend = Backend::echo("b").await;
+    let mut objects = vec![
+        secure_ingress("a", "a.org", "s", "cert-a"),
+        ingress("plain", &[("plain.org", "/", "s")]),
+        authority.secret("cert-a", &["a.org"]),
+    ];
+    objects.extend(service_of("s", &[backend.address]));
+    for (flags, expected) in [
+        (&[][..], Some("max-age=31536000; includeSubDomains")),
+        (
+            &[
+                "--hsts-max-age=1h",
+                "--hsts-include-subdomains=false",
+                "--hsts-preload",
+            ],
+            Some("max-age=3600; preload"),
+        ),
+        (&["--hsts=false"], None),
+    ] {
+        let gateway = Gateway::start(&objects, flags);
+        let stream = tls(gateway.https, "a.org", &authority.der(), b"http/1.1")
+            .await
+            .unwrap();
+        let answer = Http::over(stream).await.get("a.org", "/").await;
+        let told = answer.headers.get("strict-transport-security");
+        assert_eq!(told.map(|value| value.to_str().unwrap()), expected);
+        let answer = get(gateway.http, "plain.org", "/").await;
+        assert_eq!(answer.headers.get("strict-transport-security"), None);
+    }
+}
+
 #[tokio::test]
 async fn a_request_for_another_certificates_host_is_misdirected() {
     let authority = authority();
