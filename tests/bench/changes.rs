@@ -84,7 +84,8 @@ impl<'a> Changes<'a> {
                 if let Some(time) = self.look(&pending)? {
                     break time;
                 }
-                std::hint::spin_loop();
+                // The daemon may have been woken on this very processor.
+                std::thread::yield_now();
             };
             times.push(time);
             std::thread::sleep(Duration::from_millis(5));
