@@ -132,6 +132,8 @@ pub(crate) fn gateway(files: &Files, controller: &str, port: u16, more: &[&str])
         .arg("--kubeconfig")
         .arg(&files.kubeconfig)
         .args(["--controller-class", controller, "--workers", "1"])
+        // h2load does not open a connection anew.
+        .args(["--keep-alive-requests", "100000000"])
         .arg(format!("--http-bind=127.0.0.1:{port}"))
         .arg(format!("--https-bind=127.0.0.1:{}", port + 1))
         .arg(format!("--admin-bind=127.0.0.1:{}", port + 2))
@@ -195,7 +197,7 @@ http {
   access_log @FILES@/nginx.access.log combined buffer=64k flush=1s;
   client_body_temp_path @FILES@/nginx.body; proxy_temp_path @FILES@/nginx.proxy;
   fastcgi_temp_path @FILES@/nginx.f; uwsgi_temp_path @FILES@/nginx.u; scgi_temp_path @FILES@/nginx.s;
-  keepalive_timeout 75s; keepalive_requests 1000; reset_timedout_connection on; server_tokens off;
+  keepalive_timeout 75s; keepalive_requests 100000000; reset_timedout_connection on; server_tokens off;
   ssl_protocols TLSv1.2 TLSv1.3; ssl_session_cache shared:SSL:10m; ssl_session_timeout 10m; ssl_session_tickets on;
   upstream backend { server @BACKEND@; keepalive 320; keepalive_requests 10000; keepalive_timeout 60s; }
   server { listen 127.0.0.1:@HTTP@ default_server backlog=4096; return 404; }
