@@ -3,19 +3,26 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio_util::net::Listener;
 use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 use crate::gateway::{Phase, Shared};
+
+/// How long accepting rests after a failure.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
 
 /// Binds `address`.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
@@ -25,28 +32,44 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
 
 /// Answers on `listener` until `shutdown`.
 pub async fn run(shared: Arc<Shared>, listener: TcpListener, shutdown: CancellationToken) {
+    serve(listener, shutdown, move |request| answer(&shared, request)).await;
+}
+
+/// Answers by `answer` whoever asks at `listener` until `shutdown`.
+pub(crate) async fn serve<L, F>(mut listener: L, shutdown: CancellationToken, answer: F)
+where
+    L: Listener<Io: Send + Unpin + 'static>,
+    F: Fn(&Request<Incoming>) -> Response<Full<Bytes>> + Clone + Send + Sync + 'static,
+{
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = shutdown.cancelled() => return,
         };
         match accepted {
-            Ok((stream, _)) => drop(tokio::spawn(serve(shared.clone(), stream))),
-            Err(error) => tracing::warn!(%error, "cannot accept an admin connection"),
+            Ok((stream, _)) => drop(tokio::spawn(converse(stream, answer.clone()))),
+            // Out of descriptors, most likely: a pause lets some be closed.
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection of an operator");
+                tokio::time::sleep(ACCEPT_REST).await;
+            }
         }
     }
 }
 
-async fn serve(shared: Arc<Shared>, stream: TcpStream) {
-    let service = service_fn(move |request| {
-        let response = answer(&shared, &request);
+async fn converse<F>(stream: impl AsyncRead + AsyncWrite + Unpin, answer: F)
+where
+    F: Fn(&Request<Incoming>) -> Response<Full<Bytes>>,
+{
+    let service = service_fn(|request| {
+        let response = answer(&request);
         async move { Ok::<_, Infallible>(response) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .serve_connection(TokioIo::new(stream), service);
     if let Err(error) = connection.await {
-        tracing::debug!(%error, "admin connection ended");
+        tracing::debug!(%error, "the connection of an operator ended early");
     }
 }
 

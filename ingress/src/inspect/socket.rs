@@ -3,7 +3,6 @@
 //!
 //! It is apart from the admin port because it tells who routes what where, which is nobody else's business.
 
-use std::convert::Infallible;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -13,13 +12,12 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::client::conn::http1 as client;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 use super::{Format, certificates, explain, routes, upstreams};
+use crate::admin;
 use crate::gateway::Shared;
 
 /// Where the socket is, if nobody says otherwise.
@@ -87,16 +85,7 @@ pub async fn run(shared: Arc<Shared>, path: PathBuf, shutdown: CancellationToken
             return tracing::warn!(path = %path.display(), %error, "no admin socket");
         }
     };
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = shutdown.cancelled() => return,
-        };
-        match accepted {
-            Ok((stream, _)) => drop(tokio::spawn(serve(shared.clone(), stream))),
-            Err(error) => tracing::warn!(%error, "cannot accept on the admin socket"),
-        }
-    }
+    admin::serve(listener, shutdown, move |request| answer(&shared, request)).await;
 }
 
 /// Binds `path`, in the place of a socket that a process before left there.
@@ -111,19 +100,6 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
-}
-
-async fn serve(shared: Arc<Shared>, stream: UnixStream) {
-    let service = service_fn(move |request| {
-        let response = answer(&shared, &request);
-        async move { Ok::<_, Infallible>(response) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = connection.await {
-        tracing::debug!(%error, "connection to the admin socket ended");
-    }
 }
 
 fn answer<B>(shared: &Shared, request: &Request<B>) -> Response<Full<Bytes>> {
