@@ -16,6 +16,7 @@ use crate::filters::compress::CompressArgs;
 use crate::filters::global_auth::GlobalAuthArgs;
 use crate::inspect::socket;
 use crate::log_format::LogFormat;
+use crate::trace::settings::TraceArgs;
 use crate::upstream::Ejection;
 
 /// Command line arguments.
@@ -158,6 +159,13 @@ pub struct GatewayArgs {
     /// like `$remote_addr "$request" $status`.
     #[arg(long, value_name = "FORMAT", default_value = "json")]
     pub access_log_format: LogFormat,
+
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "clap would take a comment for the title of the whole help"
+    )]
+    pub trace: TraceArgs,
 
     #[command(flatten)]
     #[expect(

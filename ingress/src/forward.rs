@@ -68,7 +68,7 @@ async fn attempt(
     record: &mut Record,
 ) -> Result<Reply, Reason> {
     let mut place = attempts.first()?;
-    let mut may_reuse = true;
+    let (mut may_reuse, mut resends) = (true, 0);
     let may_repeat = attempts.may_repeat(request.method());
     // A backend can refuse anything, and HTTP/2 has the words for it.
     let needs_spare = may_repeat || attempts.spoken().http == Http::Two;
@@ -78,13 +78,15 @@ async fn attempt(
     loop {
         let (address, sent) = (place.address(), Instant::now());
         let spare = needs_spare.then(|| Spare::of(&request));
-        record.tried(address);
         let key = Key {
             address,
             spoken: attempts.spoken().clone(),
         };
+        record.tried(&key, resends, &mut request);
+        resends += 1;
         let (answer, again) = match exchange.attempt(&key, may_reuse, request).await {
             Ok(reply) => {
+                record.came_to(Ok(reply.status()));
                 attempts.answered(&place, reply.status(), sent);
                 let is_followed = may_repeat && attempts.follow_status(reply.status());
                 let again = spare.filter(|_| is_followed);
@@ -92,6 +94,7 @@ async fn attempt(
             }
             Err(failed) => {
                 let (reason, is_stale) = (failed.reason, failed.is_stale);
+                record.came_to(Err(reason));
                 let again = failed.request(spare, may_repeat);
                 // A connection that was closing says nothing about the endpoint.
                 if is_stale && (may_reuse || attempts.repeat()) {

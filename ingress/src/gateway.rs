@@ -14,7 +14,6 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::Error;
-use crate::access_log::Sink;
 use crate::backend_tls::Defaults;
 use crate::certificate::Certificate;
 use crate::config::GatewayArgs;
@@ -26,7 +25,7 @@ use crate::routes::Table;
 use crate::strict::Rules;
 use crate::tls::{self, Certificates};
 use crate::upstreams::Upstreams;
-use crate::worker;
+use crate::worker::{self, Outlets};
 
 /// What all threads share.
 #[derive(Debug)]
@@ -131,15 +130,20 @@ impl Shared {
     pub fn serve(
         self: &Arc<Self>,
         listeners: Listeners,
-        log: &Sink,
+        outlets: &Outlets,
         shutdown: &CancellationToken,
     ) -> Result<Serving, Error> {
         let http = listeners.addresses(Protocol::Http).to_vec();
         let https = listeners.addresses(Protocol::Https).to_vec();
         let mut finished = Vec::with_capacity(listeners.of_threads.len());
         for (number, sockets) in listeners.of_threads.into_iter().enumerate() {
-            let started =
-                worker::start(number, self.clone(), log.clone(), sockets, shutdown.clone());
+            let started = worker::start(
+                number,
+                self.clone(),
+                outlets.clone(),
+                sockets,
+                shutdown.clone(),
+            );
             finished.push(started.map_err(Error::Thread)?);
         }
         self.phase.send_replace(Phase::Serving);

@@ -5,7 +5,8 @@
 //! what is wrong ([`events`]) and what is served ([`status`]). The data half is a set of threads that share nothing else
 //! ([`worker`]): a thread accepts a connection ([`connection`]) and takes each request its way ([`request`]): checked
 //! ([`strict`]), routed, told apart ([`forwarding`]), sent ([`forward`]) to an endpoint that suits it ([`upstream`],
-//! [`balance`], [`endpoint`]) over a connection ([`exchange`], [`pool`], [`multiplex`]) and written down ([`record`]).
+//! [`balance`], [`endpoint`]) over a connection ([`exchange`], [`pool`], [`multiplex`]) and written down ([`record`],
+//! [`trace`]).
 //!
 //! Nothing listens before all objects have been seen once.
 
@@ -15,10 +16,12 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::sync::watch as channel;
+use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -79,6 +82,7 @@ pub mod session_cookie;
 pub mod status;
 pub mod strict;
 pub mod tls;
+pub mod trace;
 pub mod trailers;
 pub mod upgrade;
 pub mod upstream;
@@ -95,6 +99,10 @@ use gateway::{Serving, Shared};
 use leader::Candidate;
 use metrics::{Identity, Metrics};
 use routes::class::Classes;
+use worker::Outlets;
+
+/// How long the end waits for the collector to take the last spans.
+const LAST_SPANS: Duration = Duration::from_secs(5);
 
 /// Why the gateway cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -127,6 +135,9 @@ pub enum Error {
         /// Why.
         source: backend_tls::BadRoots,
     },
+    /// Spans cannot be sent.
+    #[error("cannot send spans")]
+    Collector(#[source] trace::BadCollector),
     /// A thread cannot be started.
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
@@ -278,8 +289,11 @@ async fn serve(
             (sink, Some(thread))
         }
     };
-    let serving = take_over(args, shared, &sink, shutdown).await?;
-    drop(sink);
+    let tracing = trace::start(&args.gateway.trace, shared.metrics.clone());
+    let (tracer, spans) = tracing.map_err(Error::Collector)?.unzip();
+    let outlets = Outlets { log: sink, tracer };
+    let serving = take_over(args, shared, &outlets, shutdown).await?;
+    drop(outlets);
     tracing::info!(http = ?serving.http(), https = ?serving.https(), "serving");
     tokio::select! {
         finished = serving.finished() => finished?,
@@ -289,6 +303,11 @@ async fn serve(
         // All senders are gone, so it ends as soon as the last block is written.
         drop(tokio::task::spawn_blocking(|| log.join()).await);
     }
+    if let Some(spans) = spans
+        && timeout(LAST_SPANS, spans).await.is_err()
+    {
+        tracing::warn!("the last spans are lost, as the collector takes too long");
+    }
     Ok(())
 }
 
@@ -296,17 +315,17 @@ async fn serve(
 async fn take_over(
     args: &IngressArgs,
     shared: &Arc<Shared>,
-    sink: &Sink,
+    outlets: &Outlets,
     shutdown: &CancellationToken,
 ) -> Result<Serving, Error> {
     let Some(path) = args.gateway.handover_socket.clone() else {
-        return shared.serve(shared.bind(Vec::new())?, sink, shutdown);
+        return shared.serve(shared.bind(Vec::new())?, outlets, shutdown);
     };
     let predecessor = handover::take_over(&path).await.map_err(Error::HandOver)?;
     let (predecessor, inherited) = predecessor.unzip();
     let listeners = shared.bind(inherited.unwrap_or_default())?;
     let offered = listeners.duplicate().map_err(Error::HandOver)?;
-    let serving = shared.serve(listeners, sink, shutdown)?;
+    let serving = shared.serve(listeners, outlets, shutdown)?;
     if let Some(predecessor) = predecessor {
         let retired = predecessor.retire().await;
         retired.unwrap_or_else(|error| tracing::warn!(%error, "the predecessor is gone"));

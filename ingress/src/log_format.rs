@@ -15,7 +15,7 @@ const NGINX: &str = "$remote_addr - $remote_user [$time_local] \"$request\" $sta
                      $upstream_response_length $upstream_response_time $upstream_status $req_id";
 
 /// Variables of nginx, and the field of our line that they stand for; the last ones have none here and are always `-`.
-const VARIABLES: [(&str, &str); 37] = [
+const VARIABLES: [(&str, &str); 41] = [
     ("remote_addr", "remote_addr"),
     ("the_real_ip", "remote_addr"),
     ("remote_port", "remote_port"),
@@ -49,6 +49,10 @@ const VARIABLES: [(&str, &str); 37] = [
     ("upstream_status", "upstream_status"),
     ("attempts", "attempts"),
     ("reason", "reason"),
+    ("opentelemetry_trace_id", "trace_id"),
+    ("opentelemetry_span_id", "span_id"),
+    ("opentelemetry_context_traceparent", "traceparent"),
+    ("opentelemetry_sampled", "sampled"),
     ("remote_user", ""),
     ("request_length", ""),
     ("proxy_alternative_upstream_name", ""),

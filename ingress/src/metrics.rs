@@ -48,6 +48,12 @@ pub struct Metrics {
     /// Routes in effect.
     pub routes: Counter,
     lost_lines: Counter,
+    /// Spans that the collector has taken.
+    pub spans_exported: Counter,
+    /// Spans that were dropped as the queue was full.
+    pub spans_dropped: Counter,
+    /// Spans that were dropped as the collector did not take them.
+    pub spans_refused: Counter,
 }
 
 /// Which gateway counts: the labels that all series have that ingress-nginx's have.
@@ -118,6 +124,9 @@ impl Metrics {
             updated: Counter::default(),
             routes: Counter::default(),
             lost_lines: Counter::default(),
+            spans_exported: Counter::default(),
+            spans_dropped: Counter::default(),
+            spans_refused: Counter::default(),
         }
     }
 
@@ -257,7 +266,17 @@ impl Metrics {
             family(out, name, kind, help)?;
             sample(out, name, "", counter.get())?;
         }
-        Ok(())
+        self.write_spans(out)
+    }
+
+    fn write_spans(&self, out: &mut String) -> fmt::Result {
+        let exported = "portolan_ingress_spans_exported_total";
+        family(out, exported, "counter", "Spans that the collector took")?;
+        sample(out, exported, "", self.spans_exported.get())?;
+        let lost = "portolan_ingress_spans_lost_total";
+        family(out, lost, "counter", "Spans that were dropped, by reason")?;
+        sample(out, lost, "reason=\"queue_full\"", self.spans_dropped.get())?;
+        sample(out, lost, "reason=\"collector\"", self.spans_refused.get())
     }
 
     /// What ingress-nginx says of its controller. An update cannot fail here, so the last one has always succeeded.

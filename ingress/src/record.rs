@@ -11,18 +11,23 @@ use std::time::Duration;
 
 use http::header::{HeaderMap, HeaderValue, REFERER, USER_AGENT};
 use http::request::Parts;
-use http::{Method, StatusCode, Uri, Version};
+use http::{Method, Request, StatusCode, Uri, Version};
 use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::annotations::log::Log;
 use crate::answer::Reason;
 use crate::endpoint::InFlight;
+use crate::filters::Visit;
 use crate::filters::limits::Slot;
 use crate::forwarding::REQUEST_ID;
 use crate::log_format::LogFormat;
+use crate::pool::Key;
 use crate::routes::{Route, Target};
 use crate::series::{BackendTimes, Observed};
+use crate::trace::context::Context;
+use crate::trace::span::Served;
+use crate::trace::{Trace, Tracer};
 use crate::worker::{Peer, Worker};
 
 /// What is known about a request so far.
@@ -38,6 +43,8 @@ pub struct Record {
     referer: Option<HeaderValue>,
     id: Option<HeaderValue>,
     route: Option<Arc<Route>>,
+    /// Its part in a trace, if it has one.
+    trace: Option<Box<Trace>>,
     backend: Option<SocketAddr>,
     /// Counts among the requests of its client until the response is through.
     slot: Option<Slot>,
@@ -79,6 +86,16 @@ struct Line<'r> {
     attempts: u32,
     /// Why the gateway answered itself, or why the response is incomplete.
     reason: Option<&'static str>,
+    /// The span of the request, if it has one.
+    #[serde(flatten)]
+    trace: Option<TraceIds>,
+}
+
+/// A span, in hexadecimal digits.
+#[derive(Serialize)]
+struct TraceIds {
+    trace_id: String,
+    span_id: String,
 }
 
 /// The same with what only nginx's variables speak of.
@@ -95,6 +112,8 @@ struct TextLine<'r> {
     upstream_length: Option<u64>,
     upstream_head: Option<f64>,
     upstream_duration: Option<f64>,
+    traceparent: Option<String>,
+    sampled: Option<u8>,
 }
 
 impl Record {
@@ -102,6 +121,8 @@ impl Record {
     pub fn new(worker: Rc<Worker>, peer: Rc<Peer>, parts: &Parts) -> Box<Self> {
         let field = |name| parts.headers.get(name).cloned();
         peer.begin();
+        let tracer = worker.tracer();
+        let trace = tracer.and_then(|tracer| tracer.begin(&parts.headers));
         Box::new(Self {
             worker,
             peer,
@@ -114,6 +135,7 @@ impl Record {
             referer: field(REFERER),
             id: None,
             route: None,
+            trace,
             backend: None,
             slot: None,
             tried: None,
@@ -132,16 +154,31 @@ impl Record {
         self.route = Some(route);
     }
 
+    /// The route says which trace the request belongs to.
+    pub fn traced(&mut self, tracer: &Tracer, visit: &Visit<'_>, parts: &mut Parts) {
+        self.trace = tracer.follow(self.trace.take(), visit, parts);
+    }
+
     /// The request is called this.
     pub fn named(&mut self, headers: &HeaderMap) {
         self.id = headers.get(REQUEST_ID).cloned();
     }
 
-    /// The request is sent to `backend`, perhaps not for the first time.
-    pub fn tried(&mut self, backend: SocketAddr) {
-        self.backend = Some(backend);
+    /// `request` is sent to the backend `key`, after it was sent to others or to the same `resends` times.
+    pub fn tried<B>(&mut self, key: &Key, resends: u32, request: &mut Request<B>) {
+        self.backend = Some(key.address);
         self.tried = Some(Instant::now());
         self.attempts += 1;
+        if let Some(trace) = &mut self.trace {
+            trace.attempt(key, resends, request);
+        }
+    }
+
+    /// The last attempt came to a response with this status, or failed.
+    pub fn came_to(&mut self, outcome: Result<StatusCode, Reason>) {
+        if let Some(trace) = &mut self.trace {
+            trace.came_to(outcome);
+        }
     }
 
     /// The request counts among those of its client.
@@ -202,6 +239,29 @@ impl Record {
                 LogFormat::Text(_) => self.worker.log().write(&self.text_line(line)),
             }
         }
+        if let Some(trace) = self.trace.take() {
+            self.finish(*trace, status);
+        }
+    }
+
+    fn finish(&self, trace: Trace, status: StatusCode) {
+        let Some(tracer) = self.worker.tracer() else {
+            return;
+        };
+        let served = Served {
+            method: &self.method,
+            target: &self.target,
+            version: self.version,
+            host: self.host.as_ref(),
+            agent: self.agent.as_ref(),
+            peer: self.peer.address,
+            is_secure: self.peer.is_secure,
+            route: self.route.as_deref(),
+            status,
+            reason: self.reason,
+            is_complete: self.is_complete,
+        };
+        tracer.finish(trace, &served);
     }
 
     /// Whether the Ingress wants requests to be written down.
@@ -232,6 +292,8 @@ impl Record {
             upstream_length: times.map(|_| line.bytes_sent),
             upstream_head: times.and_then(|times| times.head).map(seconds),
             upstream_duration: times.map(|times| seconds(times.total)),
+            traceparent: self.context().map(|context| context.to_string()),
+            sampled: self.context().map(|context| u8::from(context.is_sampled)),
             line,
         }
     }
@@ -264,7 +326,16 @@ impl Record {
             backend: self.backend,
             attempts: self.attempts,
             reason: self.reason.map(Reason::name),
+            trace: self.context().map(|context| TraceIds {
+                trace_id: context.trace.to_string(),
+                span_id: context.span.to_string(),
+            }),
         }
+    }
+
+    /// The span of the request, if it has one.
+    fn context(&self) -> Option<Context> {
+        self.trace.as_ref().map(|trace| trace.context())
     }
 }
 

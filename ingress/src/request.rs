@@ -84,13 +84,6 @@ async fn answer(
         return Ok(redirected(redirect, &parts));
     };
     record.routed(route.clone());
-    if route.is_closed() {
-        return Err(Reason::Closed);
-    }
-    filters::greet(route, &parts, exit)?;
-    if peer.is_secure && route.ends_tls() {
-        return Err(Reason::Misdirected);
-    }
     let visit = Visit {
         worker,
         route,
@@ -102,6 +95,16 @@ async fn answer(
         ),
         is_secure,
     };
+    if let Some(tracer) = worker.tracer() {
+        record.traced(tracer, &visit, &mut parts);
+    }
+    if route.is_closed() {
+        return Err(Reason::Closed);
+    }
+    filters::greet(route, &parts, exit)?;
+    if peer.is_secure && route.ends_tls() {
+        return Err(Reason::Misdirected);
+    }
     if let Some(redirect) = redirect::find(&visit, &routes, &parts) {
         return Ok(redirected(redirect, &parts));
     }

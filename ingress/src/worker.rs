@@ -32,6 +32,7 @@ use crate::listener::{Listener, Protocol};
 use crate::metrics::Metrics;
 use crate::pool::{Limits, Pool};
 use crate::routes::Table;
+use crate::trace::Tracer;
 
 /// How often idle connections to backends are looked through.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -46,9 +47,19 @@ pub struct Worker {
     pool: Pool,
     outbound: Outbound,
     log: AccessLog,
+    tracer: Option<Tracer>,
     /// Connections and tunnels, which are waited for at the end.
     tasks: TaskTracker,
     shutdown: CancellationToken,
+}
+
+/// Where what threads tell of requests goes.
+#[derive(Debug, Clone)]
+pub struct Outlets {
+    /// Lines of the access log.
+    pub log: Sink,
+    /// Spans, if requests are traced.
+    pub tracer: Option<Tracer>,
 }
 
 /// The client's end of a connection.
@@ -157,7 +168,7 @@ impl Peer {
 pub fn start(
     number: usize,
     shared: Arc<Shared>,
-    log: Sink,
+    outlets: Outlets,
     sockets: Vec<Listener>,
     shutdown: CancellationToken,
 ) -> std::io::Result<oneshot::Receiver<()>> {
@@ -168,7 +179,7 @@ pub fn start(
     let thread = std::thread::Builder::new().name(format!("worker-{number}"));
     thread.spawn(move || {
         let tasks = LocalSet::new();
-        tasks.block_on(&runtime, serve(shared, log, sockets, shutdown));
+        tasks.block_on(&runtime, serve(shared, outlets, sockets, shutdown));
         if finished.send(()).is_err() {
             tracing::debug!("nobody waits for this thread");
         }
@@ -179,13 +190,13 @@ pub fn start(
 /// Serves `sockets` until `shutdown`, then waits for what is under way, up to the drain timeout.
 async fn serve(
     shared: Arc<Shared>,
-    log: Sink,
+    outlets: Outlets,
     sockets: Vec<Listener>,
     shutdown: CancellationToken,
 ) {
     // Every connection looks at it all the time, so each thread has its own.
     let shutdown = shutdown.child_token();
-    let worker = Rc::new(Worker::new(shared, log, shutdown.clone()));
+    let worker = Rc::new(Worker::new(shared, outlets, shutdown.clone()));
     let room = Arc::new(Semaphore::new(worker.share_of_connections()));
     for listener in sockets {
         tokio::task::spawn_local(accept(worker.clone(), listener, room.clone()));
@@ -249,7 +260,7 @@ async fn keep_house(worker: Rc<Worker>) {
 }
 
 impl Worker {
-    fn new(shared: Arc<Shared>, log: Sink, shutdown: CancellationToken) -> Self {
+    fn new(shared: Arc<Shared>, outlets: Outlets, shutdown: CancellationToken) -> Self {
         let settings = &shared.settings;
         let limits = Limits {
             connect: settings.connect_timeout,
@@ -261,10 +272,11 @@ impl Worker {
             pool: Pool::new(limits, shared.backend_tls.clone()),
             outbound: Outbound::default(),
             log: AccessLog::new(
-                log,
+                outlets.log,
                 shared.metrics.clone(),
                 settings.access_log_format.clone(),
             ),
+            tracer: outlets.tracer,
             tasks: TaskTracker::new(),
             shutdown,
             shared,
@@ -328,6 +340,11 @@ impl Worker {
     /// This thread's access log.
     pub fn log(&self) -> &AccessLog {
         &self.log
+    }
+
+    /// What traces requests, if they are traced.
+    pub fn tracer(&self) -> Option<&Tracer> {
+        self.tracer.as_ref()
     }
 
     /// What says that the gateway is to end.

@@ -38,6 +38,7 @@ pub mod known;
 pub mod limits;
 pub mod log;
 pub mod mirror;
+pub mod opentelemetry;
 pub mod passthrough;
 pub mod paths;
 pub mod pattern;

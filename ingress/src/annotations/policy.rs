@@ -18,6 +18,7 @@ use super::headers::Headers;
 use super::hosts::Hosts;
 use super::https::HttpsRedirect;
 use super::log::Log;
+use super::opentelemetry::Tracing;
 use super::passthrough::Passthrough;
 use super::paths::Paths;
 use super::redirect::Redirects;
@@ -82,6 +83,8 @@ pub struct Policy {
     pub timeouts: Option<Box<Timeouts>>,
     /// Whether requests are written down.
     pub log: Option<Box<Log>>,
+    /// Which traces requests belong to.
+    pub tracing: Option<Box<Tracing>>,
     /// How paths are matched.
     pub paths: Option<Box<Paths>>,
     /// Redirects to elsewhere.
@@ -122,6 +125,7 @@ impl Policy {
             retries: asked(Retries::parse(from)),
             timeouts: asked(Timeouts::parse(from)),
             log: asked(Log::parse(from)),
+            tracing: asked(Tracing::parse(from)),
             paths: asked(Paths::parse(from, &rewrite)),
             redirects: asked(Redirects::parse(from)),
             rewrite: asked(rewrite),

@@ -15,6 +15,8 @@ use ingress::gateway::{Serving, Shared};
 use ingress::listener::Listener;
 use ingress::objects::{Change, Delta};
 use ingress::routes::class::Classes;
+use ingress::trace;
+use ingress::worker::Outlets;
 use model::ObjectName;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -82,10 +84,13 @@ impl Gateway {
         assert!(published.is_some(), "nothing was published");
         let log = Log::default();
         let (sink, _) = access_log::start(log.clone()).unwrap();
+        let tracing = trace::start(&shared.settings.trace, shared.metrics.clone());
+        let tracer = tracing.unwrap().map(|(tracer, _)| tracer);
+        let outlets = Outlets { log: sink, tracer };
         let shutdown = CancellationToken::new();
         let listeners = shared.bind(inherited).unwrap();
         let offered = listeners.duplicate().unwrap();
-        let serving = shared.serve(listeners, &sink, &shutdown).unwrap();
+        let serving = shared.serve(listeners, &outlets, &shutdown).unwrap();
         let last = |addresses: &[SocketAddr]| *addresses.last().unwrap();
         let (http, https) = (last(serving.http()), last(serving.https()));
         let gateway = Self {

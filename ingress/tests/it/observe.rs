@@ -86,7 +86,7 @@ async fn series_have_the_names_and_labels_of_ingress_nginx() {
     }
 }
 
-/// The gateway takes no part in traces, so it must not break those that go through it (W3C Trace Context, section 3.4).
+/// Where nothing is traced, traces go through the gateway unbroken (W3C Trace Context, section 3.4).
 #[tokio::test]
 async fn trace_context_is_passed_on_as_it_came() {
     let backend = Backend::echo("b").await;
