@@ -64,7 +64,7 @@ enum What {
     },
     /// The gateway against nginx, HAProxy and Envoy. At most ten minutes.
     L7 {
-        /// Which sections; without any, all of them.
+        /// Which sections; without any, all that give figures.
         sections: Vec<l7::Section>,
 
         /// Fewer and shorter rounds and fewer routes: shows that everything runs, not how fast.

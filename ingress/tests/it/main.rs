@@ -6,6 +6,8 @@ mod api;
 mod backend;
 mod backend_tls;
 mod balancing;
+#[path = "../cases/mod.rs"]
+mod cases;
 mod change;
 mod client;
 mod client_certificates;

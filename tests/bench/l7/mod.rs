@@ -1,5 +1,6 @@
 //! The gateway against those that users would choose instead.
 
+mod differential;
 mod handshakes;
 mod load;
 mod memory;
@@ -26,10 +27,12 @@ pub(crate) enum Section {
     Routes,
     /// Memory: empty, with many routes, for idle connections.
     Memory,
+    /// What each makes of doubtful input. It gives no figures, so it is only done if it is asked for.
+    Differential,
 }
 
 impl Section {
-    /// All of them.
+    /// All that measure.
     pub(crate) const ALL: &[Self] = &[Self::Requests, Self::Routes, Self::Memory];
 }
 
@@ -43,5 +46,6 @@ pub(crate) fn measure(machine: &Machine, section: Section, quick: bool) -> Resul
         Section::Requests => requests::measure(machine, quick),
         Section::Routes => routes::measure(machine, quick),
         Section::Memory => memory::measure(machine, quick),
+        Section::Differential => differential::measure(machine),
     }
 }

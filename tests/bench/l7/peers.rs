@@ -43,7 +43,7 @@ impl Kind {
     }
 
     /// Its port for HTTP; that for HTTPS is the next.
-    const fn port(self) -> u16 {
+    pub(crate) const fn port(self) -> u16 {
         match self {
             Self::Portolan => 8100,
             Self::Nginx => 8110,
@@ -58,10 +58,7 @@ impl Peer {
     pub(crate) fn start(kind: Kind, files: &Files) -> Result<Option<Self>> {
         let (http, https) = (kind.port(), kind.port() + 1);
         let Some(command) = command(kind, files, http, https)? else {
-            eprintln!(
-                "measure: {} is left out: `./setup.sh bench` fetches it",
-                kind.name()
-            );
+            say_missing(kind);
             return Ok(None);
         };
         let process = Process::start(command, kind.name(), &files.directory)?;
@@ -92,37 +89,38 @@ fn command(kind: Kind, files: &Files, http: u16, https: u16) -> Result<Option<Co
         fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
         Ok(path)
     };
-    Ok(match kind {
-        Kind::Portolan => Some(gateway(files, "portolan.dev/ingress", http, &[])),
-        Kind::Nginx => nginx()?
-            .map(|mut command| {
-                let path = configure("nginx.conf", NGINX);
-                path.map(|path| {
-                    command.arg("-c").arg(path);
-                    command
-                })
-            })
-            .transpose()?,
-        Kind::Haproxy => {
-            let Some(mut command) = debian("usr/sbin/haproxy", Place::Contestant) else {
-                return Ok(None);
-            };
-            command.arg("-f").arg(configure("haproxy.cfg", HAPROXY)?);
-            Some(command)
-        }
-        Kind::Envoy => {
-            let program = tools().join("envoy");
-            if !program.exists() {
-                return Ok(None);
-            }
-            let mut command = Place::Contestant.command(&program);
-            command
-                .arg("-c")
-                .arg(configure("envoy.yaml", ENVOY)?)
-                .args(["--concurrency", "1", "--log-level", "warning"]);
-            Some(command)
-        }
-    })
+    let Some(mut command) = program(kind) else {
+        return Ok(None);
+    };
+    match kind {
+        Kind::Portolan => return Ok(Some(gateway(files, "portolan.dev/ingress", http, &[]))),
+        Kind::Nginx => command.arg("-c").arg(configure("nginx.conf", NGINX)?),
+        Kind::Haproxy => command.arg("-f").arg(configure("haproxy.cfg", HAPROXY)?),
+        Kind::Envoy => command
+            .arg("-c")
+            .arg(configure("envoy.yaml", ENVOY)?)
+            .args(["--concurrency", "1", "--log-level", "warning"]),
+    };
+    Ok(Some(command))
+}
+
+/// The program of a contestant, if it is there.
+pub(crate) fn program(kind: Kind) -> Option<Command> {
+    let own = |path: PathBuf| path.exists().then(|| Place::Contestant.command(&path));
+    match kind {
+        Kind::Portolan => own(harness::program("portolan-ingress")),
+        Kind::Nginx => debian("usr/sbin/nginx", Place::Contestant),
+        Kind::Haproxy => debian("usr/sbin/haproxy", Place::Contestant),
+        Kind::Envoy => own(tools().join("envoy")),
+    }
+}
+
+/// Tells whoever looks on that a contestant does not take part.
+pub(crate) fn say_missing(kind: Kind) {
+    eprintln!(
+        "measure: {} is left out: `./setup.sh bench` fetches it",
+        kind.name()
+    );
 }
 
 /// Our gateway for the classes of `controller`, at `port` and the next one, with its admin port after these.
@@ -140,11 +138,6 @@ pub(crate) fn gateway(files: &Files, controller: &str, port: u16, more: &[&str])
         .args(more)
         .env("RUST_LOG", "warn");
     command
-}
-
-/// nginx as a contestant.
-fn nginx() -> Result<Option<Command>> {
-    Ok(debian("usr/sbin/nginx", Place::Contestant))
 }
 
 /// nginx as everybody's backend.

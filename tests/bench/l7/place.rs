@@ -97,6 +97,7 @@ impl Machine {
             ("one", "portolan.dev/one"),
             ("many", "portolan.dev/many"),
             ("none", "portolan.dev/none"),
+            ("differential", "portolan.dev/differential"),
         ] {
             let class: IngressClass = object(json!({
                 "metadata": {"name": name}, "spec": {"controller": controller},
@@ -180,7 +181,8 @@ pub(crate) fn ingress(name: &str, class: &str, host: &str, paths: &[&str]) -> Re
     }))
 }
 
-fn object<K: DeserializeOwned>(value: Value) -> Result<K> {
+/// An object of the API from its JSON.
+pub(crate) fn object<K: DeserializeOwned>(value: Value) -> Result<K> {
     Ok(serde_json::from_value(value)?)
 }
 
