@@ -32,6 +32,7 @@ mod proxy_protocol;
 mod requests;
 mod retries;
 mod scale;
+mod soak;
 mod strictness;
 mod tls;
 mod traces;

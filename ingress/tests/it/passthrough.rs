@@ -11,7 +11,7 @@ use crate::tls::authority;
 #[tokio::test]
 async fn a_backend_that_ends_tls_is_chosen_by_the_host_asked_for() {
     let (ours, theirs) = (authority(), authority());
-    let acceptor = theirs.acceptor("pass.org");
+    let acceptor = theirs.acceptor("pass.org", b"x");
     let backend = Backend::serve(move |stream, _| {
         let acceptor = acceptor.clone();
         async move {

@@ -84,8 +84,8 @@ impl Authority {
         (vec![certificate.der().clone()], key)
     }
 
-    /// What ends TLS for `host`.
-    pub(crate) fn acceptor(&self, host: &str) -> TlsAcceptor {
+    /// What ends TLS for `host`, to speak `protocol`.
+    pub(crate) fn acceptor(&self, host: &str, protocol: &[u8]) -> TlsAcceptor {
         let (certificate, key) = self.issue(&[host]);
         let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
@@ -96,7 +96,7 @@ impl Authority {
             .with_no_client_auth()
             .with_single_cert(chain, key)
             .unwrap();
-        config.alpn_protocols = vec![b"x".to_vec()];
+        config.alpn_protocols = vec![protocol.to_vec()];
         TlsAcceptor::from(Arc::new(config))
     }
 }
