@@ -60,10 +60,11 @@ pub(crate) fn resume(
     known: &mut Connection,
     origin: Origin,
 ) -> Result<Course, Drop> {
+    let now = now();
     let course = if known.flags & (Connection::REPLY | Connection::FOREIGN) == 0 {
-        course(&work.packet, known)?
+        course(&work.packet, known, now)?
     } else if known.flags & Connection::FOREIGN != 0 {
-        foreign_course(&work.packet, known)
+        foreign_course(&work.packet, known, now)
     } else if is_translated_later(known.flags, origin) {
         Course::Ignore
     } else {
@@ -74,7 +75,7 @@ pub(crate) fn resume(
         Course::Begin => {
             close(&work.packet.flow, known);
         }
-        Course::Continue | Course::Move => take_up(work, known),
+        Course::Continue | Course::Move => take_up(work, known, now),
     }
     Ok(course)
 }
@@ -89,11 +90,11 @@ fn is_translated_later(flags: u32, origin: Origin) -> bool {
 
 /// Another proxy's connection stays its own until it is opened anew.
 #[inline(always)]
-fn foreign_course(packet: &Packet, connection: &mut Connection) -> Course {
+fn foreign_course(packet: &Packet, connection: &mut Connection, now: u32) -> Course {
     if packet.is_syn() {
         return Course::Begin;
     }
-    touch(packet, connection);
+    touch(packet, connection, now);
     Course::Ignore
 }
 
@@ -122,7 +123,7 @@ pub(crate) fn is_foreign(work: &mut Work, node: &Node) -> bool {
 /// Whether `packet` plainly goes on between a client outside and a backend elsewhere, so that nothing has to be decided:
 /// [`resume`] would continue.
 #[inline(always)]
-pub(crate) fn is_settled(packet: &Packet, known: &Connection) -> bool {
+pub(crate) fn is_settled(packet: &Packet, known: &Connection, now: u32) -> bool {
     match known.flags & (Connection::REPLY | Connection::REMOTE) {
         Connection::REMOTE => {}
         sides => return sides == Connection::REPLY | Connection::REMOTE,
@@ -136,20 +137,21 @@ pub(crate) fn is_settled(packet: &Packet, known: &Connection) -> bool {
         service::is_same(known.service, known.service_generation)
     };
     // The rest holds for the whole of a moment.
-    stays && (known.seen == now() || is_still_its_own(packet, known))
+    stays && (known.seen == now || is_still_its_own(packet, known, now))
 }
 
 /// What [`is_settled`] looks for at the first packet of each moment.
 #[inline(always)]
-fn is_still_its_own(packet: &Packet, known: &Connection) -> bool {
-    !is_displaced(packet, known)
-        && (packet.is_tcp() || !has_other_service(packet, known) && !is_idle(&packet.flow, known))
+fn is_still_its_own(packet: &Packet, known: &Connection, now: u32) -> bool {
+    !is_displaced(packet, known, now)
+        && (packet.is_tcp()
+            || !has_other_service(packet, known, now) && !is_idle(&packet.flow, known, now))
 }
 
 /// Copies the connection of a packet into the work and notes that it was used.
 #[inline(always)]
-pub(crate) fn take_up(work: &mut Work, known: &mut Connection) {
-    let is_first = touch(&work.packet, known);
+pub(crate) fn take_up(work: &mut Work, known: &mut Connection, now: u32) {
+    let is_first = touch(&work.packet, known, now);
     // SAFETY: both are valid, and in different maps. An assignment would become a call that copies byte by byte, since
     // the compiler cannot know that.
     unsafe { copy_nonoverlapping(&raw const *known, &raw mut work.connection, 1) };
@@ -186,8 +188,8 @@ fn restore_partner(work: &mut Work) {
 
 /// Decides what becomes of a client's `packet` that belongs to `connection`.
 #[inline(always)]
-fn course(packet: &Packet, connection: &mut Connection) -> Result<Course, Drop> {
-    if is_displaced(packet, connection) {
+fn course(packet: &Packet, connection: &mut Connection, now: u32) -> Result<Course, Drop> {
+    if is_displaced(packet, connection, now) {
         if packet.is_tcp() && !packet.is_syn() {
             connection.flags |= Connection::RST;
             stats::count_drop(connection.service);
@@ -197,19 +199,19 @@ fn course(packet: &Packet, connection: &mut Connection) -> Result<Course, Drop> 
     }
     let standing = service::standing(connection.backend, connection.backend_generation);
     if packet.is_tcp() {
-        tcp_course(packet, connection, standing)
+        tcp_course(packet, connection, standing, now)
     } else if packet.is_sctp() {
         Ok(sctp_course(packet, connection, standing))
     } else {
-        Ok(udp_course(packet, connection, standing))
+        Ok(udp_course(packet, connection, standing, now))
     }
 }
 
 /// Whether another connection has taken the place of a client's: its other direction was evicted, and that one has got the
 /// same address and port, so that the backend takes both for one. Looked for at the first packet of each moment only.
 #[inline(never)]
-fn is_displaced(packet: &Packet, connection: &Connection) -> bool {
-    connection.seen != now()
+fn is_displaced(packet: &Packet, connection: &Connection, now: u32) -> bool {
+    connection.seen != now
         && find(&connection.partner())
             .is_some_and(|other| !connection.is_partner(&packet.flow, other))
 }
@@ -220,9 +222,10 @@ fn tcp_course(
     packet: &Packet,
     connection: &mut Connection,
     standing: Standing,
+    now: u32,
 ) -> Result<Course, Drop> {
     match (packet.is_syn(), standing) {
-        (false, Standing::Gone) => orphan_course(packet, connection),
+        (false, Standing::Gone) => orphan_course(packet, connection, now),
         (true, Standing::Gone) => Ok(Course::Begin),
         // A SYN on a connection that is not over is sent again, or meets a peer that sorts it out (RFC 9293, 3.10.7.4).
         (true, _) if is_over(&packet.flow, connection) => Ok(Course::Begin),
@@ -235,7 +238,7 @@ fn tcp_course(
 ///
 /// A bare acknowledgment asks for nothing, and an answer to an earlier packet may well be older than it.
 #[inline(always)]
-fn orphan_course(packet: &Packet, connection: &mut Connection) -> Result<Course, Drop> {
+fn orphan_course(packet: &Packet, connection: &mut Connection, now: u32) -> Result<Course, Drop> {
     // Answers that go to the client straight are not seen here.
     if !packet.asks() || connection.flags & Connection::DSR != 0 {
         return Ok(Course::Continue);
@@ -243,8 +246,8 @@ fn orphan_course(packet: &Packet, connection: &mut Connection) -> Result<Course,
     let is_first = connection.flags & Connection::ORPHANED == 0;
     if is_first || is_answered(&packet.flow, connection) {
         connection.flags |= Connection::ORPHANED;
-        connection.seen = now();
-    } else if age(connection.seen, now()) >= ORPHAN_PATIENCE {
+        connection.seen = now;
+    } else if age(connection.seen, now) >= ORPHAN_PATIENCE {
         stats::count_drop(connection.service);
         return Err(Drop::BackendGone);
     }
@@ -272,11 +275,11 @@ fn sctp_course(packet: &Packet, connection: &Connection, standing: Standing) -> 
 }
 
 #[inline(always)]
-fn udp_course(packet: &Packet, connection: &Connection, standing: Standing) -> Course {
+fn udp_course(packet: &Packet, connection: &Connection, standing: Standing, now: u32) -> Course {
     if standing == Standing::Gone
         || !service::is_same(connection.service, connection.service_generation)
-        || has_other_service(packet, connection)
-        || is_idle(&packet.flow, connection)
+        || has_other_service(packet, connection, now)
+        || is_idle(&packet.flow, connection, now)
     {
         Course::Begin
     } else if standing == Standing::NotServing {
@@ -289,12 +292,12 @@ fn udp_course(packet: &Packet, connection: &Connection, standing: Standing) -> C
 /// Whether the address that a flow's client uses is another service's by now, or none's. Looked for at the first packet of
 /// each moment only.
 #[inline(never)]
-fn has_other_service(packet: &Packet, connection: &Connection) -> bool {
+fn has_other_service(packet: &Packet, connection: &Connection, now: u32) -> bool {
     // The node of a backend that answers itself sees only the backend's address.
     let names_service =
         connection.flags & (Connection::REMOTE | Connection::DSR) != Connection::DSR;
     let (address, port) = (packet.flow.destination, packet.flow.destination_port);
-    names_service && connection.seen != now() && {
+    names_service && connection.seen != now && {
         let found = service::find(address, port, Protocol::UDP, || false);
         !matches!(found, Ok(Some(frontend)) if frontend.service == connection.service)
     }
@@ -302,14 +305,15 @@ fn has_other_service(packet: &Packet, connection: &Connection) -> bool {
 
 /// Whether neither direction was used for long.
 #[inline(always)]
-fn is_idle(flow: &Flow, connection: &Connection) -> bool {
-    is_unused(connection) && find_partner(flow, connection).is_none_or(|partner| is_unused(partner))
+fn is_idle(flow: &Flow, connection: &Connection, now: u32) -> bool {
+    is_unused(connection, now)
+        && find_partner(flow, connection).is_none_or(|partner| is_unused(partner, now))
 }
 
 /// Whether this direction was not used for long.
 #[inline(always)]
-pub(crate) fn is_unused(connection: &Connection) -> bool {
-    age(connection.seen, now()) > UDP_IDLE
+pub(crate) fn is_unused(connection: &Connection, now: u32) -> bool {
+    age(connection.seen, now) > UDP_IDLE
 }
 
 #[inline(always)]
@@ -341,11 +345,10 @@ pub(crate) fn is_past(flow: &Flow, connection: &Connection) -> bool {
     }
 }
 
-/// Notes that `packet` used `connection`; whether it is the first to do so at this moment. Writes only what changed: a
+/// Notes that `packet` used `connection` now; whether it is the first to do so at this moment. Writes only what changed: a
 /// write takes the cache line from other CPUs.
 #[inline(always)]
-pub(crate) fn touch(packet: &Packet, connection: &mut Connection) -> bool {
-    let now = now();
+pub(crate) fn touch(packet: &Packet, connection: &mut Connection, now: u32) -> bool {
     let is_first = connection.seen != now;
     if is_first && connection.flags & Connection::ORPHANED == 0 {
         connection.seen = now;
@@ -384,7 +387,7 @@ pub(crate) fn close(flow: &Flow, connection: &Connection) -> bool {
     CONNTRACK.remove(flow).is_ok()
 }
 
-/// The current moment.
+/// The current moment. A call into the kernel, so the steps of one packet pass it on.
 #[inline(always)]
 pub(crate) fn now() -> u32 {
     // SAFETY: the helper takes nothing.

@@ -388,7 +388,7 @@ fn try_find_reply() -> Result<i32, Drop> {
         Some(reply)
             if reply.flags & (Connection::REPLY | Connection::REMOTE) == Connection::REPLY =>
         {
-            conntrack::take_up(work, reply);
+            conntrack::take_up(work, reply, conntrack::now());
             fragment::remember(&work.packet);
             Ok(OURS)
         }

@@ -173,7 +173,7 @@ fn is_known(work: &Work) -> bool {
         && known.backend == work.connection.backend
         && known.backend_generation == work.connection.backend_generation;
     is_same && conntrack::find(&work.reply_flow).is_some_and(|reply| reply.to == work.reply.to) && {
-        conntrack::touch(&work.packet, known);
+        conntrack::touch(&work.packet, known, conntrack::now());
         true
     }
 }
@@ -234,7 +234,7 @@ fn is_free(work: &Work) -> bool {
     conntrack::find(&work.packet.flow).is_none_or(|old| {
         old.flags & Connection::DSR != 0
             || conntrack::is_past(&work.packet.flow, old)
-            || (!work.packet.is_tcp() && conntrack::is_unused(old))
+            || (!work.packet.is_tcp() && conntrack::is_unused(old, conntrack::now()))
     })
 }
 
@@ -248,9 +248,10 @@ fn replaces_old(work: &Work) -> bool {
     let client = conntrack::find(&work.packet.flow);
     let is_old = if !work.packet.is_tcp() {
         let partner = conntrack::find(&reply.partner());
-        conntrack::is_unused(reply)
-            && client.is_none_or(|client| conntrack::is_unused(client))
-            && partner.is_none_or(|partner| conntrack::is_unused(partner))
+        let now = conntrack::now();
+        conntrack::is_unused(reply, now)
+            && client.is_none_or(|client| conntrack::is_unused(client, now))
+            && partner.is_none_or(|partner| conntrack::is_unused(partner, now))
     } else if reply.flags & Connection::DSR != 0 {
         // Of a direction that was evicted nothing more will be known.
         let client = client.map_or(Connection::FIN, |client| client.flags);

@@ -10,7 +10,7 @@ use super::stats;
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_ktime_get_coarse_ns, bpf_set_retval};
 use aya_ebpf::programs::SockContext;
-use core::ptr::{read_volatile, write_volatile};
+use core::ptr::{copy_nonoverlapping, read_volatile, write_volatile};
 use dataplane_ebpf::abi::{Frontend, NodePortKey, Peer, SocketKey, UDP_IDLE, age, moment};
 use dataplane_ebpf::addr::{Addr, Family, Port, Protocol};
 use dataplane_ebpf::drop::{Answer, Drop};
@@ -48,8 +48,9 @@ fn try_connect(call: &Call<'_>) -> Result<(), Drop> {
     // SAFETY: the helper takes the socket from the context and copies the value.
     let stored = unsafe { CONNECTED.get_or_insert_ptr_mut(call.ctx, Some(&mut peer)) };
     if !stored.is_null() {
-        // SAFETY: not null, and alive as long as the socket; a second connect finds the first one's value.
-        unsafe { stored.write(peer) };
+        // SAFETY: not null, and alive as long as the socket; a second connect finds the first one's value. Both are valid
+        // and in different memory: an assignment would become a call that moves byte by byte.
+        unsafe { copy_nonoverlapping(&raw const peer, stored, 1) };
     } else if protocol == Protocol::UDP {
         // TCP would only show the backend in getpeername, but UDP would take replies for a stranger's.
         stats::count_drop(choice.service);

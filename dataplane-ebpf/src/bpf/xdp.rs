@@ -9,7 +9,7 @@ use super::client::Sender;
 use super::context::Context as _;
 use super::exit::{self, Exit};
 use super::frame::Frame;
-use super::maps::{NODE, XDP_DEVICES};
+use super::maps::NODE;
 use super::parse::{self, Fragment, Packet};
 use super::work::Work;
 use super::{conntrack, device, nat, rewrite, service, stats};
@@ -39,9 +39,6 @@ pub(crate) fn driver(frame: &Frame) -> u32 {
 /// frame as it is.
 #[inline(always)]
 fn find_way(frame: &Frame) -> Result<Option<(&'static mut Work, Exit)>, Drop> {
-    if !is_for_us(frame)? {
-        return Ok(None);
-    }
     let Some(packet) = parse::packet(frame)? else {
         return Ok(None);
     };
@@ -49,12 +46,23 @@ fn find_way(frame: &Frame) -> Result<Option<(&'static mut Work, Exit)>, Drop> {
         return Ok(None);
     }
     let work = Work::begin(packet)?;
-    if !find_connection(work)? || !is_plain(&work.packet, &work.connection) {
-        return Ok(None);
-    }
-    let (ttl, to) = (work.packet.ttl, &work.connection.to);
-    let exit = exit::find(frame, ttl, to, &mut work.route.lookup);
+    let exit = match conntrack::find(&work.packet.flow) {
+        Some(known) => follow(frame, work, known),
+        None => open(frame, work)?,
+    };
     Ok(exit.map(|exit| (work, exit)))
+}
+
+/// Takes up the `known` connection of a packet, unless something about it has to be decided first.
+#[inline(always)]
+fn follow(frame: &Frame, work: &mut Work, known: &mut Connection) -> Option<Exit> {
+    let now = conntrack::now();
+    if !conntrack::is_settled(&work.packet, known, now) || !is_plain(&work.packet, known) {
+        return None;
+    }
+    let exit = exit::find(frame, work.packet.ttl, &known.to, &mut work.route.lookup)?;
+    conntrack::take_up(work, known, now);
+    Some(exit)
 }
 
 /// Whether a packet of a connection to another node goes there with nothing but its header changed: the other node is
@@ -65,40 +73,15 @@ fn is_plain(packet: &Packet, connection: &Connection) -> bool {
     flags & Connection::REMOTE != 0 && (packet.is_tcp() || flags & Connection::DSR == 0)
 }
 
-/// Whether the frame is addressed to the device it came by: a switch may flood a frame for another machine.
-#[inline(always)]
-fn is_for_us(frame: &Frame) -> Result<bool, Drop> {
-    // SAFETY: the map is not preallocated, so the entry outlives this program's run.
-    let own = unsafe { XDP_DEVICES.get(frame.device()) };
-    match own {
-        Some(own) => Ok(frame.destination()? == *own),
-        None => Ok(false),
-    }
-}
-
-/// Finds or opens the connection of a packet between a client outside and a backend elsewhere; `false` if it is none, or
-/// if something about it has to be decided first.
-#[inline(always)]
-fn find_connection(work: &mut Work) -> Result<bool, Drop> {
-    let Some(known) = conntrack::find(&work.packet.flow) else {
-        return open(work);
-    };
-    if !conntrack::is_settled(&work.packet, known) {
-        return Ok(false);
-    }
-    conntrack::take_up(work, known);
-    Ok(true)
-}
-
 /// Opens a connection as the ingress hook does, but without counting what fails: it will fail there again.
 #[inline(always)]
-fn open(work: &mut Work) -> Result<bool, Drop> {
+fn open(frame: &Frame, work: &mut Work) -> Result<Option<Exit>, Drop> {
     let Some(frontend) = device::frontend(&work.packet.flow)? else {
-        return Ok(false);
+        return Ok(None);
     };
     let node = NODE.get(0).ok_or(Drop::Inconsistent)?;
-    if conntrack::is_foreign(work, node) {
-        return Ok(false);
+    if !exit::is_for_us(frame) || conntrack::is_foreign(work, node) {
+        return Ok(None);
     }
     let sender = Sender {
         flow: &work.packet.flow,
@@ -108,11 +91,16 @@ fn open(work: &mut Work) -> Result<bool, Drop> {
     let choice = service::choose(frontend, &sender)?;
     if choice.is_direct {
         // Whether it can be one depends on the way it takes.
-        return Ok(false);
+        return Ok(None);
     }
     nat::open(work, &choice, node, Origin::Outside)?;
     stats::count_connection(choice.service);
-    Ok(true)
+    let (ttl, to) = (work.packet.ttl, &work.connection.to);
+    Ok(if is_plain(&work.packet, &work.connection) {
+        exit::find(frame, ttl, to, &mut work.route.lookup)
+    } else {
+        None
+    })
 }
 
 /// Translates the packet and addresses the frame to its next hop.
