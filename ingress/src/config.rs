@@ -10,6 +10,7 @@ use ipnetwork::IpNetwork;
 use model::Node;
 use model::ObjectName;
 
+use crate::admission::AdmissionArgs;
 use crate::allowance::BodyLimits;
 use crate::annotations::value;
 use crate::filters::compress::CompressArgs;
@@ -80,6 +81,13 @@ pub struct IngressArgs {
         default_value = "portolan-ingress"
     )]
     pub pod_name: String,
+
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "clap would take a comment for the title of the whole help"
+    )]
+    pub admission: AdmissionArgs,
 
     #[command(flatten)]
     #[expect(

@@ -50,6 +50,8 @@ pub struct Report {
     pub problems: Vec<Problem>,
     /// The Ingresses that are served.
     pub served: Vec<Served>,
+    /// Whose Ingresses are served.
+    pub classes: Classes,
 }
 
 /// An Ingress that is served.
@@ -184,6 +186,7 @@ impl Controller {
         Report {
             problems,
             served: served.collect(),
+            classes: self.objects.classes().clone(),
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Two halves meet at immutable snapshots. The control half watches the API ([`watch`]), keeps what it saw
 //! ([`objects`]), computes routes ([`routes`]) and certificates ([`tls`]) and swaps them in ([`controller`]); it reports
-//! what is wrong ([`events`]) and what is served ([`status`]). The data half is a set of threads that share nothing else
+//! what is wrong ([`events`]) and what is served ([`status`]), and judges objects before they are kept ([`admission`]). The data half is a set of threads that share nothing else
 //! ([`worker`]): a thread accepts a connection ([`connection`]) and takes each request its way ([`request`]): checked
 //! ([`strict`]), routed, told apart ([`forwarding`]), sent ([`forward`]) to an endpoint that suits it ([`upstream`],
 //! [`balance`], [`endpoint`]) over a connection ([`exchange`], [`pool`], [`multiplex`]) and written down ([`record`],
@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 
 pub mod access_log;
 pub mod admin;
+pub mod admission;
 pub mod allowance;
 pub mod annotations;
 pub mod answer;
@@ -174,6 +175,12 @@ pub async fn run(args: IngressArgs, shutdown: CancellationToken) -> Result<(), E
         () = shutdown.cancelled() => return Ok(()),
     }
     tokio::spawn(events::run(client.clone(), reports.clone(), ended.clone()));
+    tokio::spawn(admission::run(
+        args.admission.clone(),
+        shared.clone(),
+        reports.clone(),
+        ended.clone(),
+    ));
     let statuses = Statuses::begin(&client, &args, &reports, &ended);
     serve(&args, &shared, &shutdown).await?;
     ended.cancel();

@@ -115,6 +115,11 @@ impl Objects {
         ingress.filter(|ingress| self.classes.own(ingress))
     }
 
+    /// The classes there are.
+    pub fn classes(&self) -> &Classes {
+        &self.classes
+    }
+
     /// What Ingresses name, as far as anybody has looked.
     pub fn referenced(&self) -> &Referenced {
         &self.referenced

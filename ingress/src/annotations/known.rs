@@ -14,6 +14,8 @@ pub struct Known {
     pub meaning: Meaning,
     /// Whether it keeps requests out. If such a one cannot be carried out, its routes are closed: answered with 503.
     pub is_guard: bool,
+    /// Whether requests are served as well without it, so that its being refused is no reason to refuse its Ingress.
+    pub is_harmless: bool,
 }
 
 /// What becomes of an annotation that is set to something sound.
@@ -37,6 +39,7 @@ const fn same(name: &'static str) -> Known {
         name,
         meaning: Meaning::Same,
         is_guard: false,
+        is_harmless: false,
     }
 }
 
@@ -45,6 +48,7 @@ const fn differs(name: &'static str, how: &'static str) -> Known {
         name,
         meaning: Meaning::Differs(how),
         is_guard: false,
+        is_harmless: false,
     }
 }
 
@@ -58,6 +62,7 @@ const fn refused(name: &'static str, why: &'static str, instead: &'static str) -
         name,
         meaning: Meaning::Refused { why, instead },
         is_guard: false,
+        is_harmless: false,
     }
 }
 
@@ -69,6 +74,13 @@ const fn absent(name: &'static str) -> Known {
 const fn guard(known: Known) -> Known {
     Known {
         is_guard: true,
+        ..known
+    }
+}
+
+const fn harmless(known: Known) -> Known {
+    Known {
+        is_harmless: true,
         ..known
     }
 }
@@ -145,12 +157,12 @@ pub const ALL: &[Known] = &[
     refused("enable-modsecurity", WAF, WAF_INSTEAD),
     same("enable-opentelemetry"),
     refused("enable-owasp-core-rules", WAF, WAF_INSTEAD),
-    refused("enable-rewrite-log", "there is no rewrite engine to log", "`portolan-ingress explain URL` shows what becomes of a request"),
+    harmless(refused("enable-rewrite-log", "there is no rewrite engine to log", "`portolan-ingress explain URL` shows what becomes of a request")),
     refused("fastcgi-index", FASTCGI, FASTCGI_INSTEAD),
     refused("fastcgi-params-configmap", FASTCGI, FASTCGI_INSTEAD),
     same("force-ssl-redirect"),
     same("from-to-www-redirect"),
-    refused("http2-push-preload", "browsers have given up server push", "the Link header reaches them unchanged"),
+    harmless(refused("http2-push-preload", "browsers have given up server push", "the Link header reaches them unchanged")),
     same("limit-allowlist"),
     same("limit-burst-multiplier"),
     differs("limit-connections", LIMITED),
@@ -217,9 +229,9 @@ pub const ALL: &[Known] = &[
     same("session-cookie-path"),
     same("session-cookie-samesite"),
     same("session-cookie-secure"),
-    refused("ssl-ciphers", "only suites without known weakness are offered", "nothing is needed in its place"),
+    harmless(refused("ssl-ciphers", "only suites without known weakness are offered", "nothing is needed in its place")),
     differs("ssl-passthrough", "needs no flag of the controller"),
-    refused("ssl-prefer-server-ciphers", "all suites that are offered are sound, so the client chooses", "nothing is needed in its place"),
+    harmless(refused("ssl-prefer-server-ciphers", "all suites that are offered are sound, so the client chooses", "nothing is needed in its place")),
     same("ssl-redirect"),
     refused("stream-snippet", SNIPPET, "expose the port by a Service of type LoadBalancer or NodePort"),
     same("temporal-redirect"),

@@ -297,6 +297,7 @@ pub(crate) mod tests {
             name: "proxy-body-size",
             meaning: Meaning::Same,
             is_guard: false,
+            is_harmless: false,
         };
         let keys = [
             format!("{PREFIX}proxy-body-size"),
@@ -332,6 +333,7 @@ pub(crate) mod tests {
             name: "guard",
             meaning: Meaning::Same,
             is_guard: true,
+            is_harmless: false,
         };
         let object = ingress(&[(known::key("guard"), value)]);
         let mut from = Annotations::among(|_| Some(&GUARD), &object, objects);

@@ -13,9 +13,9 @@ use serde::Serialize;
 
 use crate::annotations::{Finding, Policy, Referenced, Verdict};
 use crate::metrics::Metrics;
-use crate::problem::Fault;
+use crate::problem::{Fault, Problem};
 use crate::routes::Routes;
-use crate::routes::ingress::Context;
+use crate::routes::ingress::{self, Context, Reading};
 use crate::upstreams::Upstreams;
 
 pub mod command;
@@ -72,33 +72,60 @@ fn faults(ingresses: &[Ingress]) -> BTreeMap<ObjectName, Vec<(String, String)>> 
         .filter_map(|ingress| Some((object_name(&ingress.metadata)?, ingress)))
         .collect();
     let mut routes = Routes::default();
-    routes.update(
-        named.iter().map(|(name, ingress)| (name, Some(*ingress))),
-        Context {
-            world: &World::new(""),
-            upstreams: &Upstreams::default(),
-            referenced: &Referenced::default(),
-            metrics: &Metrics::default(),
-        },
-    );
+    in_the_dark(|context| {
+        let objects = named.iter().map(|(name, ingress)| (name, Some(*ingress)));
+        routes.update(objects, context)
+    });
     let mut faults: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    for problem in routes.problems() {
-        let is_of_annotation = problem.field.starts_with("metadata.annotations");
-        if is_of_annotation || is_about_others(&problem.fault) {
-            continue;
-        }
+    for problem in routes.problems().filter(|problem| is_of_field(problem)) {
         let of = faults.entry(problem.ingress.name.clone()).or_default();
         of.push((problem.field.clone(), problem.fault.to_string()));
     }
     faults
 }
 
-/// Whether the fault is that something else is missing.
-fn is_about_others(fault: &Fault) -> bool {
-    matches!(
-        fault,
+/// What there is to say about one Ingress, whatever others there are.
+#[derive(Debug)]
+pub(crate) struct Alone {
+    /// What becomes of each of its annotations.
+    pub(crate) findings: Vec<Finding>,
+    /// Where requests take another way than in ingress-nginx.
+    pub(crate) quirks: Vec<(String, Quirk)>,
+    /// What it asks for, with the problems of its fields.
+    pub(crate) reading: Reading,
+}
+
+/// Looks at `ingress` by itself.
+pub(crate) fn alone(ingress: &Ingress) -> Alone {
+    let mut reading = in_the_dark(|context| ingress::read(ingress, context));
+    reading.problems.retain(is_of_field);
+    let quirks = quirks::find(std::slice::from_ref(ingress));
+    Alone {
+        findings: Policy::read(ingress, None).findings,
+        quirks: quirks.into_values().flatten().collect(),
+        reading,
+    }
+}
+
+/// Reads where nothing that an object names can be seen.
+fn in_the_dark<R>(read: impl FnOnce(Context<'_>) -> R) -> R {
+    read(Context {
+        world: &World::new(""),
+        upstreams: &Upstreams::default(),
+        referenced: &Referenced::default(),
+        metrics: &Metrics::default(),
+    })
+}
+
+/// Whether the problem is one of the object's fields: annotations have their findings, and what is missing elsewhere is
+/// taken on trust.
+fn is_of_field(problem: &Problem) -> bool {
+    let is_of_annotation = problem.field.starts_with("metadata.annotations");
+    let is_about_others = matches!(
+        problem.fault,
         Fault::ServiceMissing(_) | Fault::PortMissing { .. } | Fault::SecretMissing(..)
-    )
+    );
+    !is_of_annotation && !is_about_others
 }
 
 impl Report {

@@ -12,8 +12,8 @@ pub const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 /// The annotation of an IngressClass that is meant for Ingresses without one.
 pub const DEFAULT_ANNOTATION: &str = "ingressclass.kubernetes.io/is-default-class";
 
-/// The classes there are, and which of them are ours.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The classes there are, and which of them are ours. By default none is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Classes {
     controller: String,
     legacy_name: String,

@@ -330,7 +330,7 @@ impl Drop for Program {
 
 /// A loopback address that no other program in these tests has, so that a port that is free there stays free until it
 /// is bound.
-fn own_address() -> IpAddr {
+pub(crate) fn own_address() -> IpAddr {
     static COUNT: AtomicU16 = AtomicU16::new(1);
     let [high, low] = COUNT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
     let [_, _, _, process] = std::process::id().to_be_bytes();
@@ -338,7 +338,7 @@ fn own_address() -> IpAddr {
 }
 
 /// A port of `address` that is free.
-async fn free_port(address: IpAddr) -> SocketAddr {
+pub(crate) async fn free_port(address: IpAddr) -> SocketAddr {
     let listener = TcpListener::bind((address, 0)).await.unwrap();
     listener.local_addr().unwrap()
 }

@@ -1,6 +1,7 @@
 //! The gateway over real sockets: in-process backends on loopback, objects fed as the API would send them.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod admission;
 mod annotations;
 mod api;
 mod backend;

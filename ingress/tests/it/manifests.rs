@@ -11,6 +11,7 @@ use crate::harness::{eventually, secure_ingress};
 
 const RBAC: &str = include_str!("../../deploy/rbac.yaml");
 const DAEMON_SET: &str = include_str!("../../deploy/daemonset.yaml");
+const ADMISSION: &str = include_str!("../../deploy/admission.yaml");
 const DEPLOYMENT: &str = include_str!("../../deploy/deployment.yaml");
 
 fn documents(manifest: &str) -> Vec<Value> {
@@ -157,4 +158,63 @@ fn the_arguments_and_probes_are_those_of_the_program() {
         let leases = &of_kind(RBAC, "Role")[0]["rules"][1]["resourceNames"];
         assert_eq!(*leases, json!([args.election_id]), "{kind}");
     }
+}
+
+#[test]
+fn the_webhook_is_asked_where_it_is() {
+    let workload = &of_kind(DEPLOYMENT, "Deployment")[0];
+    let pod = &workload["spec"]["template"]["spec"];
+    let container = &pod["containers"][0];
+    let arguments = strings(&container["args"]);
+    let arguments = ["portolan-ingress".to_owned()].into_iter().chain(arguments);
+    let Cli { args } = Cli::try_parse_from(arguments).unwrap_or_else(|error| panic!("{error}"));
+
+    let configuration = &of_kind(ADMISSION, "ValidatingWebhookConfiguration")[0];
+    let webhook = &configuration["webhooks"][0];
+    assert_eq!(webhook["admissionReviewVersions"], json!(["v1"]));
+    assert_eq!(webhook["sideEffects"], "None");
+    let rule = &webhook["rules"][0];
+    assert_eq!(rule["apiGroups"], json!(["networking.k8s.io"]));
+    assert_eq!(rule["resources"], json!(["ingresses"]));
+    assert_eq!(rule["operations"], json!(["CREATE", "UPDATE"]));
+    let target = &webhook["clientConfig"]["service"];
+    assert_eq!(target["path"], ingress::admission::PATH);
+
+    let service = &of_kind(ADMISSION, "Service")[0];
+    let (name, namespace) = (
+        &service["metadata"]["name"],
+        &service["metadata"]["namespace"],
+    );
+    assert_eq!((&target["name"], &target["namespace"]), (name, namespace));
+    let labels = &workload["spec"]["template"]["metadata"]["labels"];
+    assert_eq!(service["spec"]["selector"], *labels);
+    let ports = container["ports"].as_array().unwrap().iter();
+    let port = ports
+        .rev()
+        .find(|port| port["name"] == service["spec"]["ports"][0]["targetPort"]);
+    let listens = args.admission.validating_webhook.unwrap();
+    assert_eq!(port.unwrap()["containerPort"], listens.port());
+
+    let certificate = &of_kind(ADMISSION, "Certificate")[0];
+    let secret = &certificate["spec"]["secretName"];
+    let volume = &pod["volumes"][1];
+    assert_eq!(
+        volume["secret"],
+        json!({"secretName": secret, "optional": true})
+    );
+    let mount = &container["volumeMounts"][1];
+    assert_eq!(mount["name"], volume["name"]);
+    let folder = std::path::Path::new(mount["mountPath"].as_str().unwrap());
+    for (file, key) in [
+        (args.admission.validating_webhook_certificate, "tls.crt"),
+        (args.admission.validating_webhook_key, "tls.key"),
+    ] {
+        assert_eq!(file.unwrap(), folder.join(key));
+    }
+    let host = format!(
+        "{}.{}.svc",
+        name.as_str().unwrap(),
+        namespace.as_str().unwrap()
+    );
+    assert_eq!(certificate["spec"]["dnsNames"], json!([host]));
 }
