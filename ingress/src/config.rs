@@ -156,6 +156,18 @@ pub struct GatewayArgs {
     #[arg(long, value_name = "STATUS", default_value = "429", value_parser = error_status)]
     pub limit_status_code: StatusCode,
 
+    /// Secret with the certificate for clients that ask for a host without one of its own, or for none, as NAMESPACE/NAME.
+    /// It is followed when it changes, and the gateway needs the right to list and watch it by name. Without it, or
+    /// until it is there: a self-signed one.
+    #[arg(long, value_name = "SECRET", value_parser = object_name)]
+    pub default_ssl_certificate: Option<ObjectName>,
+
+    /// Service for requests that no Ingress has a rule or default backend for, as NAMESPACE/NAME; its first TCP port is used.
+    /// It is asked for other answers in place of errors, too (custom-http-errors), where the Ingress names no default
+    /// backend. Without it, or while it does not exist: 404.
+    #[arg(long, value_name = "SERVICE", value_parser = object_name)]
+    pub default_backend_service: Option<ObjectName>,
+
     #[command(flatten)]
     #[expect(
         missing_docs,

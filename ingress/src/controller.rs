@@ -14,10 +14,10 @@ use crate::annotations::Reference;
 use crate::gateway::Shared;
 use crate::objects::{Change, Objects, Stale};
 use crate::problem::Problem;
-use crate::routes::Routes;
 use crate::routes::class::Classes;
 use crate::routes::index::Changed;
 use crate::routes::ingress::{Context, reference};
+use crate::routes::{Routes, default_backend};
 use crate::status;
 
 /// What turns objects into routes.
@@ -68,14 +68,15 @@ pub struct Served {
 impl Controller {
     /// A controller of `shared` that knows no objects yet.
     pub fn new(shared: Arc<Shared>, classes: Classes) -> Self {
+        let references = own_references(&shared);
         Self {
             objects: Objects::new(classes, shared.settings.node()),
             shared,
             stale: Stale::default(),
             routes: Routes::default(),
             pending: Pending::default(),
-            references: BTreeSet::new(),
-            awaited: BTreeSet::new(),
+            awaited: references.clone(),
+            references,
             certificate_problems: Vec::new(),
         }
     }
@@ -136,7 +137,17 @@ impl Controller {
             referenced: self.objects.referenced(),
             metrics: &self.shared.metrics,
         };
-        self.routes.update(objects, context)
+        let mut changed = self.routes.update(objects, context);
+        let default = self.shared.settings.default_backend_service.as_ref();
+        if let Some(name) = default.filter(|name| stale.services.contains(*name)) {
+            let route = default_backend::route(name, context);
+            if route.is_none() {
+                tracing::warn!(service = %name, "the default backend has no TCP port or does not exist");
+            }
+            self.routes.set_otherwise(route);
+            changed.routes = true;
+        }
+        changed
     }
 
     fn await_references(&mut self, changed: Changed, stale: &Stale) {
@@ -144,7 +155,8 @@ impl Controller {
             self.awaited.remove(reference);
         }
         if changed.references {
-            self.references = self.routes.references().cloned().collect();
+            self.references = own_references(&self.shared);
+            self.references.extend(self.routes.references().cloned());
             self.objects.keep_referenced(&self.references);
             let seen = self.objects.referenced();
             let unseen = self.references.iter();
@@ -155,7 +167,18 @@ impl Controller {
 
     fn publish_certificates(&mut self) {
         let in_use = self.shared.certificates.load();
-        let (next, problems) = in_use.next(self.routes.claims(), self.objects.secrets());
+        let secrets = self.objects.secrets();
+        if let Some(name) = &self.shared.settings.default_ssl_certificate {
+            let why = match secrets.get(name) {
+                Some(Ok(_)) => None,
+                Some(Err(error)) => Some(error.to_string()),
+                None => Some("it does not exist or cannot be read".to_owned()),
+            };
+            if let Some(why) = why {
+                tracing::warn!(secret = %name, why, "the default certificate cannot be used");
+            }
+        }
+        let (next, problems) = in_use.next(self.routes.claims(), secrets);
         self.shared.certificates.store(Arc::new(next));
         self.certificate_problems = problems;
     }
@@ -189,4 +212,10 @@ impl Controller {
             classes: self.objects.classes().clone(),
         }
     }
+}
+
+/// The objects that the settings name.
+fn own_references(shared: &Shared) -> BTreeSet<Reference> {
+    let certificate = shared.settings.default_ssl_certificate.clone();
+    certificate.map(Reference::Secret).into_iter().collect()
 }

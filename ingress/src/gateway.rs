@@ -81,7 +81,10 @@ impl Shared {
     /// The same with counters that say whose they are.
     pub fn counted(settings: GatewayArgs, metrics: Metrics) -> Result<Arc<Self>, Error> {
         let default = Certificate::self_signed().map_err(Error::Certificate)?;
-        let certificates = Arc::new(ArcSwap::from_pointee(Certificates::new(default)));
+        let certificates = Arc::new(ArcSwap::from_pointee(Certificates::new(
+            default,
+            settings.default_ssl_certificate.clone(),
+        )));
         let tls = tls::server_config(certificates.clone(), WebPkiClientVerifier::no_client_auth())
             .map_err(Error::Tls)?;
         let file = settings.backend_ca_file.as_deref();

@@ -4,6 +4,7 @@
 //! and without a body: the client's may be on its way to the backend that failed.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{
@@ -22,6 +23,7 @@ use crate::exchange::Reply;
 use crate::forward;
 use crate::record::Record;
 use crate::routes::Route;
+use crate::upstream::Upstream;
 use crate::worker::Worker;
 
 const CODE: HeaderName = HeaderName::from_static("x-code");
@@ -47,6 +49,7 @@ const ABOUT_THE_BODY: [HeaderName; 8] = [
 pub struct Intercept<'r> {
     errors: &'r Errors,
     route: &'r Route,
+    fallback: Option<&'r Arc<Upstream>>,
     headers: HeaderMap,
     target: Uri,
 }
@@ -60,12 +63,18 @@ pub enum Answer {
 }
 
 impl<'r> Intercept<'r> {
-    /// What there is to remember of a request to `route`, if any of its answers may be replaced.
-    pub fn prepare(route: &'r Route, parts: &Parts) -> Option<Self> {
+    /// What there is to remember of a request to `route`, if any of its answers may be replaced. If it names nobody for
+    /// that, `fallback` is asked.
+    pub fn prepare(
+        route: &'r Route,
+        fallback: Option<&'r Arc<Upstream>>,
+        parts: &Parts,
+    ) -> Option<Self> {
         let errors = route.asks(|policy| &policy.errors)?;
         (!errors.intercepted.is_empty()).then(|| Self {
             errors,
             route,
+            fallback: route.fallback.as_ref().or(fallback),
             headers: parts.headers.clone(),
             target: parts.uri.clone(),
         })
@@ -86,7 +95,7 @@ impl<'r> Intercept<'r> {
             return answer.map(Answer::Reply);
         }
         let reason = answer.err().unwrap_or(Reason::Intercepted);
-        let Some(fallback) = &self.route.fallback else {
+        let Some(fallback) = self.fallback else {
             let mut own = reason.answer(http::Version::HTTP_11);
             *own.status_mut() = status;
             return Ok(Answer::Own(reason, own));

@@ -382,7 +382,10 @@ mod tests {
     fn answers_of_our_own_are_counted_by_reason() {
         let metrics = Metrics::new();
         metrics.count_reason(Reason::NoRoute);
-        let cert = Certificates::new(crate::certificate::Certificate::self_signed().expect("made"));
+        let cert = Certificates::new(
+            crate::certificate::Certificate::self_signed().expect("made"),
+            None,
+        );
         let text = metrics.render(&cert);
         for line in [
             r#"portolan_ingress_reasons_total{reason="no_route"} 1"#,

@@ -320,7 +320,8 @@ impl Record {
             user_agent: self.agent.as_ref().map(Text),
             referer: self.referer.as_ref().map(Text),
             namespace: name.map(|name| &*name.namespace),
-            ingress: name.map(|name| &*name.name),
+            // The gateway's own default backend belongs to none.
+            ingress: name.map(|name| &*name.name).filter(|name| !name.is_empty()),
             service: route.map(|route| &*route.service),
             path: route.map(|route| &*route.path),
             backend: self.backend,

@@ -146,7 +146,7 @@ async fn answer(
     let edit = ResponseEdit::of(route, || visit.facts(&parts));
     rewrite::apply(route, &mut parts, worker.shared().rules.slashes)?;
     headers::edit_request(route, &mut parts.headers);
-    let intercept = Intercept::prepare(route, &parts);
+    let intercept = Intercept::prepare(route, routes.fallback(), &parts);
     let upgrade = head.upgrade.then(|| upgrade::prepare(&mut parts));
     let request = Request::from_parts(parts, body);
     let mut reply = match backend {

@@ -28,16 +28,19 @@ pub type Secrets = BTreeMap<ObjectName, Result<Arc<Certificate>, BadCertificate>
 pub struct Certificates {
     hosts: HostMap<Arc<Certificate>>,
     default: Arc<Certificate>,
+    /// The Secret that the default one is from, once that is good.
+    default_secret: Option<ObjectName>,
     /// The certificates of referenced Secrets, which stay in use if their Secret goes bad.
     good: BTreeMap<ObjectName, Arc<Certificate>>,
 }
 
 impl Certificates {
-    /// Nothing but `default`.
-    pub fn new(default: Certificate) -> Self {
+    /// Nothing but `default`, which stands in for the one of `default_secret` until that is good.
+    pub fn new(default: Certificate, default_secret: Option<ObjectName>) -> Self {
         Self {
             hosts: HostMap::default(),
             default: Arc::new(default),
+            default_secret,
             good: BTreeMap::new(),
         }
     }
@@ -51,12 +54,16 @@ impl Certificates {
         let mut problems = Vec::new();
         let mut good = BTreeMap::new();
         let mut hosts = HostMap::default();
+        let named = self.default_secret.as_ref();
+        let named = named.and_then(|name| Some((name, secrets.get(name)?.as_ref().ok()?)));
+        good.extend(named.map(|(name, certificate)| (name.clone(), certificate.clone())));
+        let default = named.map_or(&self.default, |(_, certificate)| certificate);
         for claim in claims {
-            let (certificate, faults) = self.choose(claim, secrets);
+            let (certificate, faults) = self.choose(claim, secrets, default);
             if let Some(name) = claim
                 .secret
                 .as_ref()
-                .filter(|_| !Arc::ptr_eq(&certificate, &self.default))
+                .filter(|_| !Arc::ptr_eq(&certificate, default))
             {
                 good.insert(name.clone(), certificate.clone());
             }
@@ -67,24 +74,29 @@ impl Certificates {
                 fault,
             }));
         }
-        let default = self.default.clone();
         (
             Self {
                 hosts,
-                default,
+                default: default.clone(),
+                default_secret: self.default_secret.clone(),
                 good,
             },
             problems,
         )
     }
 
-    fn choose(&self, claim: &TlsClaim, secrets: &Secrets) -> (Arc<Certificate>, Option<Fault>) {
+    fn choose(
+        &self,
+        claim: &TlsClaim,
+        secrets: &Secrets,
+        default: &Arc<Certificate>,
+    ) -> (Arc<Certificate>, Option<Fault>) {
         let Some(name) = &claim.secret else {
-            return (self.default.clone(), None);
+            return (default.clone(), None);
         };
         let (instead, what) = match self.good.get(name) {
             Some(last) => (last.clone(), Instead::LastGood),
-            None => (self.default.clone(), Instead::Default),
+            None => (default.clone(), Instead::Default),
         };
         match secrets.get(name) {
             Some(Ok(certificate)) => (certificate.clone(), not_covered(claim, name, certificate)),
@@ -116,14 +128,15 @@ impl Certificates {
         server_name == host || Arc::ptr_eq(shown, self.select(Some(host))) || shown.covers(host)
     }
 
-    /// The Secret of the certificate for a client that asks for `host`; nothing for the default certificate.
+    /// The Secret of the certificate for a client that asks for `host`; nothing for our own.
     pub fn secret_of(&self, host: &str) -> Option<&ObjectName> {
         let shown = self.select(Some(host));
         let mut good = self.good.iter();
         good.find_map(|(name, certificate)| Arc::ptr_eq(certificate, shown).then_some(name))
     }
 
-    /// All hosts with their certificates and these certificates' Secrets; the default certificate has neither.
+    /// All hosts with their certificates and these certificates' Secrets. The default certificate has no host, and our own
+    /// no Secret.
     pub fn by_host(
         &self,
     ) -> impl Iterator<Item = (Option<HostPattern>, Option<&ObjectName>, &Arc<Certificate>)> {
@@ -131,11 +144,13 @@ impl Certificates {
         let secrets: HashMap<_, _> = good
             .map(|(name, certificate)| (Arc::as_ptr(certificate), name))
             .collect();
-        let hosts = self.hosts.iter().map(move |(host, certificate)| {
+        let hosts = self.hosts.iter();
+        let hosts = hosts.map(|(host, certificate)| (Some(host), certificate));
+        let all = hosts.chain([(None, &self.default)]);
+        all.map(move |(host, certificate)| {
             let secret = secrets.get(&Arc::as_ptr(certificate)).copied();
-            (Some(host), secret, certificate)
-        });
-        hosts.chain([(None, None, &self.default)])
+            (host, secret, certificate)
+        })
     }
 
     /// The certificates of Secrets that are in use.
@@ -210,7 +225,7 @@ mod tests {
     }
 
     fn empty() -> Certificates {
-        Certificates::new(Certificate::self_signed().unwrap())
+        Certificates::new(Certificate::self_signed().unwrap(), None)
     }
 
     #[test]
@@ -255,6 +270,31 @@ mod tests {
             problems[0].fault,
             Fault::SecretMissing(name("s"), Instead::Default)
         );
+    }
+
+    #[test]
+    fn the_default_certificate_is_that_of_its_secret_while_that_was_ever_good() {
+        let own = Certificate::self_signed().unwrap();
+        let start = Certificates::new(own, Some(name("d")));
+        let (first, second) = (certificate(&["first.org"]), certificate(&["second.org"]));
+        let claims = [claim("a.org", None), claim("b.org", Some("missing"))];
+        let (missing, _) = start.next(&claims, &Secrets::new());
+        assert!(missing.in_use().next().is_none());
+        let (there, _) = missing.next(&claims, &secrets(&[("d", &first)]));
+        let (changed, _) = there.next(&claims, &secrets(&[("d", &second)]));
+        let (gone, _) = changed.next(&claims, &Secrets::new());
+        for (table, expected, secret) in [
+            (&there, &first, Some(name("d"))),
+            (&changed, &second, Some(name("d"))),
+            (&gone, &second, None),
+        ] {
+            for host in [None, Some("a.org"), Some("b.org"), Some("c.org")] {
+                assert!(Arc::ptr_eq(table.select(host), expected), "{host:?}");
+            }
+            assert_eq!(table.secret_of("c.org"), secret.as_ref());
+        }
+        let used: Vec<_> = changed.in_use().map(|(name, _)| name.clone()).collect();
+        assert_eq!(used, [name("d")]);
     }
 
     #[test]

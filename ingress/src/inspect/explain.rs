@@ -37,7 +37,8 @@ struct Explanation {
 struct RuleView {
     kind: String,
     path: String,
-    ingress: String,
+    /// Nothing for the default backend of the gateway.
+    ingress: Option<String>,
     service: String,
 }
 
@@ -97,7 +98,11 @@ impl Explanation {
                 ingress,
                 service,
             } = rule;
-            lines.push(format!("rule         {kind} {path} of Ingress {ingress}"));
+            let owner = match ingress {
+                Some(ingress) => format!("Ingress {ingress}"),
+                None => "the gateway itself".to_owned(),
+            };
+            lines.push(format!("rule         {kind} {path} of {owner}"));
             lines.push(format!("Service      {service}"));
         }
         let default = "the default one".to_owned();
@@ -125,10 +130,11 @@ impl Explanation {
 
 impl RuleView {
     fn new(route: &Route) -> Self {
+        let name = &route.ingress.name;
         Self {
             kind: kind(route),
             path: route.path.to_string(),
-            ingress: route.ingress.name.to_string(),
+            ingress: (!name.name.is_empty()).then(|| name.to_string()),
             service: route.service.to_string(),
         }
     }

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use k8s_openapi::api::networking::v1::Ingress;
 use model::{ObjectName, ServiceName};
 
-use super::Table;
 use super::ingress::{self, Context, Reading, TlsClaim};
 use super::merge::{Merged, merge};
+use super::{Route, Table};
 use crate::annotations::Reference;
 use crate::host::HostPattern;
 use crate::problem::{IngressRef, Problem};
@@ -173,6 +173,11 @@ impl Routes {
     /// Whether there is no route.
     pub fn is_empty(&self) -> bool {
         self.routes == 0
+    }
+
+    /// Sets where requests go that nobody has a route for.
+    pub fn set_otherwise(&mut self, route: Option<Arc<Route>>) {
+        self.table.otherwise = route;
     }
 
     /// The certificates that are wanted, one claim a host.

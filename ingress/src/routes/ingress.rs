@@ -17,6 +17,7 @@ use model::{ObjectName, Protocol, Service, ServiceName, ServicePort, World};
 use rustls_pki_types::ServerName;
 
 use super::class::{class_annotation, class_field};
+use super::default_backend::first_port;
 use super::validate::{self, PortRef};
 use super::{PathMatch, Route, Target, further};
 use crate::annotations::{Pattern, Policy, Reference, Referenced, known};
@@ -234,13 +235,8 @@ impl Reader<'_> {
         let Context {
             world, upstreams, ..
         } = self.context;
-        let service = world.service(&name);
-        let service = service.filter(|service| !matches!(service.kind, Kind::ExternalName(_)));
-        let port = service.and_then(|service| {
-            let mut ports = service.ports.iter();
-            let port = ports.find(|port| port.protocol == Protocol::Tcp)?;
-            Some(service.port_name(port))
-        });
+        let port = first_port(world, &name);
+        let port = port.map(|(service, port)| service.port_name(port));
         if port.is_none() {
             let field = format!("metadata.annotations[{}]", known::key("default-backend"));
             self.invalid(field, format!("there is no Service {name} with a TCP port"));
@@ -423,7 +419,7 @@ impl Reader<'_> {
 }
 
 /// The name of a Service in the cluster's DNS, which is what certificates are issued for there.
-fn cluster_name(service: &str, namespace: &str) -> Option<ServerName<'static>> {
+pub(super) fn cluster_name(service: &str, namespace: &str) -> Option<ServerName<'static>> {
     ServerName::try_from(format!("{service}.{namespace}.svc")).ok()
 }
 

@@ -19,6 +19,7 @@ use crate::series::Series;
 use crate::upstream::Upstream;
 
 pub mod class;
+pub mod default_backend;
 mod further;
 pub mod index;
 pub mod ingress;
@@ -38,6 +39,8 @@ pub struct Table {
     hosts: HostMap<Arc<Host>>,
     /// Hosts with a TLS section.
     secure: HostMap<()>,
+    /// Where requests go that nobody has a route for.
+    otherwise: Option<Arc<Route>>,
 }
 
 /// The routes of one host.
@@ -138,7 +141,18 @@ pub enum Target {
 impl Table {
     /// The route for `path`, in normal form, at `host`.
     pub fn find(&self, host: &str, path: &str) -> Option<&Arc<Route>> {
-        self.hosts.get(host)?.find(path)
+        let host = self.hosts.get(host);
+        let found = host.and_then(|host| host.find(path));
+        let is_moved = || host.is_some_and(|host| host.moved.is_some());
+        found.or_else(|| self.otherwise.as_ref().filter(|_| !is_moved()))
+    }
+
+    /// Who answers in place of errors where the Ingress names nobody.
+    pub fn fallback(&self) -> Option<&Arc<Upstream>> {
+        match &self.otherwise.as_ref()?.target {
+            Target::Backend(upstream) => Some(upstream),
+            Target::Nowhere | Target::WithSlash => None,
+        }
     }
 
     /// The host that stands in for `host`, of which no rule speaks, if there is one.

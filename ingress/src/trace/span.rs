@@ -204,9 +204,13 @@ impl Attributes {
         if let Some(route) = served.route {
             let name = &route.ingress.name;
             attributes.put("k8s.namespace.name", name.namespace.clone());
-            attributes.put("k8s.ingress.name", name.name.clone());
-            let service = Some(&route.service).filter(|service| !service.is_empty());
-            attributes.maybe("k8s.service.name", service.cloned());
+            for (key, name) in [
+                ("k8s.ingress.name", &name.name),
+                ("k8s.service.name", &route.service),
+            ] {
+                // The gateway's own default backend belongs to no Ingress, and a route may lead nowhere.
+                attributes.maybe(key, Some(name).filter(|name| !name.is_empty()).cloned());
+            }
         }
         attributes
     }

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::backend::{Backend, read_head};
 use crate::client::{Http, get, raw};
 use crate::harness::{
-    Gateway, PATIENCE, eventually, ingress, service, service_of, slice, slice_with,
+    Gateway, PATIENCE, annotated, eventually, ingress, service, service_of, slice, slice_with,
 };
 
 #[tokio::test]
@@ -55,6 +55,50 @@ async fn requests_are_routed_by_host_and_path() {
     assert_eq!(line["backend"], two.address.to_string());
     let line = gateway.log_line(|line| line["host"] == "other").await;
     assert_eq!(line["reason"], "no_route");
+}
+
+#[tokio::test]
+async fn what_no_rule_is_for_goes_to_the_default_backend_of_the_gateway() {
+    let (backend, default) = (Backend::echo("b").await, Backend::echo("default").await);
+    let errors = [("custom-http-errors", "503")];
+    let own = json!({"service": {"name": "s", "port": {"number": 80}}});
+    let mut with_own = ingress("own", &[("own.org", "/x", "s")]);
+    with_own["spec"]["defaultBackend"] = own;
+    let mut objects = vec![
+        ingress("i", &[("a.org", "/x", "s")]),
+        annotated(ingress("e", &[("e.org", "/", "none")]), &errors),
+        with_own,
+    ];
+    objects.extend(service_of("s", &[backend.address]));
+    let flag = "--default-backend-service=default/d";
+    let mut gateway = Gateway::start(&objects, &[flag]);
+    let mut client = Http::connect(gateway.http).await;
+    let answer = client.get("b.org", "/").await;
+    assert_eq!(answer.status, StatusCode::NOT_FOUND);
+    // It need not be there from the beginning.
+    for object in service_of("d", &[default.address]) {
+        gateway.apply(object);
+    }
+    for (host, path, expected) in [
+        ("a.org", "/x", "b"),
+        ("a.org", "/y", "default"),
+        ("b.org", "/y", "default"),
+        ("own.org", "/y", "b"),
+        ("e.org", "/y", "default"),
+    ] {
+        let answer = client.get(host, path).await;
+        assert_eq!(answer.backend(), expected, "{host}{path}");
+        let told = answer.json()["headers"]["x-code"].clone();
+        let is_asked_for_an_error = host == "e.org";
+        assert_eq!(told == json!(["503"]), is_asked_for_an_error, "{host}");
+    }
+    let line = gateway.log_line(|line| line["target"] == "/y" && line["host"] == "b.org");
+    let line = line.await;
+    assert_eq!(line["ingress"], json!(null));
+    assert_eq!(
+        (&line["namespace"], &line["service"]),
+        (&json!("default"), &json!("d"))
+    );
 }
 
 #[tokio::test]

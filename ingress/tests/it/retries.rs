@@ -1,16 +1,21 @@
 //! Sending requests again: when, where to, how often, and what becomes of their bodies.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::timeout;
 
 use crate::backend::{Backend, read_head};
 use crate::client::{Answer, Http, get, raw};
 use crate::harness::{Gateway, annotated, ingress, service_of};
+
+/// How long connecting on this machine never takes.
+const MOMENT: Duration = Duration::from_millis(250);
 
 /// A gateway where requests for `a.org` go to `backends`, on one thread so that turns are certain.
 fn gateway(backends: &[&Backend], annotations: &[(&str, &str)], more: &[&str]) -> Gateway {
@@ -246,6 +251,51 @@ async fn timeouts_are_those_of_the_ingress() {
     let send_limit = gateway(&[&deaf], &asked, &[]);
     let answer = send(&send_limit, Method::POST, vec![b'x'; 16 << 20]).await;
     assert_eq!(answer.status, StatusCode::GATEWAY_TIMEOUT);
+}
+
+/// A socket at which connecting comes to no end, as Linux drops what its queue has no room for. It lasts as long as what
+/// is returned with its address.
+async fn full_queue() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(connected) = timeout(MOMENT, TcpStream::connect(address)).await {
+        waiting.push(connected.unwrap());
+        assert!(waiting.len() < 16, "the queue has no end");
+    }
+    (address, listener, waiting)
+}
+
+#[tokio::test]
+async fn an_endpoint_that_cannot_be_connected_to_in_time_is_passed_over() {
+    let (full, _listener, _waiting) = full_queue().await;
+    let backend = Backend::echo("b").await;
+    let asked = [("proxy-connect-timeout", "100ms")];
+    let mut objects = vec![
+        annotated(ingress("one", &[("one.org", "/", "one")]), &asked),
+        annotated(ingress("two", &[("two.org", "/", "two")]), &asked),
+    ];
+    objects.extend(service_of("one", &[full]));
+    objects.extend(service_of("two", &[full, backend.address]));
+    let gateway = Gateway::start(&objects, &["--workers=1", "--eject-after=0"]);
+    let answer = get(gateway.http, "one.org", "/").await;
+    assert_eq!(answer.status, StatusCode::GATEWAY_TIMEOUT);
+    let line = gateway.log_line(|line| line["status"] == 504).await;
+    assert_eq!(line["reason"], "connect_timeout");
+    assert!(line["duration"].as_f64().unwrap() < 4.0, "{line}");
+    for _ in 0..2 {
+        let answer = get(gateway.http, "two.org", "/").await;
+        assert_eq!(answer.backend(), "b");
+    }
+    // Nothing of a request that found no connection was sent, so any method goes elsewhere.
+    for _ in 0..2 {
+        let request = Request::post("/").header("host", "two.org");
+        let request = request.body(Full::from("body")).unwrap();
+        let answer = Http::connect(gateway.http).await.send(request).await;
+        assert_eq!(answer.unwrap().json()["body"], "body");
+    }
 }
 
 #[tokio::test]

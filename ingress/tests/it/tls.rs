@@ -115,6 +115,37 @@ fn secret(name: &str, cert: &str, key: &str) -> Value {
 }
 
 #[tokio::test]
+async fn clients_that_ask_for_any_other_host_are_shown_the_default_certificate() {
+    let authority = authority();
+    let backend = Backend::echo("b").await;
+    let mut objects = vec![
+        secure_ingress("i", "a.org", "s", "own"),
+        ingress("plain", &[("b.org", "/", "s")]),
+        authority.secret("own", &["a.org"]),
+        authority.secret("default", &["b.org"]),
+    ];
+    objects.extend(service_of("s", &[backend.address]));
+    let root = authority.der();
+    let flag = "--default-ssl-certificate=default/default";
+    let mut gateway = Gateway::start(&objects, &[flag]);
+    for host in ["a.org", "b.org"] {
+        let stream = tls(gateway.https, host, &root, b"http/1.1").await;
+        let answer = Http::over(stream.unwrap()).await.get(host, "/").await;
+        assert_eq!(answer.status, StatusCode::OK, "{host}");
+    }
+    // A new one is shown at once, though no Ingress names it.
+    gateway.apply(authority.secret("default", &["c.net"]));
+    assert!(tls(gateway.https, "b.org", &root, b"h2").await.is_err());
+    let shown = tls(gateway.https, "c.net", &root, b"h2").await;
+    assert!(shown.is_ok());
+    // One that is there only later is taken then.
+    let mut late = Gateway::start(&objects[..1], &[flag]);
+    assert!(tls(late.https, "c.net", &root, b"h2").await.is_err());
+    late.apply(authority.secret("default", &["c.net"]));
+    assert!(tls(late.https, "c.net", &root, b"h2").await.is_ok());
+}
+
+#[tokio::test]
 async fn each_host_shows_its_own_certificate_over_both_protocols() {
     let authority = authority();
     let backend = Backend::echo("b").await;
