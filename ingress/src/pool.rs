@@ -30,6 +30,10 @@ use crate::body::RequestBody;
 use crate::multiplex::{self, Multiplexed};
 use crate::protocol::{Expected, Http, Spoken};
 
+/// Most bytes that are read ahead of a response whose client is slow, its head included, or kept of a request that its
+/// backend does not take.
+const MAX_BUFFER: usize = 64 * 1024;
+
 /// The connections of a thread that can take requests.
 #[derive(Debug)]
 pub struct Pool {
@@ -245,7 +249,10 @@ impl Exclusive {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let handshake = http1::handshake(TokioIo::new(stream)).await;
+        let handshake = http1::Builder::new()
+            .max_buf_size(MAX_BUFFER)
+            .handshake(TokioIo::new(stream))
+            .await;
         let (sender, connection) = handshake.map_err(|_| Reason::ConnectFailed)?;
         let driver = tokio::task::spawn_local(connection.with_upgrades()).abort_handle();
         Ok(Self { sender, driver })

@@ -22,6 +22,8 @@ use crate::answer::{self, Reason};
 use crate::strict::{MAX_HEADER_BYTES, MAX_HEADERS};
 use crate::worker::{Peer, Worker};
 
+/// Most bytes that are read ahead of a client's request, or kept of an answer that it does not take: a head, and then some.
+const MAX_BUFFER: usize = 2 * MAX_HEADER_BYTES;
 /// How long a connection has to be quiet before it is parked.
 const PARK: Duration = Duration::from_secs(1);
 /// How long, and for how many bytes, a client may go on sending what nobody reads after it was answered.
@@ -169,6 +171,7 @@ impl<S: Stream> Parser<S> {
             .header_read_timeout(None)
             .max_headers(MAX_HEADERS)
             .max_header_size(MAX_HEADER_BYTES)
+            .max_buf_size(MAX_BUFFER)
             .serve_connection(
                 TokioIo::new(Checked::new(socket)),
                 Answerer::new(worker, peer),

@@ -3,6 +3,7 @@
 
 mod admission;
 mod annotations;
+mod apart;
 mod api;
 mod backend;
 mod backend_tls;
@@ -15,6 +16,7 @@ mod client_certificates;
 mod collector;
 mod conformance;
 mod filters;
+mod floods;
 mod frames;
 mod grpc_interop;
 mod handover;

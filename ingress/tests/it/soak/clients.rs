@@ -30,8 +30,8 @@ use crate::harness::{Gateway, PATIENCE};
 /// Clients at a time.
 const CLIENTS: usize = 64;
 
-/// How long everybody stays at least.
-const HURRY: Duration = Duration::from_millis(100);
+/// How long a client stays that does not leave in the middle of something.
+const LONG: Duration = Duration::from_secs(5);
 
 /// Clients that go on until they are stopped.
 pub(super) struct Clients {
@@ -89,7 +89,7 @@ impl World {
     /// One connection, from its beginning to its end.
     async fn client(&self) {
         let mut random = self.dice.draw();
-        let patience = HURRY + a_while(&mut random);
+        let patience = patience(&mut random);
         self.tally.connections.fetch_add(1, Ordering::Relaxed);
         let is_secure = random.random_bool(0.5);
         let is_h2 = random.random_bool(0.4);
@@ -108,7 +108,6 @@ impl World {
                 }
             }
         };
-        // Some leave in the middle of something.
         drop(timeout(patience, life).await);
     }
 
@@ -172,7 +171,7 @@ impl World {
             let asked = Asked::new(random);
             let request = asked.request(random, "http://a.org");
             let mut sender = sender.clone();
-            let patience = HURRY + a_while(random);
+            let patience = patience(random);
             async move {
                 let exchange = async {
                     let answered = sender.send_request(request).await;
@@ -248,6 +247,14 @@ impl World {
                 tally.whole.fetch_add(1, Ordering::Relaxed)
             }
         };
+    }
+}
+
+/// How long a client stays at most.
+fn patience(random: &mut StdRng) -> Duration {
+    match random.random_bool(0.3) {
+        true => a_while(random),
+        false => LONG,
     }
 }
 

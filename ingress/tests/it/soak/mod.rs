@@ -1,14 +1,11 @@
 //! Clients and backends that close, reset and stall in the middle of everything; in the end nothing of it is left.
 //!
-//! Runs for `PORTOLAN_SOAK_SECONDS` (a few by default) from `PORTOLAN_SOAK_SEED`, in a process of its own: descriptors,
-//! threads and memory can only be counted there.
+//! Runs for `PORTOLAN_SOAK_SECONDS` (a few by default) from `PORTOLAN_SOAK_SEED`.
 
 mod backends;
 mod clients;
 mod shaky;
 
-use std::fs;
-use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -18,6 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::apart::{Held, alone};
 use crate::client::get;
 use crate::harness::{
     Gateway, PATIENCE, annotated, eventually, ingress, service, service_speaking, slice,
@@ -57,25 +55,10 @@ fn setting(name: &str, default: u64) -> u64 {
 
 #[test]
 fn nothing_is_left_of_clients_and_backends_that_break_off() {
-    const INSIDE: &str = "PORTOLAN_SOAK_INSIDE";
-    if std::env::var_os(INSIDE).is_some() {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build();
-        return runtime.unwrap().block_on(soak());
-    }
-    let name = "soak::nothing_is_left_of_clients_and_backends_that_break_off";
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture"])
-        .env(INSIDE, "1")
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    println!("{said}{complaint}");
-    assert!(output.status.success());
-    assert!(said.contains("1 passed"), "the test has another name");
+    alone(
+        "soak::nothing_is_left_of_clients_and_backends_that_break_off",
+        soak,
+    );
 }
 
 async fn soak() {
@@ -219,30 +202,5 @@ async fn serves(gateway: &Gateway) {
         let read = client.read_to_string(&mut answer);
         timeout(PATIENCE, read).await.unwrap().unwrap();
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-    }
-}
-
-/// What this process holds.
-#[derive(Debug, Clone, Copy)]
-struct Held {
-    descriptors: usize,
-    threads: u64,
-    /// Resident, in bytes.
-    memory: u64,
-}
-
-impl Held {
-    fn now() -> Self {
-        let status = fs::read_to_string("/proc/self/status").unwrap();
-        let number = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            let digits = line.unwrap().trim().trim_end_matches(" kB");
-            digits.parse::<u64>().unwrap()
-        };
-        Self {
-            descriptors: fs::read_dir("/proc/self/fd").unwrap().count(),
-            threads: number("Threads:"),
-            memory: number("VmRSS:") * 1024,
-        }
     }
 }
