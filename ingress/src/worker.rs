@@ -15,8 +15,8 @@ use http::Request;
 use hyper::body::Body;
 use hyper::upgrade::OnUpgrade;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -173,13 +173,17 @@ pub fn start(
     shutdown: CancellationToken,
 ) -> std::io::Result<oneshot::Receiver<()>> {
     let (finished, receiver) = oneshot::channel();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
     let thread = std::thread::Builder::new().name(format!("worker-{number}"));
     thread.spawn(move || {
-        let tasks = LocalSet::new();
-        tasks.block_on(&runtime, serve(shared, outlets, sockets, shutdown));
+        // It has to be made where it is to run. Without it the thread ends before its time, which is noticed.
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build_local(LocalOptions::default());
+        let runtime = match runtime {
+            Ok(runtime) => runtime,
+            Err(error) => return tracing::error!(%error, "cannot start the runtime of a thread"),
+        };
+        runtime.block_on(serve(shared, outlets, sockets, shutdown));
         if finished.send(()).is_err() {
             tracing::debug!("nobody waits for this thread");
         }
