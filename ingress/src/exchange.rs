@@ -4,6 +4,7 @@
 //! request came.
 
 use std::error::Error;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 
 use http::header::TRANSFER_ENCODING;
@@ -96,7 +97,8 @@ impl Exchange<'_> {
             return Ok(connection);
         }
         metrics.connects.count();
-        self.worker.pool().connect(key, self.patience.connect).await
+        // Boxed, for few requests come here, and all would carry its state.
+        Box::pin(self.worker.pool().connect(key, self.patience.connect)).await
     }
 
     /// Sends `request` and waits for the head of its response.
@@ -105,10 +107,11 @@ impl Exchange<'_> {
         mut connection: Connection,
         request: Request<RequestBody>,
     ) -> Result<Reply, Failed> {
-        let sending = connection.send(request);
-        let Some(sent) = until_stalled(sending, &self.progress, &self.patience).await else {
-            return Err(self.failed(Reason::BackendTimeout));
+        let sent = {
+            let sending = pin!(connection.send(request));
+            until_stalled(sending, &self.progress, &self.patience).await
         };
+        let sent = sent.ok_or_else(|| self.failed(Reason::BackendTimeout))?;
         match sent {
             Ok(response) => self
                 .reply(connection, response)
@@ -194,11 +197,10 @@ fn is_unprocessed(error: &hyper::Error) -> bool {
 /// Waits for `response` as long as the backend does not take too long for the next step: taking more of the request, or
 /// beginning the response once it has all of it.
 async fn until_stalled<F: Future>(
-    response: F,
+    mut response: Pin<&mut F>,
     progress: &Progress,
     patience: &Patience,
 ) -> Option<F::Output> {
-    let mut response = std::pin::pin!(response);
     let started = Instant::now();
     let mut deadline = progress.deadline(started, patience);
     loop {

@@ -4,6 +4,7 @@
 //! again only if it may be repeated (RFC 9110 section 9.2.2) and its body is still known. Whether another attempt is
 //! wanted is for [`Attempts`] to say.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::SystemTime;
 
@@ -51,7 +52,7 @@ pub async fn forward(
         until: patience.total.map(|total| Instant::now() + total),
     };
     let attempts = Attempts::new(worker, upstream, manner);
-    let reply = attempt(exchange, attempts, request, record);
+    let reply = pin!(attempt(exchange, attempts, request, record));
     match patience.total {
         Some(total) => timeout(total, reply)
             .await

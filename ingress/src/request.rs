@@ -1,5 +1,6 @@
 //! A request's way through the gateway, step by step.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -151,14 +152,17 @@ async fn answer(
     let request = Request::from_parts(parts, body);
     let mut reply = match backend {
         Ok((upstream, manner)) => {
-            let forward =
-                forward::forward(worker, upstream, manner, request, progress, upgrade, record);
+            // What waits for it gets a reference: its state is large and dear to move.
+            let forward = pin!(forward::forward(
+                worker, upstream, manner, request, progress, upgrade, record
+            ));
             grpc::within(call, forward).await
         }
         Err(reason) => Err(reason),
     };
     if let Some(intercept) = intercept {
-        match intercept.judge(worker, reply, record).await? {
+        // Boxed, for few requests come here, and all would carry its state.
+        match Box::pin(intercept.judge(worker, reply, record)).await? {
             Answer::Reply(other) => reply = Ok(other),
             Answer::Own(reason, own) => return Ok(Outcome::Own(reason, own)),
         }
@@ -289,5 +293,22 @@ fn deliver(
             })
         }
         Reply::Switch(switch) => upgrade::tunnel(worker, *switch, record),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<F>(_: impl Fn(Rc<Worker>, Rc<Peer>, Request<Incoming>) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Each request gets its state anew, and moving it there costs more than anything the state is for once that has the
+    /// room of every rare way in it.
+    #[test]
+    fn the_state_of_a_request_is_small() {
+        let size = size(serve);
+        assert!(size <= 8 * 1024, "{size} bytes");
     }
 }
