@@ -474,9 +474,9 @@ impl ResponseBody {
     }
 
     /// The body that a backend sends.
-    pub fn backend(body: BackendBody, record: Box<Record>) -> Self {
+    pub fn backend(body: Box<BackendBody>, record: Box<Record>) -> Self {
         Self {
-            source: Source::Backend(Box::new(body)),
+            source: Source::Backend(body),
             record: Some(record),
             compression: None,
             pace: None,

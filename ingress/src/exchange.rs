@@ -25,7 +25,7 @@ use crate::worker::Worker;
 /// What a backend answered.
 pub enum Reply {
     /// A response.
-    Response(Box<Response<BackendBody>>),
+    Response(Response<Box<BackendBody>>),
     /// It switches to the protocol that the client asked for.
     Switch(Box<Switch>),
 }
@@ -178,8 +178,7 @@ impl Exchange<'_> {
         let (progress, worker) = (self.progress.clone(), self.worker.clone());
         let pause = Pause::new(self.patience.read, self.until);
         let body = |body| BackendBody::new(body, trailers, pause, connection, progress, worker);
-        let response = response.map(body);
-        Ok(Reply::Response(Box::new(response)))
+        Ok(Reply::Response(response.map(body).map(Box::new)))
     }
 }
 

@@ -18,7 +18,7 @@ const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What only a trusted proxy may say. What begins with `x-original-` belongs to it too.
-const CLAIMS: [HeaderName; 13] = [
+static CLAIMS: [HeaderName; 13] = [
     FOR,
     HOST_SEEN,
     PORT,

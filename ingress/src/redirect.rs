@@ -59,6 +59,9 @@ fn to_https(
     routes: &Table,
     parts: &Parts,
 ) -> Option<Redirect> {
+    if visit.is_secure {
+        return None;
+    }
     let wanted = visit.route.asks(|policy| &policy.https);
     let is_wanted = match wanted.copied().unwrap_or_default() {
         HttpsRedirect::WhereTls => routes.is_secure(visit.host),
@@ -66,7 +69,7 @@ fn to_https(
         HttpsRedirect::Always => true,
     };
     let is_challenge = || parts.uri.path().starts_with(ACME_CHALLENGES);
-    if !is_wanted || visit.is_secure || is_challenge() {
+    if !is_wanted || is_challenge() {
         return None;
     }
     let port = asked.filter(|asked| asked.with_port);

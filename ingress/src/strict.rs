@@ -289,7 +289,7 @@ fn connection_options(headers: &HeaderMap) -> Result<Vec<HeaderName>, Reason> {
 }
 
 fn remove_hop_by_hop(headers: &mut HeaderMap, named: &[HeaderName]) {
-    const ALWAYS: [HeaderName; 10] = [
+    static ALWAYS: [HeaderName; 10] = [
         CONNECTION,
         KEEP_ALIVE,
         PROXY_CONNECTION,

@@ -78,7 +78,7 @@ impl Trailers {
 /// Whether `name` means something only before the body: it frames the message or the connection, says how to read the
 /// body, or carries credentials.
 fn belongs_to_head(name: &HeaderName) -> bool {
-    const HEAD: [HeaderName; 12] = [
+    static HEAD: [HeaderName; 12] = [
         CONNECTION,
         CONTENT_ENCODING,
         CONTENT_LENGTH,
