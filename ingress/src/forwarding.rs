@@ -9,6 +9,8 @@ use std::net::IpAddr;
 use http::header::{FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue};
 use ipnetwork::IpNetwork;
 
+use crate::strict;
+
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const HOST_SEEN: HeaderName = HeaderName::from_static("x-forwarded-host");
 const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
@@ -18,20 +20,20 @@ const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What only a trusted proxy may say. What begins with `x-original-` belongs to it too.
-static CLAIMS: [HeaderName; 13] = [
-    FOR,
-    HOST_SEEN,
-    PORT,
-    PROTO,
-    REAL_IP,
-    FORWARDED,
-    HeaderName::from_static("x-forwarded-prefix"),
-    HeaderName::from_static("x-forwarded-scheme"),
-    HeaderName::from_static("x-scheme"),
-    HeaderName::from_static("ssl-client-verify"),
-    HeaderName::from_static("ssl-client-subject-dn"),
-    HeaderName::from_static("ssl-client-issuer-dn"),
-    HeaderName::from_static("ssl-client-cert"),
+const CLAIMS: [&str; 13] = [
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-real-ip",
+    "forwarded",
+    "x-forwarded-prefix",
+    "x-forwarded-scheme",
+    "x-scheme",
+    "ssl-client-verify",
+    "ssl-client-subject-dn",
+    "ssl-client-issuer-dn",
+    "ssl-client-cert",
 ];
 
 const MAX_REQUEST_ID: usize = 128;
@@ -66,7 +68,7 @@ impl Via {
         if self.trusted {
             self.add(headers);
         } else {
-            remove_claims(headers);
+            strict::remove_fields(headers, is_claim);
             self.set(headers);
         }
         request_id(headers)
@@ -141,15 +143,9 @@ fn address(text: &[u8]) -> Option<IpAddr> {
     std::str::from_utf8(text.trim_ascii()).ok()?.parse().ok()
 }
 
-fn remove_claims(headers: &mut HeaderMap) {
-    for name in &CLAIMS {
-        headers.remove(name);
-    }
-    let is_original = |name: &&HeaderName| name.as_str().starts_with("x-original-");
-    let originals: Vec<HeaderName> = headers.keys().filter(is_original).cloned().collect();
-    for name in originals {
-        headers.remove(name);
-    }
+fn is_claim(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    CLAIMS.contains(&name) || name.starts_with("x-original-")
 }
 
 /// Keeps a sound name for the request, and makes one where there is none.

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HeaderMap, HeaderValue, REFERER, USER_AGENT};
+use http::header::{HeaderValue, REFERER, USER_AGENT};
 use http::request::Parts;
 use http::{Method, Request, StatusCode, Uri, Version};
 use serde::Serialize;
@@ -20,7 +20,6 @@ use crate::answer::Reason;
 use crate::endpoint::InFlight;
 use crate::filters::Visit;
 use crate::filters::limits::Slot;
-use crate::forwarding::REQUEST_ID;
 use crate::log_format::LogFormat;
 use crate::pool::Key;
 use crate::routes::{Route, Target};
@@ -160,8 +159,8 @@ impl Record {
     }
 
     /// The request is called this.
-    pub fn named(&mut self, headers: &HeaderMap) {
-        self.id = headers.get(REQUEST_ID).cloned();
+    pub fn named(&mut self, id: HeaderValue) {
+        self.id = Some(id);
     }
 
     /// `request` is sent to the backend `key`, after it was sent to others or to the same `resends` times.

@@ -112,8 +112,7 @@ async fn answer(
     let size = route.asks(|policy| &policy.body).and_then(|body| body.size);
     let limits = worker.settings().body_limits(size);
     limits.check_length(body.size_hint().exact())?;
-    peer.via.apply(&mut parts.headers);
-    record.named(&parts.headers);
+    record.named(peer.via.apply(&mut parts.headers));
     if let Some(redirect) = check_certificate(peer, route, &head, &mut parts)? {
         return Ok(redirect);
     }

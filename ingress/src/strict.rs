@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, Entry, HOST, HeaderMap, HeaderName, HeaderValue,
-    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -27,9 +27,19 @@ pub const MAX_HEADERS: usize = 100;
 /// The largest header block, in bytes.
 pub const MAX_HEADER_BYTES: usize = 64 * 1024;
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+/// What concerns one connection only.
+const HOP_BY_HOP: [&str; 10] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "http2-settings",
+];
 
 /// Where the settings leave a choice.
 #[derive(Debug, Clone, Copy)]
@@ -289,19 +299,17 @@ fn connection_options(headers: &HeaderMap) -> Result<Vec<HeaderName>, Reason> {
 }
 
 fn remove_hop_by_hop(headers: &mut HeaderMap, named: &[HeaderName]) {
-    static ALWAYS: [HeaderName; 10] = [
-        CONNECTION,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION,
-        TE,
-        TRAILER,
-        TRANSFER_ENCODING,
-        UPGRADE,
-        HTTP2_SETTINGS,
-    ];
-    for name in ALWAYS.iter().chain(named) {
+    remove_fields(headers, |name| {
+        HOP_BY_HOP.contains(&name.as_str()) || named.contains(name)
+    });
+}
+
+/// Removes the fields with `unwanted` names. A head has few fields, so looking through them costs less than looking up
+/// every name that might be among them.
+pub fn remove_fields(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
+    let found = headers.keys().filter(|name| unwanted(name)).cloned();
+    let found: Vec<HeaderName> = found.collect();
+    for name in found {
         headers.remove(name);
     }
 }
@@ -325,11 +333,7 @@ pub fn is_protected(name: &HeaderName) -> bool {
 
 /// `X_Real_IP` and `X-Real-IP` are one variable to every CGI-like backend.
 fn drop_underscores(headers: &mut HeaderMap) {
-    let has_underscore = |name: &&HeaderName| name.as_str().contains('_');
-    let names: Vec<HeaderName> = headers.keys().filter(has_underscore).cloned().collect();
-    for name in names {
-        headers.remove(name);
-    }
+    remove_fields(headers, |name| name.as_str().contains('_'));
 }
 
 /// HTTP/2 clients may send one `cookie` field a crumb; HTTP/1 has one field (RFC 9113 section 8.2.3).

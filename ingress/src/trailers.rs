@@ -57,11 +57,7 @@ impl Trailers {
 
     /// What is passed on of `trailers`, unless that is nothing.
     pub fn pass(&self, mut trailers: HeaderMap) -> Option<HeaderMap> {
-        let refused = trailers.keys().filter(|name| !self.pass_field(name));
-        let refused: Vec<HeaderName> = refused.cloned().collect();
-        for name in refused {
-            trailers.remove(name);
-        }
+        strict::remove_fields(&mut trailers, |name| !self.pass_field(name));
         (!trailers.is_empty()).then_some(trailers)
     }
 
