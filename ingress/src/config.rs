@@ -194,6 +194,20 @@ pub struct GatewayArgs {
     )]
     pub compress: CompressArgs,
 
+    /// Redirect plain HTTP to HTTPS for hosts with a TLS section, where the Ingress says nothing of it (ssl-redirect).
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub ssl_redirect: bool,
+
+    /// Redirect plain HTTP to HTTPS for all hosts, where the Ingress says nothing of it (force-ssl-redirect). Meant for a
+    /// gateway behind something that ends TLS and says so in X-Forwarded-Proto (see --trusted-proxies).
+    #[arg(long)]
+    pub force_ssl_redirect: bool,
+
+    /// Refuse TLS to clients that ask for a host that no Ingress has a rule for, or for none, in place of showing them the
+    /// default certificate.
+    #[arg(long)]
+    pub ssl_reject_handshake: bool,
+
     /// Tell clients that come over TLS to a host with a TLS section to come by HTTPS only (Strict-Transport-Security).
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub hsts: bool,

@@ -63,11 +63,10 @@ fn to_https(
         return None;
     }
     let wanted = visit.route.asks(|policy| &policy.https);
-    let is_wanted = match wanted.copied().unwrap_or_default() {
-        HttpsRedirect::WhereTls => routes.is_secure(visit.host),
-        HttpsRedirect::Never => false,
-        HttpsRedirect::Always => true,
-    };
+    let HttpsRedirect { where_tls, always } = wanted.copied().unwrap_or_default();
+    let settings = visit.worker.settings();
+    let is_wanted = always.unwrap_or(settings.force_ssl_redirect)
+        || where_tls.unwrap_or(settings.ssl_redirect) && routes.is_secure(visit.host);
     let is_challenge = || parts.uri.path().starts_with(ACME_CHALLENGES);
     if !is_wanted || is_challenge() {
         return None;

@@ -2,26 +2,22 @@
 
 use super::Annotations;
 
-/// Which requests that come in the clear are redirected to HTTPS.
+/// Which requests that come in the clear are redirected to HTTPS. What an Ingress says nothing about is as the settings
+/// say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum HttpsRedirect {
-    /// Those for hosts with a TLS section.
-    #[default]
-    WhereTls,
-    /// None.
-    Never,
-    /// All, since something before us may end TLS.
-    Always,
+pub struct HttpsRedirect {
+    /// Whether those for hosts with a TLS section are.
+    pub where_tls: Option<bool>,
+    /// Whether all are, since something before us may end TLS.
+    pub always: Option<bool>,
 }
 
 impl HttpsRedirect {
     /// Reads the annotations.
     pub fn parse(from: &mut Annotations<'_>) -> Self {
-        let (wanted, forced) = (from.flag("ssl-redirect"), from.flag("force-ssl-redirect"));
-        match (wanted, forced) {
-            (_, Some(true)) => Self::Always,
-            (Some(false), _) => Self::Never,
-            _ => Self::WhereTls,
+        Self {
+            where_tls: from.flag("ssl-redirect"),
+            always: from.flag("force-ssl-redirect"),
         }
     }
 }
@@ -32,23 +28,22 @@ mod tests {
     use crate::annotations::policy::tests::read;
 
     #[test]
-    fn force_outweighs_the_rest() {
+    fn each_annotation_says_what_it_says_and_no_more() {
         let rows = [
-            (None, None, HttpsRedirect::WhereTls),
-            (Some("true"), None, HttpsRedirect::WhereTls),
-            (Some("false"), None, HttpsRedirect::Never),
-            (Some("false"), Some("true"), HttpsRedirect::Always),
-            (None, Some("true"), HttpsRedirect::Always),
-            (Some("false"), Some("false"), HttpsRedirect::Never),
-            (Some("perhaps"), None, HttpsRedirect::WhereTls),
+            (None, None, (None, None)),
+            (Some("true"), None, (Some(true), None)),
+            (Some("false"), Some("true"), (Some(false), Some(true))),
+            (None, Some("false"), (None, Some(false))),
+            (Some("perhaps"), None, (None, None)),
         ];
-        for (plain, forced, expected) in rows {
+        for (plain, forced, (where_tls, always)) in rows {
             let given = [("ssl-redirect", plain), ("force-ssl-redirect", forced)];
             let given: Vec<_> = given
                 .into_iter()
                 .filter_map(|(name, value)| Some((name, value?)))
                 .collect();
             let policy = read(&given).policy.unwrap_or_default();
+            let expected = HttpsRedirect { where_tls, always };
             assert_eq!(
                 policy.https.as_deref().copied().unwrap_or_default(),
                 expected,

@@ -179,6 +179,11 @@ pub(crate) mod tests {
     use crate::annotations::{LEGACY_PREFIX, PREFIX, Seen, Verdict, referenced};
     use serde_json::{Map, Value, json};
 
+    const NEVER: HttpsRedirect = HttpsRedirect {
+        where_tls: Some(false),
+        always: None,
+    };
+
     /// An Ingress `ns/i` with these annotations, by key.
     fn ingress(annotations: &[(String, &str)]) -> Ingress {
         let annotations: Map<String, Value> = annotations
@@ -287,7 +292,7 @@ pub(crate) mod tests {
             "no such annotation; is ssl-redirect meant?"
         );
         let policy = reading.policy.unwrap();
-        assert_eq!(policy.https.as_deref(), Some(&HttpsRedirect::Never));
+        assert_eq!(policy.https.as_deref(), Some(&NEVER));
         assert!(!policy.is_closed);
     }
 
@@ -318,10 +323,7 @@ pub(crate) mod tests {
             assert!(findings.contains(&shadowed), "{findings:?}");
         }
         let only_old = given(&[("ingress.kubernetes.io/ssl-redirect", "false")]);
-        assert_eq!(
-            only_old.policy.unwrap().https.as_deref(),
-            Some(&HttpsRedirect::Never)
-        );
+        assert_eq!(only_old.policy.unwrap().https.as_deref(), Some(&NEVER));
     }
 
     /// Reads an annotation that names a Secret and guards the route.

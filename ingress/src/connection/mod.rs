@@ -118,6 +118,10 @@ async fn serve_tls(worker: &Rc<Worker>, mut opening: Opening, client: Client) ->
         let host = routes.host(hello.server_name.as_deref()).cloned();
         match host.as_deref().and_then(Host::passthrough) {
             Some(route) => Ok(Begun::Passed(opening, route.clone())),
+            None if host.is_none() && worker.settings().ssl_reject_handshake => {
+                opening.refuse_name().await?;
+                Err(io::ErrorKind::ConnectionRefused.into())
+            }
             None => {
                 let config = tls_config(worker, host.as_deref()).map_err(io::Error::other)?;
                 Box::pin(begin(worker, handshake(opening, hello, config))).await

@@ -90,6 +90,12 @@ impl Opening {
         }
     }
 
+    /// Tells a client in TLS that there is nobody of the name that it asks for (RFC 6066 section 3).
+    pub async fn refuse_name(&mut self) -> io::Result<()> {
+        // An alert, in a record of TLS 1.2 as all of them are, two bytes long: fatal, unrecognized_name.
+        self.stream.write_all(&[21, 3, 3, 0, 2, 2, 112]).await
+    }
+
     /// Reads more. The end of the stream is an error here: nothing has been said yet.
     async fn read(&mut self) -> io::Result<()> {
         const AT_A_TIME: usize = 1024;

@@ -101,6 +101,59 @@ async fn what_no_rule_is_for_goes_to_the_default_backend_of_the_gateway() {
     );
 }
 
+/// RFC 9110 section 6.4.1. The length of what HEAD is about stays (9.3.2); a 304 may leave it out (8.6), and does.
+#[tokio::test]
+async fn answers_that_have_no_body_get_none_and_the_connection_goes_on() {
+    let rows: [(&str, &[u8], &str); 3] = [
+        ("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", "5"),
+        (
+            "GET",
+            b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n",
+            "",
+        ),
+        ("GET", b"HTTP/1.1 204 No Content\r\n\r\n", ""),
+    ];
+    for (method, script, length) in rows {
+        let backend = Backend::script(script, false).await;
+        let mut objects = vec![ingress("i", &[("a.org", "/", "s")])];
+        objects.extend(service_of("s", &[backend.address]));
+        let gateway = Gateway::start(&objects, &["--workers=1"]);
+        let one = format!("{method} / HTTP/1.1\r\nHost: a.org\r\n\r\n");
+        let last = format!("{method} / HTTP/1.1\r\nHost: a.org\r\nConnection: close\r\n\r\n");
+        let answers = raw(gateway.http, format!("{one}{last}").as_bytes()).await;
+        let answers = answers.to_ascii_lowercase();
+        let answers: Vec<&str> = answers.split_terminator("\r\n\r\n").collect();
+        assert_eq!(answers.len(), 2, "{answers:?}");
+        for answer in answers {
+            let found = answer
+                .lines()
+                .find_map(|line| line.strip_prefix("content-length: "));
+            assert_eq!(found.unwrap_or_default(), length, "{answer}");
+            assert!(answer.starts_with("http/1.1 "), "{answer}");
+        }
+        assert_eq!((backend.requests(), backend.connections()), (2, 1));
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_asks_whether_to_go_on_is_told_so() {
+    let backend = Backend::echo("b").await;
+    let mut objects = vec![ingress("i", &[("a.org", "/", "s")])];
+    objects.extend(service_of("s", &[backend.address]));
+    let gateway = Gateway::start(&objects, &[]);
+    let mut client = TcpStream::connect(gateway.http).await.unwrap();
+    let head = b"POST / HTTP/1.1\r\nHost: a.org\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\
+                 Connection: close\r\n\r\n";
+    client.write_all(head).await.unwrap();
+    let told = read_head(&mut client).await.unwrap();
+    assert!(told.starts_with("HTTP/1.1 100 "), "{told}");
+    client.write_all(b"body").await.unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(answer.contains(r#""body":"body""#), "{answer}");
+}
+
 #[tokio::test]
 async fn backends_see_a_normal_target_and_honest_headers() {
     let backend = Backend::echo("b").await;

@@ -17,7 +17,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::backend::Backend;
 use crate::client::{Http, get, raw, tls};
-use crate::harness::{Gateway, ingress, secure_ingress, service_of};
+use crate::harness::{Gateway, eventually, ingress, secure_ingress, service_of};
 
 /// A certificate authority.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -143,6 +143,38 @@ async fn clients_that_ask_for_any_other_host_are_shown_the_default_certificate()
     assert!(tls(late.https, "c.net", &root, b"h2").await.is_err());
     late.apply(authority.secret("default", &["c.net"]));
     assert!(tls(late.https, "c.net", &root, b"h2").await.is_ok());
+}
+
+#[tokio::test]
+async fn clients_that_ask_for_an_unknown_host_are_refused_where_that_is_wanted() {
+    let authority = authority();
+    let backend = Backend::echo("b").await;
+    let mut objects = vec![
+        secure_ingress("i", "a.org", "s", "own"),
+        ingress("plain", &[("b.org", "/", "s")]),
+        authority.secret("own", &["a.org"]),
+        authority.secret("default", &["b.org", "c.org"]),
+    ];
+    objects.extend(service_of("s", &[backend.address]));
+    let flags = [
+        "--default-ssl-certificate=default/default",
+        "--ssl-reject-handshake",
+    ];
+    let gateway = Gateway::start(&objects, &flags);
+    let root = authority.der();
+    for host in ["a.org", "b.org"] {
+        assert!(tls(gateway.https, host, &root, b"h2").await.is_ok());
+    }
+    for host in ["c.org", "127.0.0.1"] {
+        let refused = tls(gateway.https, host, &root, b"h2").await.unwrap_err();
+        let refused = format!("{refused:?}");
+        assert!(refused.contains("UnrecognisedName"), "{refused}");
+    }
+    let failed = &gateway.shared.metrics.failed_handshakes;
+    eventually("both to be counted", async || {
+        (failed.get() == 2).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -294,6 +326,17 @@ async fn plain_http_is_sent_to_https_where_there_is_a_tls_section() {
         authority.secret("cert", &["a.org", "off.org"]),
     ];
     objects.extend(service_of("s", &[backend.address]));
+    for (flag, redirected) in [
+        ("--ssl-redirect=false", &[][..]),
+        ("--force-ssl-redirect", &["a.org", "plain.org", "off.org"]),
+    ] {
+        let gateway = Gateway::start(&objects, &[flag]);
+        for host in ["a.org", "plain.org", "off.org"] {
+            let status = get(gateway.http, host, "/").await.status;
+            let is_redirect = status == StatusCode::PERMANENT_REDIRECT;
+            assert_eq!(is_redirect, redirected.contains(&host), "{flag} {host}");
+        }
+    }
     let gateway = Gateway::start(&objects, &[]);
     let redirect = get(gateway.http, "a.org:8080", "/x/../y?z=1").await;
     assert_eq!(redirect.status, StatusCode::PERMANENT_REDIRECT);
