@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::net::{Ipv6Addr, UdpSocket};
+use std::net::Ipv6Addr;
 use std::os::fd::AsRawFd as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -144,24 +144,40 @@ fn added_v6(line: &str) -> Option<Ipv6Addr> {
 }
 
 /// Waits until the calling thread's namespace has a route to an address of its own. The kernel makes it some time after
-/// the address (`addrconf_dad_work`), but not before the address' device is up and leads somewhere.
+/// the address (`addrconf_dad_work`), but not before the address' device is up and leads somewhere. Until then a wider
+/// route may lead elsewhere.
 fn wait_for_route(address: Ipv6Addr) -> Result<()> {
-    let is_there = || UdpSocket::bind("[::]:0").and_then(|socket| socket.connect((address, 9)));
     let deadline = Instant::now() + Duration::from_secs(10);
-    while is_there().is_err() && is_on_running_device(address)? {
+    while !has_local_route(address)? && is_on_connected_device(address)? {
         ensure!(Instant::now() < deadline, "there is no route to {address}");
         std::thread::sleep(Duration::from_millis(2));
     }
     Ok(())
 }
 
-fn is_on_running_device(address: Ipv6Addr) -> Result<bool> {
-    let running = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING;
+/// Whether the routes (`rt6_info_route`) have the address as one of the calling thread's namespace's own.
+fn has_local_route(address: Ipv6Addr) -> Result<bool> {
+    const LOCAL: u32 = 1 << 31;
+    let destination = format!("{:032x}", u128::from(address));
+    let routes = std::fs::read_to_string("/proc/thread-self/net/ipv6_route")?;
+    let is_it = |route: &str| {
+        let fields: Vec<&str> = route.split_ascii_whitespace().collect();
+        let flags = fields
+            .get(8)
+            .and_then(|flags| u32::from_str_radix(flags, 16).ok());
+        fields.starts_with(&[destination.as_str(), "80"]) && flags.is_some_and(|flags| flags & LOCAL != 0)
+    };
+    Ok(routes.lines().any(is_it))
+}
+
+/// Unlike `IFF_RUNNING`, `IFF_LOWER_UP` does not wait for the kernel to have noticed (`linkwatch_event`).
+fn is_on_connected_device(address: Ipv6Addr) -> Result<bool> {
+    let connected = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_LOWER_UP;
     let is_it = |interface: &InterfaceAddress| {
         let own = interface
             .address
             .and_then(|own| own.as_sockaddr_in6().map(|own| own.ip()));
-        own == Some(address) && interface.flags.contains(running)
+        own == Some(address) && interface.flags.contains(connected)
     };
     Ok(getifaddrs()?.any(|interface| is_it(&interface)))
 }
