@@ -222,7 +222,7 @@ impl Report<'_> {
         }
         let only = spec.cluster_ip.as_deref().filter(|ip| !ip.is_empty());
         let only = only.and_then(|ip| self.address("spec.clusterIP", ip));
-        only.into_iter().collect()
+        tight(only.into_iter())
     }
 
     fn load_balancer_ips(&mut self, object: &core::Service) -> Vec<IpAddr> {
@@ -230,13 +230,14 @@ impl Report<'_> {
         let balancer = status.and_then(|status| status.load_balancer.as_ref());
         let ingress = balancer.and_then(|balancer| balancer.ingress.as_deref());
         let captured = ingress.unwrap_or_default().iter().enumerate();
-        captured
-            .filter(|(_, ingress)| matches!(ingress.ip_mode.as_deref(), None | Some("VIP")))
-            .filter_map(|(i, ingress)| {
-                let ip = ingress.ip.as_deref().filter(|ip| !ip.is_empty())?;
-                self.address(format_args!("status.loadBalancer.ingress[{i}].ip"), ip)
-            })
-            .collect()
+        tight(
+            captured
+                .filter(|(_, ingress)| matches!(ingress.ip_mode.as_deref(), None | Some("VIP")))
+                .filter_map(|(i, ingress)| {
+                    let ip = ingress.ip.as_deref().filter(|ip| !ip.is_empty())?;
+                    self.address(format_args!("status.loadBalancer.ingress[{i}].ip"), ip)
+                }),
+        )
     }
 
     fn source_ranges(&mut self, spec: &core::ServiceSpec) -> Vec<IpNetwork> {
@@ -312,9 +313,9 @@ impl Report<'_> {
 
     fn service_ports(&mut self, spec: &core::ServiceSpec) -> Vec<ServicePort> {
         let ports = spec.ports.as_deref().unwrap_or_default().iter().enumerate();
-        ports
-            .filter_map(|(i, port)| self.service_port(format_args!("spec.ports[{i}]"), port))
-            .collect()
+        tight(
+            ports.filter_map(|(i, port)| self.service_port(format_args!("spec.ports[{i}]"), port)),
+        )
     }
 
     fn service_port(
@@ -387,9 +388,7 @@ impl Report<'_> {
     fn slice_ports(&mut self, object: &discovery::EndpointSlice) -> Vec<SlicePort> {
         let ports = object.ports.as_deref().unwrap_or_default();
         let ports = ports.iter().enumerate();
-        ports
-            .filter_map(|(i, port)| self.slice_port(format_args!("ports[{i}]"), port))
-            .collect()
+        tight(ports.filter_map(|(i, port)| self.slice_port(format_args!("ports[{i}]"), port)))
     }
 
     /// A port without a name or number stands for "any", which no Service port can mean.
@@ -409,11 +408,8 @@ impl Report<'_> {
 
     fn endpoints(&mut self, family: Family, object: &discovery::EndpointSlice) -> Vec<Endpoint> {
         let endpoints = object.endpoints.as_deref().unwrap_or_default();
-        let mut parsed = Vec::with_capacity(endpoints.len());
-        for (i, endpoint) in endpoints.iter().enumerate() {
-            parsed.extend(self.endpoint(family, i, endpoint));
-        }
-        parsed
+        let endpoints = endpoints.iter().enumerate();
+        tight(endpoints.filter_map(|(i, endpoint)| self.endpoint(family, i, endpoint)))
     }
 
     fn endpoint(
@@ -505,9 +501,7 @@ impl Report<'_> {
 impl Report<'_> {
     fn addresses(&mut self, field: &str, texts: Option<&[String]>) -> Vec<IpAddr> {
         let texts = texts.unwrap_or_default().iter().enumerate();
-        texts
-            .filter_map(|(i, text)| self.address(format_args!("{field}[{i}]"), text))
-            .collect()
+        tight(texts.filter_map(|(i, text)| self.address(format_args!("{field}[{i}]"), text)))
     }
 
     fn ranges(&mut self, field: &str, texts: Option<&[String]>) -> Vec<IpNetwork> {
@@ -554,6 +548,15 @@ impl Report<'_> {
             }
         }
     }
+}
+
+/// The values of an iterator that leaves out few or none, in no more memory than all of them take: to grow by steps would
+/// leave room for three more in each of the many lists of one.
+fn tight<T>(values: impl Iterator<Item = T>) -> Vec<T> {
+    let most = values.size_hint().1.unwrap_or_default();
+    let mut all = Vec::with_capacity(most);
+    all.extend(values);
+    all
 }
 
 fn boxed(text: Option<&str>) -> Option<Box<str>> {

@@ -4,6 +4,7 @@
 //! list replaces everything of its kind, so whatever was missed between two watches is found by comparison.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 
 use ipnetwork::IpNetwork;
 
@@ -202,20 +203,24 @@ impl World {
         slices.flat_map(|slice| slice.backends(port))
     }
 
+    /// Made of the whole list at once, a tree takes half the memory of one that grows in order.
     fn replace_services(&mut self, all: Vec<Service>) -> BTreeSet<ServiceName> {
         self.listed.services = true;
-        let kept: BTreeSet<_> = all.iter().map(|service| service.name.clone()).collect();
-        let gone = self.services.keys().filter(|name| !kept.contains(*name));
-        let gone: Vec<_> = gone.cloned().collect();
+        let mut old = mem::take(&mut self.services);
         // Collected at last: a set that is made of many at once costs less than one that they are put into.
         let mut changed = Vec::new();
-        for name in gone {
-            changed.extend(self.remove_service(&name));
-        }
-        for service in all {
-            changed.extend(self.put_service(service));
-        }
-        changed.into_iter().collect()
+        let all = all.into_iter().map(|service| {
+            let name = service.name.clone();
+            match old.remove(&name) {
+                Some(known) if *known == service => (name, known),
+                _ => {
+                    changed.push(name.clone());
+                    (name, Box::new(service))
+                }
+            }
+        });
+        self.services = all.collect();
+        changed.into_iter().chain(old.into_keys()).collect()
     }
 
     fn put_service(&mut self, service: Service) -> Option<ServiceName> {
@@ -231,19 +236,28 @@ impl World {
         self.services.remove_entry(name).map(|(name, _)| name)
     }
 
-    fn replace_slices(&mut self, all: Vec<Slice>) -> BTreeSet<ServiceName> {
+    fn replace_slices(&mut self, mut all: Vec<Slice>) -> BTreeSet<ServiceName> {
         self.listed.slices = true;
-        let kept: BTreeSet<_> = all.iter().map(|slice| slice.name.clone()).collect();
-        let gone = self.owners.keys().filter(|name| !kept.contains(*name));
-        let gone: Vec<_> = gone.cloned().collect();
-        let mut changed = Vec::new();
-        for name in gone {
-            changed.extend(self.remove_slice(&name));
-        }
+        let owners = all.iter();
+        self.owners = owners
+            .map(|slice| (slice.name.clone(), slice.service.clone()))
+            .collect();
+        all.sort_by(|a, b| (&a.service, &a.name).cmp(&(&b.service, &b.name)));
+        let mut by_service: Vec<(ServiceName, Vec<Slice>)> = Vec::new();
         for slice in all {
-            changed.extend(self.put_slice(slice));
+            match by_service.last_mut() {
+                Some((owner, slices)) if *owner == slice.service => {
+                    slices.reserve_exact(1);
+                    slices.push(slice);
+                }
+                _ => by_service.push((slice.service.clone(), vec![slice])),
+            }
         }
-        changed.into_iter().collect()
+        let mut old = mem::replace(&mut self.slices, by_service.into_iter().collect());
+        let listed = self.slices.iter();
+        let changed = listed.filter(|(owner, slices)| old.remove(*owner).as_ref() != Some(*slices));
+        let changed: Vec<ServiceName> = changed.map(|(owner, _)| owner.clone()).collect();
+        changed.into_iter().chain(old.into_keys()).collect()
     }
 
     fn put_slice(&mut self, slice: Slice) -> impl Iterator<Item = ServiceName> + use<> {

@@ -165,7 +165,8 @@ fn has_local_route(address: Ipv6Addr) -> Result<bool> {
         let flags = fields
             .get(8)
             .and_then(|flags| u32::from_str_radix(flags, 16).ok());
-        fields.starts_with(&[destination.as_str(), "80"]) && flags.is_some_and(|flags| flags & LOCAL != 0)
+        fields.starts_with(&[destination.as_str(), "80"])
+            && flags.is_some_and(|flags| flags & LOCAL != 0)
     };
     Ok(routes.lines().any(is_it))
 }

@@ -8,9 +8,11 @@
 //! wrote into theirs (CVE-2020-8554). It waits for its Service even where that is not in yet.
 
 use std::collections::{BTreeSet, HashMap};
+use std::mem;
 use std::sync::Arc;
 
 use dataplane_ebpf::abi::{Frontend, Kind};
+use smallvec::SmallVec;
 use tracing::warn;
 
 use super::Error;
@@ -20,14 +22,23 @@ use crate::maps::Maps;
 /// All entries: who wants them, and what is in the maps.
 #[derive(Debug, Default)]
 pub(crate) struct Entries {
-    /// Cluster addresses first, then in order of names. Nearly every entry has one claimant.
-    claims: HashMap<Entry, Vec<Claim>>,
-    installed: HashMap<Entry, Frontend>,
+    all: HashMap<Entry, State>,
+    /// How many entries are in the maps.
+    installed: usize,
     /// How many entries in the maps lead to each service.
     leading: HashMap<u32, usize>,
     /// Every Service there is has claimed what it wants. Until then nobody knows whose cluster addresses those are that an
     /// earlier daemon left.
     all_claimed: bool,
+}
+
+/// An entry that somebody wants, or that is in the maps.
+#[derive(Debug, Default)]
+struct State {
+    /// Cluster addresses first, then in order of names. Nearly every entry has one claimant.
+    claims: SmallVec<[Claim; 1]>,
+    /// What it is in the maps.
+    installed: Option<Frontend>,
 }
 
 /// That a Service port wants an entry.
@@ -51,7 +62,7 @@ impl Entries {
 
     /// How many entries are in the maps.
     pub(crate) fn len(&self) -> usize {
-        self.installed.len()
+        self.installed
     }
 
     /// The service ids that entries in the maps name.
@@ -66,13 +77,13 @@ impl Entries {
 
     /// The service that `entry` in the maps names, if it is there as a cluster address.
     pub(crate) fn service_at_cluster_ip(&self, entry: Entry) -> Option<u32> {
-        let frontend = self.installed.get(&entry)?;
+        let frontend = self.all.get(&entry)?.installed?;
         (frontend.kind == Kind::CLUSTER_IP).then_some(frontend.service)
     }
 
     /// Notes that `port` will want `entry` to be `frontend`. If it already is, it stays.
     pub(crate) fn reserve(&mut self, entry: Entry, port: &Arc<PortKey>, frontend: Frontend) {
-        let claims = self.claims.entry(entry).or_default();
+        let claims = &mut self.all.entry(entry).or_default().claims;
         let known = claims.iter().position(|claim| claim.port == *port);
         if let Some(known) = known
             && is_given(claims[known].frontend.kind) == is_given(frontend.kind)
@@ -86,14 +97,14 @@ impl Entries {
             is_ready: known.is_some_and(|known| claims.remove(known).is_ready),
         };
         let place = claims.partition_point(|other| other.rank() < claim.rank());
-        claims.reserve_exact(1);
         claims.insert(place, claim);
         warn_of_conflict(entry, claims);
     }
 
     /// Notes that `port`, which has reserved `entry`, wants it now.
     pub(crate) fn claim(&mut self, entry: Entry, port: &PortKey) {
-        let claims = self.claims.get_mut(&entry).into_iter().flatten();
+        let state = self.all.get_mut(&entry).into_iter();
+        let claims = state.flat_map(|state| &mut state.claims);
         for claim in claims.filter(|claim| *claim.port == *port) {
             claim.is_ready = true;
         }
@@ -101,27 +112,30 @@ impl Entries {
 
     /// Notes that `port` no longer wants `entry`.
     pub(crate) fn unclaim(&mut self, entry: Entry, port: &PortKey) {
-        if let Some(claims) = self.claims.get_mut(&entry) {
-            claims.retain(|claim| *claim.port != *port);
-            if claims.is_empty() {
-                self.claims.remove(&entry);
-            }
+        if let Some(state) = self.all.get_mut(&entry) {
+            state.claims.retain(|claim| *claim.port != *port);
+            self.forget_unless_used(entry);
         }
     }
 
     /// Brings `entry` in the maps to what is claimed.
     pub(crate) fn sync(&mut self, entry: Entry, maps: &mut impl Maps) -> Result<(), Error> {
-        let all = self.claims.get(&entry).map_or(&[][..], Vec::as_slice);
+        let Some(State {
+            claims: all,
+            installed,
+        }) = self.all.get(&entry)
+        else {
+            return Ok(());
+        };
         let is_given_to_one = all.first().is_some_and(Claim::is_given);
         let claims = all.iter().filter(|c| c.is_given() == is_given_to_one);
         let wanted = claims.clone().find(|claim| claim.is_ready);
         let wanted = wanted.map(|claim| claim.frontend);
-        let installed = self.installed.get(&entry);
         let is_own = |claim: &Claim| installed.is_some_and(|i| i.service == claim.frontend.service);
         let is_reserved = wanted.is_none() && claims.clone().any(is_own);
         let is_left = !self.all_claimed && installed.is_some_and(|i| is_given(i.kind));
         let is_kept = is_left && wanted.is_some_and(|frontend| !is_given(frontend.kind));
-        if is_reserved || is_kept || installed == wanted.as_ref() {
+        if is_reserved || is_kept || *installed == wanted {
             return Ok(());
         }
         match wanted {
@@ -139,10 +153,11 @@ impl Entries {
 
     /// Notes what `entry` in the maps is now.
     fn note(&mut self, entry: Entry, frontend: Option<Frontend>) {
-        let old = match frontend {
-            Some(frontend) => self.installed.insert(entry, frontend),
-            None => self.installed.remove(&entry),
-        };
+        let state = self.all.entry(entry).or_default();
+        let old = mem::replace(&mut state.installed, frontend);
+        self.installed += usize::from(frontend.is_some());
+        self.installed -= usize::from(old.is_some());
+        self.forget_unless_used(entry);
         let leads = |frontend: &Frontend| frontend.kind != Kind::ADDRESS;
         if let Some(old) = old.filter(leads)
             && let Some(count) = self.leading.get_mut(&old.service)
@@ -157,14 +172,22 @@ impl Entries {
         }
     }
 
+    /// Keeps no state of what nobody wants and is in no map.
+    fn forget_unless_used(&mut self, entry: Entry) {
+        let is_unused = |state: &State| state.claims.is_empty() && state.installed.is_none();
+        if self.all.get(&entry).is_some_and(is_unused) {
+            self.all.remove(&entry);
+        }
+    }
+
     /// Takes every entry from those who do not claim it, now that all have claimed what they want.
     pub(crate) fn remove_unclaimed(&mut self, maps: &mut impl Maps) -> Result<(), Error> {
         self.all_claimed = true;
-        let is_claimed = |(entry, frontend): &(&Entry, &Frontend)| {
-            let claims = self.claims.get(entry).into_iter().flatten();
-            claims.into_iter().any(|claim| claim.frontend == **frontend)
+        let is_claimed = |state: &State| {
+            let mut wanted = state.claims.iter().map(|claim| claim.frontend);
+            state.installed.is_none_or(|is| wanted.any(|w| w == is))
         };
-        let unclaimed = self.installed.iter().filter(|row| !is_claimed(row));
+        let unclaimed = self.all.iter().filter(|(_, state)| !is_claimed(state));
         let unclaimed: Vec<Entry> = unclaimed.map(|(entry, _)| *entry).collect();
         let mut result = Ok(());
         for entry in unclaimed {
