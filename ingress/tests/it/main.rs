@@ -29,6 +29,7 @@ mod leader;
 mod limits;
 mod manifests;
 mod observe;
+mod one_route;
 mod parking;
 mod passthrough;
 mod proxy_protocol;

@@ -14,6 +14,7 @@ use crate::client::{Http, get, raw};
 use crate::harness::{
     Gateway, PATIENCE, annotated, eventually, ingress, service, service_of, slice, slice_with,
 };
+use crate::one_route::gateway;
 
 #[tokio::test]
 async fn requests_are_routed_by_host_and_path() {
@@ -157,9 +158,7 @@ async fn a_client_that_asks_whether_to_go_on_is_told_so() {
 #[tokio::test]
 async fn backends_see_a_normal_target_and_honest_headers() {
     let backend = Backend::echo("b").await;
-    let mut objects = vec![ingress("i", &[("a.org", "/", "s")])];
-    objects.extend(service_of("s", &[backend.address]));
-    let gateway = Gateway::start(&objects, &[]);
+    let gateway = gateway(&backend, &[], &[], &[]);
     let request = Request::post("/x/../y%2fz/?q=%00")
         .header("host", "a.org:80")
         .header("connection", "x-secret")
@@ -194,9 +193,7 @@ async fn backends_see_a_normal_target_and_honest_headers() {
 #[tokio::test]
 async fn bodies_of_unknown_length_arrive_whole_even_with_get() {
     let backend = Backend::echo("b").await;
-    let mut objects = vec![ingress("i", &[("a.org", "/", "s")])];
-    objects.extend(service_of("s", &[backend.address]));
-    let gateway = Gateway::start(&objects, &[]);
+    let gateway = gateway(&backend, &[], &[], &[]);
     for method in ["GET", "POST", "DELETE"] {
         let request = format!(
             "{method} / HTTP/1.1\r\nHost: a.org\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n\
@@ -210,9 +207,7 @@ async fn bodies_of_unknown_length_arrive_whole_even_with_get() {
 #[tokio::test]
 async fn connections_to_backends_are_reused() {
     let backend = Backend::echo("b").await;
-    let mut objects = vec![ingress("i", &[("a.org", "/", "s")])];
-    objects.extend(service_of("s", &[backend.address]));
-    let gateway = Gateway::start(&objects, &["--workers=1"]);
+    let gateway = gateway(&backend, &[], &[], &["--workers=1"]);
     for _ in 0..10 {
         let mut client = Http::connect(gateway.http).await;
         for _ in 0..10 {
@@ -316,9 +311,7 @@ async fn a_connection_that_was_closed_meanwhile_costs_no_request() {
         }
     })
     .await;
-    let mut objects = vec![ingress("i", &[("a.org", "/", "s")])];
-    objects.extend(service_of("s", &[backend.address]));
-    let gateway = Gateway::start(&objects, &["--workers=1"]);
+    let gateway = gateway(&backend, &[], &[], &["--workers=1"]);
     for _ in 0..5 {
         assert_eq!(get(gateway.http, "a.org", "/").await.status, StatusCode::OK);
     }
@@ -407,9 +400,7 @@ async fn an_early_answer_closes_the_backends_connection() {
         false,
     )
     .await;
-    let mut objects = vec![ingress("i", &[("a.org", "/", "s")])];
-    objects.extend(service_of("s", &[early.address]));
-    let gateway = Gateway::start(&objects, &["--workers=1"]);
+    let gateway = gateway(&early, &[], &[], &["--workers=1"]);
     let head = "POST / HTTP/1.1\r\nHost: a.org\r\nContent-Length: 1000000\r\n\r\nsome";
     let answer = raw(gateway.http, head.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
@@ -421,9 +412,7 @@ async fn an_early_answer_closes_the_backends_connection() {
 #[tokio::test]
 async fn a_client_that_pauses_its_body_gets_408() {
     let backend = Backend::echo("b").await;
-    let mut objects = vec![ingress("i", &[("a.org", "/", "s")])];
-    objects.extend(service_of("s", &[backend.address]));
-    let gateway = Gateway::start(&objects, &["--client-timeout=200ms"]);
+    let gateway = gateway(&backend, &[], &[], &["--client-timeout=200ms"]);
     let answer = raw(
         gateway.http,
         b"POST / HTTP/1.1\r\nHost: a.org\r\nContent-Length: 10\r\n\r\nabc",
@@ -450,9 +439,7 @@ async fn a_client_that_does_not_take_its_response_is_cut_off() {
         }
     })
     .await;
-    let mut objects = vec![ingress("i", &[("a.org", "/", "s")])];
-    objects.extend(service_of("s", &[flood.address]));
-    let gateway = Gateway::start(&objects, &["--client-timeout=1s"]);
+    let gateway = gateway(&flood, &[], &[], &["--client-timeout=1s"]);
     let mut client = TcpStream::connect(gateway.http).await.unwrap();
     client
         .write_all(b"GET / HTTP/1.1\r\nHost: a.org\r\n\r\n")
@@ -482,9 +469,7 @@ async fn a_client_that_leaves_is_logged_and_its_backend_released() {
         }
     })
     .await;
-    let mut objects = vec![ingress("i", &[("a.org", "/", "s")])];
-    objects.extend(service_of("s", &[silent.address]));
-    let gateway = Gateway::start(&objects, &[]);
+    let gateway = gateway(&silent, &[], &[], &[]);
     let mut client = TcpStream::connect(gateway.http).await.unwrap();
     client
         .write_all(b"GET / HTTP/1.1\r\nHost: a.org\r\n\r\n")
@@ -513,9 +498,7 @@ async fn large_bodies_stream_both_ways_at_once() {
         drop(tokio::io::copy(&mut read, &mut write).await);
     })
     .await;
-    let mut objects = vec![ingress("i", &[("a.org", "/", "s")])];
-    objects.extend(service_of("s", &[mirror.address]));
-    let gateway = Gateway::start(&objects, &["--max-body-size=8m"]);
+    let gateway = gateway(&mirror, &[], &[], &["--max-body-size=8m"]);
     let sent: Bytes = (0..8_000_000u32).map(|n| b'a' + (n % 23) as u8).collect();
     let request = Request::put("/")
         .header("host", "a.org")
@@ -588,9 +571,7 @@ async fn the_signal_to_stop_lets_requests_finish_and_closes_connections() {
 #[tokio::test]
 async fn http2_is_served_in_the_clear_to_those_who_know() {
     let backend = Backend::echo("b").await;
-    let mut objects = vec![ingress("i", &[("a.org", "/", "s")])];
-    objects.extend(service_of("s", &[backend.address]));
-    let gateway = Gateway::start(&objects, &[]);
+    let gateway = gateway(&backend, &[], &[], &[]);
     let stream = TcpStream::connect(gateway.http).await.unwrap();
     let mut client = Http::two_over(stream).await;
     let request = Request::post("http://a.org/x")
