@@ -23,6 +23,7 @@ use crate::session::Token;
 #[derive(Debug)]
 pub struct Upstream {
     name: ServicePortName,
+    reach: Reach,
     endpoints: ArcSwap<Endpoints>,
     /// How many requests there have been: says whose turn it is.
     picks: AtomicUsize,
@@ -30,6 +31,17 @@ pub struct Upstream {
     /// needs neither.
     owner: Mutex<Box<str>>,
     budget: Budget,
+}
+
+/// How a Service is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reach {
+    /// At its endpoints.
+    #[default]
+    Endpoints,
+    /// At its cluster address, so that whoever serves that chooses the endpoint (`service-upstream`). One without is
+    /// reached at its endpoints all the same.
+    ClusterAddress,
 }
 
 /// When an endpoint that fails is to be left alone.
@@ -43,9 +55,10 @@ pub struct Ejection {
 
 impl Upstream {
     /// The Service port `name`, without endpoints yet.
-    pub fn new(name: ServicePortName) -> Self {
+    pub fn new(name: ServicePortName, reach: Reach) -> Self {
         Self {
             name,
+            reach,
             endpoints: ArcSwap::default(),
             picks: AtomicUsize::new(0),
             owner: Mutex::default(),
@@ -56,6 +69,11 @@ impl Upstream {
     /// Which Service port this is.
     pub fn name(&self) -> &ServicePortName {
         &self.name
+    }
+
+    /// How it is reached.
+    pub fn reach(&self) -> Reach {
+        self.reach
     }
 
     /// Whether it has no endpoint.
@@ -93,7 +111,10 @@ impl Upstream {
     pub fn refresh(&self, world: &World) {
         let service = world.service(&self.name.service);
         let uid = service.and_then(|service| service.uid.as_deref());
-        self.set(&endpoints(world, &self.name), uid.unwrap_or_default());
+        self.set(
+            &addresses(world, &self.name, self.reach),
+            uid.unwrap_or_default(),
+        );
     }
 
     /// Makes `addresses` its endpoints, those of a Service with this `uid`. What is known of those that stay is kept.
@@ -192,9 +213,10 @@ fn restore_surplus(endpoints: &[Arc<Endpoint>]) {
     }
 }
 
-/// The addresses that requests for the Service port `name` may go to: the ready endpoints, else those that are on their
-/// way out but still serve. Pods of a dual-stack Service are reached by its first family as long as that has any.
-fn endpoints(world: &World, name: &ServicePortName) -> Vec<SocketAddr> {
+/// The addresses that requests for the Service port `name` may go to: its cluster address if it is to be reached there, else
+/// the ready endpoints, else those that are on their way out but still serve. A dual-stack Service is reached by its first
+/// family as long as that has any.
+fn addresses(world: &World, name: &ServicePortName, reach: Reach) -> Vec<SocketAddr> {
     let Some(service) = world.service(&name.service) else {
         return Vec::new();
     };
@@ -202,6 +224,9 @@ fn endpoints(world: &World, name: &ServicePortName) -> Vec<SocketAddr> {
     let Some(port) = service.ports.iter().find(is_port) else {
         return Vec::new();
     };
+    if let (Reach::ClusterAddress, Some(ip)) = (reach, service.cluster_ips.first()) {
+        return vec![SocketAddr::new(*ip, port.port.get())];
+    }
     let in_family = |family| {
         let backends = world.backends(&name.service, port, family);
         let selection = select(world.place(), backends);
@@ -239,7 +264,7 @@ mod tests {
             port: "".into(),
             protocol: Protocol::Tcp,
         };
-        let upstream = Upstream::new(name);
+        let upstream = Upstream::new(name, Reach::default());
         upstream.set(&addresses(ports), "uid");
         upstream
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use model::{ServiceName, ServicePortName, World};
 
-use crate::upstream::Upstream;
+use crate::upstream::{Reach, Upstream};
 
 /// All backends that are in use. Requests never come here: a route carries its own.
 #[derive(Debug, Default)]
@@ -14,14 +14,16 @@ pub struct Upstreams(Mutex<ByService>);
 type ByService = BTreeMap<ServiceName, Vec<Arc<Upstream>>>;
 
 impl Upstreams {
-    /// The upstream called `name`: the one that is in use, else a new one with the endpoints that `world` knows.
-    pub fn get(&self, world: &World, name: ServicePortName) -> Arc<Upstream> {
+    /// The upstream called `name` that is reached like this: the one that is in use, else a new one with the endpoints that
+    /// `world` knows.
+    pub fn get(&self, world: &World, name: ServicePortName, reach: Reach) -> Arc<Upstream> {
         let mut all = self.lock();
         let of_service = all.entry(name.service.clone()).or_default();
-        if let Some(known) = of_service.iter().find(|known| *known.name() == name) {
+        let is_it = |known: &&Arc<Upstream>| *known.name() == name && known.reach() == reach;
+        if let Some(known) = of_service.iter().find(is_it) {
             return known.clone();
         }
-        let upstream = Arc::new(Upstream::new(name));
+        let upstream = Arc::new(Upstream::new(name, reach));
         upstream.refresh(world);
         of_service.push(upstream.clone());
         upstream
@@ -67,7 +69,7 @@ mod tests {
                 port: port.into(),
                 protocol: Protocol::Tcp,
             };
-            upstreams.get(&world, name)
+            upstreams.get(&world, name, Reach::Endpoints)
         };
         let first = get("a", "http");
         assert!(Arc::ptr_eq(&first, &get("a", "http")));

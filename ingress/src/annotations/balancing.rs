@@ -1,14 +1,18 @@
-//! Which endpoint a request goes to: `load-balance`, `upstream-hash-by`, and affinity, each outweighing those before it.
+//! Which endpoint a request goes to: `load-balance`, `upstream-hash-by`, and affinity, each outweighing those before it;
+//! and `service-upstream`, which leaves it to the Service's own address.
 
 use super::Annotations;
 use super::affinity::Affinity;
 use crate::balance::{Balance, MOST_IN_SUBSET};
 use crate::hash_key::HashKey;
+use crate::upstream::Reach;
 use crate::variables::Facts;
 
 /// How an endpoint is chosen.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Balancing {
+    /// `service-upstream`.
+    pub reach: Reach,
     /// `load-balance`.
     pub balance: Balance,
     /// `upstream-hash-by`.
@@ -34,7 +38,12 @@ impl Balancing {
             ("ewma", Balance::Latency),
             ("least_conn", Balance::LeastRequests),
         ];
+        let by_address = from.flag("service-upstream").unwrap_or_default();
         Self {
+            reach: match by_address {
+                true => Reach::ClusterAddress,
+                false => Reach::Endpoints,
+            },
             balance: from.choice("load-balance", &balances).unwrap_or_default(),
             hash: Hash::parse(from),
             affinity: Affinity::parse(from),

@@ -218,7 +218,7 @@ pub const ALL: &[Known] = &[
     same("secure-backends"),
     differs("server-alias", "only this Ingress's own rules are served under the alias; expressions (~) are refused"),
     refused("server-snippet", SNIPPET, SNIPPET_INSTEAD),
-    absent("service-upstream"),
+    same("service-upstream"),
     same("session-cookie-change-on-failure"),
     same("session-cookie-conditional-samesite-none"),
     same("session-cookie-domain"),

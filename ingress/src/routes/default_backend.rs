@@ -9,13 +9,14 @@ use super::ingress::{Context, cluster_name};
 use super::{Route, Target};
 use crate::problem::IngressRef;
 use crate::protocol::{Protocol as Spoken, Security};
+use crate::upstream::Reach;
 
 /// The route to the first port of the Service `name`, if it has one. It belongs to no Ingress.
 pub fn route(name: &ObjectName, context: Context<'_>) -> Option<Arc<Route>> {
     let (service, port) = first_port(context.world, name)?;
     let upstream = context
         .upstreams
-        .get(context.world, service.port_name(port));
+        .get(context.world, service.port_name(port), Reach::Endpoints);
     let ingress = IngressRef {
         name: ObjectName::new(name.namespace.clone(), ""),
         uid: "".into(),

@@ -25,7 +25,7 @@ use crate::host::HostPattern;
 use crate::metrics::Metrics;
 use crate::problem::{Fault, IngressRef, Problem};
 use crate::protocol::{Protocol as Spoken, Security};
-use crate::upstream::Upstream;
+use crate::upstream::{Reach, Upstream};
 use crate::upstreams::Upstreams;
 
 /// What one Ingress asks for.
@@ -241,7 +241,7 @@ impl Reader<'_> {
             let field = format!("metadata.annotations[{}]", known::key("default-backend"));
             self.invalid(field, format!("there is no Service {name} with a TCP port"));
         }
-        port.map(|port| upstreams.get(world, port))
+        port.map(|port| upstreams.get(world, port, Reach::Endpoints))
     }
 
     /// A default backend serves what its own hosts do not route. Without a rule it serves all hosts nobody names.
@@ -413,7 +413,9 @@ impl Reader<'_> {
             ));
         };
         let spoken = Spoken::of_app_protocol(port.app_protocol.as_deref());
-        let upstream = upstreams.get(world, service.port_name(port));
+        let balancing = self.asks(|policy| &policy.balancing);
+        let reach = balancing.map_or(Reach::Endpoints, |balancing| balancing.reach);
+        let upstream = upstreams.get(world, service.port_name(port), reach);
         Ok((Target::Backend(upstream), spoken))
     }
 }

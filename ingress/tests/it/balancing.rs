@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{Request, StatusCode};
 use http_body_util::Full;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
@@ -310,4 +310,48 @@ async fn endpoints_meant_for_the_zone_of_the_gateway_are_preferred_while_there_a
         seen.insert(get(anywhere.http, "a.org", "/").await.backend());
     }
     assert_eq!(seen.len(), 2);
+}
+
+#[tokio::test]
+async fn a_service_is_reached_at_its_own_address_where_that_is_asked_for() {
+    let (pod, address) = (Backend::echo("pod").await, Backend::echo("address").await);
+    let port = address.address.port();
+    let on_port = |mut ingress: Value| {
+        let path = &mut ingress["spec"]["rules"][0]["http"]["paths"][0];
+        path["backend"]["service"]["port"]["number"] = json!(port);
+        ingress
+    };
+    let service = |name, ip: &str| {
+        let mut service = service(name);
+        service["spec"] = json!({"clusterIP": ip, "clusterIPs": [ip], "ports": [{"port": port}]});
+        service
+    };
+    let by_address = |ingress| annotated(on_port(ingress), &[("service-upstream", "true")]);
+    let mut gateway = Gateway::start(
+        &[
+            on_port(ingress("pod", &[("pod.org", "/", "s")])),
+            by_address(ingress("address", &[("address.org", "/", "s")])),
+            by_address(ingress("headless", &[("headless.org", "/", "headless")])),
+            service("s", "127.0.0.1"),
+            service("headless", "None"),
+            slice("s", "s-1", pod.address),
+            slice("headless", "headless-1", pod.address),
+        ],
+        &[],
+    );
+    for (host, expected) in [
+        ("pod.org", "pod"),
+        ("address.org", "address"),
+        ("headless.org", "pod"),
+    ] {
+        assert_eq!(
+            get(gateway.http, host, "/").await.backend(),
+            expected,
+            "{host}"
+        );
+    }
+    // The address follows the Service.
+    gateway.apply(service("s", "127.0.0.77"));
+    assert_eq!(get(gateway.http, "address.org", "/").await.status, 502);
+    assert_eq!(get(gateway.http, "pod.org", "/").await.backend(), "pod");
 }
