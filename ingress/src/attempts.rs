@@ -11,6 +11,7 @@ use http::request::Parts;
 use http::{Method, StatusCode};
 use tokio::time::Instant;
 
+use crate::annotations::affinity::BesideCanary;
 use crate::annotations::retries::{Retries, USUAL};
 use crate::annotations::timeouts::Patience;
 use crate::answer::Reason;
@@ -19,7 +20,7 @@ use crate::endpoint::InFlight;
 use crate::filters::Visit;
 use crate::protocol::Spoken;
 use crate::routes::Route;
-use crate::session::Session;
+use crate::session::{Mark, Session};
 use crate::upstream::Upstream;
 use crate::variables::Facts;
 use crate::worker::Worker;
@@ -72,16 +73,29 @@ impl<'r> Manner<'r> {
         spoken: Spoken,
     ) -> Self {
         let route = visit.route;
+        let beside = route.asks(|policy| &policy.balancing);
         let own = chosen.asks(|policy| &policy.balancing);
-        let balancing = own.or_else(|| route.asks(|policy| &policy.balancing));
-        let affinity = balancing.and_then(|balancing| balancing.affinity.as_ref());
+        let balancing = own.or(beside);
+        let is_canary = !std::ptr::eq(chosen, route);
+        let affinity = match beside.and_then(|beside| beside.affinity.as_ref()) {
+            Some(beside) if !is_canary || beside.canary == BesideCanary::Sticky => Some(beside),
+            _ => own.and_then(|own| own.affinity.as_ref()),
+        };
+        let mark = is_canary.then(|| Mark::of(upstream));
         let timeouts = route.asks(|policy| &policy.timeouts);
         Self {
             balance: balancing.map_or(Balance::RoundRobin, |balancing| {
                 balancing.balance(facts(visit, parts))
             }),
             session: affinity.map(|affinity| {
-                Session::of(affinity, upstream, parts, &route.path, visit.is_secure)
+                Session::of(
+                    affinity,
+                    upstream,
+                    mark,
+                    parts,
+                    &route.path,
+                    visit.is_secure,
+                )
             }),
             spoken,
             retries: route.asks(|policy| &policy.retries).unwrap_or(&USUAL),

@@ -1,15 +1,17 @@
 //! The session of a request: what its cookie says of the endpoint it belongs to, and what cookie it is given.
 //!
 //! A balanced session has a key of its own on the ring of endpoints: when endpoints come or go, only those sessions move
-//! whose place on the ring does. A persistent one names its endpoint, by a token that only we can make.
+//! whose place on the ring does. A persistent one names its endpoint, by a token that only we can make. A session at a
+//! canary is marked with the canary's name, so that it is found there again, and nowhere else once the canary is another.
 
 use std::net::SocketAddr;
 use std::time::SystemTime;
 
 use aws_lc_rs::hmac;
-use http::HeaderValue;
 use http::header::USER_AGENT;
 use http::request::Parts;
+use http::{HeaderMap, HeaderValue};
+use xxhash_rust::xxh64::xxh64;
 
 use crate::annotations::affinity::{Affinity, Mode};
 use crate::balance::{Balance, Choice};
@@ -22,11 +24,26 @@ use crate::upstream::Upstream;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Token(u128);
 
+/// What marks the sessions of a canary: a short hash of its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark(u32);
+
+/// Which of two Services a session is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Home {
+    /// That of the route.
+    Main,
+    /// That of its canary.
+    Canary,
+}
+
 /// The session of a request.
 #[derive(Debug)]
 pub struct Session<'r> {
     affinity: &'r Affinity,
     place: Place,
+    /// What marks it, if it is at a canary.
+    mark: Option<Mark>,
     /// Whether the client does not know yet.
     is_new: bool,
     path: &'r str,
@@ -65,18 +82,22 @@ fn hexadecimal(text: &str, digits: usize) -> Option<&str> {
 }
 
 impl<'r> Session<'r> {
-    /// The session of the request with the head `parts`, which takes the rule with `path`.
+    /// The session of the request with the head `parts`, which takes the rule with `path`, at `upstream`, which is a canary
+    /// if it has a `mark`.
     pub fn of(
         affinity: &'r Affinity,
         upstream: &Upstream,
+        mark: Option<Mark>,
         parts: &Parts,
         path: &'r str,
         is_secure: bool,
     ) -> Self {
-        let given = cookie::find(&parts.headers, &affinity.cookie.name);
-        let given = given.and_then(|given| std::str::from_utf8(given).ok());
+        let given = given(affinity, &parts.headers);
         let place = match affinity.mode {
-            Mode::Balanced => given.and_then(parse_key).map(Place::Key),
+            Mode::Balanced => given
+                .and_then(parse_key)
+                .filter(|(_, marked)| mark.is_none() || *marked == mark)
+                .map(|(key, _)| Place::Key(key)),
             Mode::Persistent => given
                 .and_then(Token::parse)
                 .filter(|token| upstream.has(*token))
@@ -89,6 +110,7 @@ impl<'r> Session<'r> {
         Self {
             affinity,
             place: place.unwrap_or_else(new),
+            mark,
             is_new: place.is_none(),
             path,
             is_secure,
@@ -131,7 +153,10 @@ impl<'r> Session<'r> {
             return None;
         }
         let value = match self.place {
-            Place::Key(key) => format!("{key:016x}"),
+            Place::Key(key) => match self.mark {
+                Some(Mark(mark)) => format!("{key:016x}.{mark:08x}"),
+                None => format!("{key:016x}"),
+            },
             Place::Endpoint(_) => format!("{:032x}", token.0),
         };
         let agent = self.agent.as_ref().and_then(|agent| agent.to_str().ok());
@@ -144,8 +169,52 @@ impl<'r> Session<'r> {
     }
 }
 
-fn parse_key(text: &str) -> Option<u64> {
-    u64::from_str_radix(hexadecimal(text, 16)?, 16).ok()
+/// The value of the cookie.
+fn given<'h>(affinity: &Affinity, headers: &'h HeaderMap) -> Option<&'h str> {
+    let given = cookie::find(headers, &affinity.cookie.name)?;
+    std::str::from_utf8(given).ok()
+}
+
+/// Where the session of a request with `headers` is, if it has one, while `main` and `canary` share requests.
+pub fn home(
+    affinity: &Affinity,
+    headers: &HeaderMap,
+    main: &Upstream,
+    canary: &Upstream,
+) -> Option<Home> {
+    let given = given(affinity, headers)?;
+    match affinity.mode {
+        Mode::Balanced => match parse_key(given)?.1 {
+            Some(mark) if mark == Mark::of(canary) => Some(Home::Canary),
+            _ => Some(Home::Main),
+        },
+        Mode::Persistent => {
+            let token = Token::parse(given)?;
+            let at_canary = || canary.has(token).then_some(Home::Canary);
+            main.has(token).then_some(Home::Main).or_else(at_canary)
+        }
+    }
+}
+
+impl Mark {
+    /// The mark of `canary`.
+    pub fn of(canary: &Upstream) -> Self {
+        let name = canary.name();
+        let hash = xxh64(format!("{} {}", name.service, name.port).as_bytes(), 0);
+        Self((hash >> 32) as u32)
+    }
+}
+
+fn parse_key(text: &str) -> Option<(u64, Option<Mark>)> {
+    let (key, mark) = match text.split_once('.') {
+        Some((key, mark)) => {
+            let mark = u32::from_str_radix(hexadecimal(mark, 8)?, 16).ok()?;
+            (key, Some(Mark(mark)))
+        }
+        None => (text, None),
+    };
+    let key = u64::from_str_radix(hexadecimal(key, 16)?, 16).ok()?;
+    Some((key, mark))
 }
 
 #[cfg(test)]
@@ -171,21 +240,30 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_but_what_we_write_is_read(text in "[0-9a-fA-F+ ]{0,40}") {
+        fn nothing_but_what_we_write_is_read(text in "[0-9a-fA-F+ ]{0,40}|[0-9a-f]{15,17}[.]?[0-9a-f+]{7,9}") {
             if let Some(token) = Token::parse(&text) {
                 prop_assert_eq!(format!("{:032x}", token.0), text.clone());
             }
-            if let Some(key) = parse_key(&text) {
-                prop_assert_eq!(format!("{key:016x}"), text);
+            if let Some((key, mark)) = parse_key(&text) {
+                let mark = mark.map(|Mark(mark)| format!(".{mark:08x}"));
+                prop_assert_eq!(format!("{key:016x}{}", mark.unwrap_or_default()), text);
             }
         }
     }
 
     #[test]
     fn keys_are_written_as_they_are_read() {
-        assert_eq!(parse_key("00000000000000ff"), Some(255));
-        assert_eq!(parse_key("+0000000000000ff"), None);
-        assert_eq!(parse_key("ff").unwrap_or_default(), 0);
+        assert_eq!(parse_key("00000000000000ff"), Some((255, None)));
+        let marked = Some((255, Some(Mark(16))));
+        assert_eq!(parse_key("00000000000000ff.00000010"), marked);
+        for bad in [
+            "+0000000000000ff",
+            "ff",
+            "00000000000000ff.",
+            "00000000000000ff.1",
+        ] {
+            assert_eq!(parse_key(bad), None, "{bad}");
+        }
         assert!(hexadecimal("ff", 2).unwrap() == "ff");
     }
 }

@@ -1,4 +1,4 @@
-//! Keeping clients at an endpoint: `affinity`, `affinity-mode` and `session-cookie-*`.
+//! Keeping clients at an endpoint: `affinity`, `affinity-mode`, `affinity-canary-behavior` and `session-cookie-*`.
 
 use super::Annotations;
 use crate::session_cookie::{SameSite, SessionCookie};
@@ -8,6 +8,8 @@ use crate::session_cookie::{SameSite, SessionCookie};
 pub struct Affinity {
     /// How firmly.
     pub mode: Mode,
+    /// How firmly beside a canary.
+    pub canary: BesideCanary,
     /// The cookie.
     pub cookie: SessionCookie,
     /// `session-cookie-change-on-failure`: whether a client moves for good when its endpoint fails.
@@ -24,6 +26,16 @@ pub enum Mode {
     Persistent,
 }
 
+/// `affinity-canary-behavior`: what happens to clients where there is a canary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BesideCanary {
+    /// Who has been at the canary stays there, and who has been beside it stays beside it.
+    #[default]
+    Sticky,
+    /// The canary's rules decide about each request, and it keeps nobody at an endpoint.
+    Legacy,
+}
+
 impl Affinity {
     /// Reads the annotations.
     pub fn parse(from: &mut Annotations<'_>) -> Option<Self> {
@@ -32,7 +44,14 @@ impl Affinity {
             ("balanced", Mode::Balanced),
             ("persistent", Mode::Persistent),
         ];
+        let canaries = [
+            ("sticky", BesideCanary::Sticky),
+            ("legacy", BesideCanary::Legacy),
+        ];
         let affinity = Self {
+            canary: from
+                .choice("affinity-canary-behavior", &canaries)
+                .unwrap_or_default(),
             mode: from.choice("affinity-mode", &modes).unwrap_or_default(),
             cookie: cookie(from),
             moves_on_failure: from
@@ -112,6 +131,7 @@ mod tests {
         let found = affinity(&[
             ("affinity", "cookie"),
             ("affinity-mode", "persistent"),
+            ("affinity-canary-behavior", "legacy"),
             ("session-cookie-name", "route"),
             ("session-cookie-path", "/x; Secure"),
             ("session-cookie-domain", "a.org"),
@@ -125,6 +145,7 @@ mod tests {
         ]);
         let expected = Affinity {
             mode: Mode::Persistent,
+            canary: BesideCanary::Legacy,
             moves_on_failure: true,
             cookie: SessionCookie {
                 name: "route".into(),

@@ -66,11 +66,6 @@ const fn refused(name: &'static str, why: &'static str, instead: &'static str) -
     }
 }
 
-/// One that nothing reads.
-const fn absent(name: &'static str) -> Known {
-    refused(name, "is not supported", "")
-}
-
 const fn guard(known: Known) -> Known {
     Known {
         is_guard: true,
@@ -100,7 +95,7 @@ const FASTCGI_INSTEAD: &str = "let a web server beside the application speak it"
 #[rustfmt::skip]
 pub const ALL: &[Known] = &[
     same("affinity"),
-    absent("affinity-canary-behavior"),
+    same("affinity-canary-behavior"),
     same("affinity-mode"),
     guard(same("allowlist-source-range")),
     same("app-root"),

@@ -20,11 +20,14 @@ use http::{HeaderMap, StatusCode};
 use subtle::ConstantTimeEq;
 
 use crate::annotations::Policy;
+use crate::annotations::affinity::BesideCanary;
 use crate::answer::Reason;
 use crate::body::RequestBody;
 use crate::config::GatewayArgs;
 use crate::record::Record;
 use crate::routes::{Route, Target};
+use crate::session::{self, Home};
+use crate::upstream::Upstream;
 use crate::variables::Facts;
 use crate::worker::Worker;
 
@@ -343,18 +346,41 @@ pub fn copy(visit: &Visit<'_>, parts: &Parts, body: &mut RequestBody) {
 }
 
 /// The route that a request with `headers` takes in the end: its own, or the canary that hangs under it. A canary without
-/// an endpoint takes nothing.
+/// an endpoint takes nothing; else a session stays where it is, and the canary's rules decide about everybody else.
 pub fn choose<'r>(route: &'r Arc<Route>, headers: &HeaderMap) -> &'r Arc<Route> {
     let Some(canary) = &route.canary else {
         return route;
     };
-    let can_serve =
-        matches!(&canary.target, Target::Backend(upstream) if !upstream.endpoints().is_empty());
+    let Target::Backend(upstream) = &canary.target else {
+        return route;
+    };
+    if upstream.is_empty() {
+        return route;
+    }
     let roll = |total| rand::random_range(0..total);
-    let takes = canary
-        .asks(|policy| &policy.canary)
-        .is_some_and(|rule| can_serve && rule.takes(headers, roll));
+    let by_rule = || {
+        canary
+            .asks(|policy| &policy.canary)
+            .is_some_and(|rule| rule.takes(headers, roll))
+    };
+    let takes = match home(route, upstream, headers) {
+        Some(home) => home == Home::Canary,
+        None => by_rule(),
+    };
     if takes { canary } else { route }
+}
+
+/// Where the session of the request is, if there is one that a `canary` does not change.
+fn home(route: &Route, canary: &Upstream, headers: &HeaderMap) -> Option<Home> {
+    let balancing = route.asks(|policy| &policy.balancing)?;
+    let affinity = balancing.affinity.as_ref()?;
+    let Target::Backend(main) = &route.target else {
+        return None;
+    };
+    match affinity.canary {
+        BesideCanary::Sticky => session::home(affinity, headers, main, canary),
+        BesideCanary::Legacy => None,
+    }
 }
 
 /// Compares without telling by its time how much is the same.

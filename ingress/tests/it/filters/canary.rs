@@ -4,7 +4,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::backend::Backend;
-use crate::client::Http;
+use crate::client::{Answer, Http};
 use crate::harness::{annotated, ingress, service_of};
 use crate::one_route::{gateway, get};
 
@@ -99,4 +99,63 @@ async fn a_canary_that_cannot_serve_or_has_nothing_to_hang_under_takes_nothing()
         .get("alone.org", "/")
         .await;
     assert_eq!(answer.backend(), "new");
+}
+
+/// The cookie that `answer` sets, as it is sent back.
+fn session(answer: &Answer) -> String {
+    let cookie = answer.headers["set-cookie"].to_str().unwrap();
+    cookie.split(';').next().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_session_stays_on_its_side_of_a_canary() {
+    let (main, new) = (Backend::echo("main").await, Backend::echo("new").await);
+    let rules = [("canary-by-header", "x-canary")];
+    for mode in ["balanced", "persistent"] {
+        let kept = [("affinity", "cookie"), ("affinity-mode", mode)];
+        let gateway = gateway(&main, &kept, &canary(&new, &rules), &[]);
+        for (word, expected, other) in [("always", "new", "never"), ("never", "main", "always")] {
+            let first = get(&gateway, &[("x-canary", word)]).await;
+            assert_eq!(first.backend(), expected);
+            let fields = [("x-canary", other), ("cookie", &*session(&first))];
+            let later = get(&gateway, &fields).await;
+            assert_eq!(later.backend(), expected, "{mode} {word}");
+            assert!(!later.headers.contains_key("set-cookie"), "{mode} {word}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_session_at_a_canary_is_not_one_at_the_next() {
+    let (main, new) = (Backend::echo("main").await, Backend::echo("new").await);
+    let rules = [("canary-by-header", "x-canary")];
+    let mut objects = canary(&new, &rules);
+    objects.extend(service_of("d", &[new.address]));
+    let kept = [("affinity", "cookie")];
+    let mut gateway = gateway(&main, &kept, &objects, &[]);
+    let always = ("x-canary", "always");
+    let cookie = session(&get(&gateway, &[always]).await);
+    let fields = [always, ("cookie", &*cookie)];
+    assert_eq!(get(&gateway, &fields).await.backend(), "new");
+    let next = &mut objects[0]["spec"]["rules"][0]["http"]["paths"][0]["backend"];
+    next["service"]["name"] = json!("d");
+    gateway.apply(objects[0].clone());
+    assert_eq!(get(&gateway, &[always]).await.backend(), "new");
+    assert_eq!(get(&gateway, &fields).await.backend(), "main");
+}
+
+#[tokio::test]
+async fn sessions_change_sides_where_that_is_asked_for() {
+    let (main, new) = (Backend::echo("main").await, Backend::echo("new").await);
+    let rules = [("canary-by-header", "x-canary")];
+    let kept = [
+        ("affinity", "cookie"),
+        ("affinity-canary-behavior", "legacy"),
+    ];
+    let gateway = gateway(&main, &kept, &canary(&new, &rules), &[]);
+    let cookie = session(&get(&gateway, &[("x-canary", "never")]).await);
+    let fields = [("x-canary", "always"), ("cookie", &*cookie)];
+    let answer = get(&gateway, &fields).await;
+    assert_eq!(answer.backend(), "new");
+    assert!(!answer.headers.contains_key("set-cookie"));
 }
