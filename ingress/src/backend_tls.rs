@@ -11,11 +11,11 @@ use std::sync::{Arc, OnceLock};
 use model::ObjectName;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::sign::SingleCertAndKey;
 use rustls::{
-    CertificateError, CipherSuite, ClientConfig, DigitallySignedStruct, RootCertStore,
-    SignatureScheme, SupportedProtocolVersion,
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    SupportedProtocolVersion,
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
@@ -23,6 +23,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::certificate::Certificate;
 use crate::protocol::Http;
+use crate::tls_settings::{Suites, provider};
 
 /// What an Ingress asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -36,7 +37,7 @@ pub struct Asked {
     /// Whether TLS 1.2 and 1.3 are spoken.
     pub versions: Option<(bool, bool)>,
     /// The suites of TLS 1.2.
-    pub suites: Option<Vec<CipherSuite>>,
+    pub suites: Option<Suites>,
     /// Whom to trust, and who we are.
     pub trust: Option<Trust>,
 }
@@ -168,7 +169,7 @@ impl BackendTls {
     }
 
     fn config(&self, defaults: &Defaults) -> Result<ClientConfig, rustls::Error> {
-        let provider = Arc::new(self.provider());
+        let provider = Arc::new(provider(self.asked.suites.as_ref()));
         let verifier = self.verifier(defaults, &provider)?;
         let config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&self.versions())?
@@ -187,18 +188,6 @@ impl BackendTls {
         };
         config.enable_sni = self.asked.is_named.unwrap_or(true);
         Ok(config)
-    }
-
-    fn provider(&self) -> CryptoProvider {
-        let mut provider = aws_lc_rs::default_provider();
-        if let Some(chosen) = &self.asked.suites {
-            let is_13 = |suite: &rustls::SupportedCipherSuite| suite.tls13().is_some();
-            let is_chosen = |suite: &rustls::SupportedCipherSuite| chosen.contains(&suite.suite());
-            provider
-                .cipher_suites
-                .retain(|suite| is_13(suite) || is_chosen(suite));
-        }
-        provider
     }
 
     fn versions(&self) -> Vec<&'static SupportedProtocolVersion> {

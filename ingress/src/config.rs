@@ -17,6 +17,7 @@ use crate::filters::compress::CompressArgs;
 use crate::filters::global_auth::GlobalAuthArgs;
 use crate::inspect::socket;
 use crate::log_format::LogFormat;
+use crate::tls_settings::TlsArgs;
 use crate::trace::settings::TraceArgs;
 use crate::upstream::Ejection;
 
@@ -143,6 +144,13 @@ pub struct GatewayArgs {
     /// names the client. A connection from them without one is closed; from everybody else none is taken.
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub proxy_protocol_from: Vec<IpNetwork>,
+
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "clap would take a comment for the title of the whole help"
+    )]
+    pub tls: TlsArgs,
 
     /// Forward headers with an underscore in their name. Many backends cannot tell X_Real_IP from X-Real-IP.
     #[arg(long)]

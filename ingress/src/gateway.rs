@@ -85,8 +85,9 @@ impl Shared {
             default,
             settings.default_ssl_certificate.clone(),
         )));
-        let tls = tls::server_config(certificates.clone(), WebPkiClientVerifier::no_client_auth())
-            .map_err(Error::Tls)?;
+        let nobody = WebPkiClientVerifier::no_client_auth();
+        let tls = tls::server_config(certificates.clone(), nobody, &settings.tls);
+        let tls = tls.map_err(Error::Tls)?;
         let file = settings.backend_ca_file.as_deref();
         let backend_tls = Defaults::new(!settings.no_backend_verify, file);
         let backend_tls = backend_tls.map_err(|source| Error::BackendRoots {

@@ -83,6 +83,7 @@ pub mod session_cookie;
 pub mod status;
 pub mod strict;
 pub mod tls;
+pub mod tls_settings;
 pub mod trace;
 pub mod trailers;
 pub mod upgrade;

@@ -19,6 +19,7 @@ use crate::certificate::{BadCertificate, Certificate};
 use crate::host::{HostMap, HostPattern, lower_case};
 use crate::problem::{Fault, Instead, Problem};
 use crate::routes::TlsClaim;
+use crate::tls_settings::{self, TlsArgs};
 
 /// The certificates of Secrets, or why a Secret has none.
 pub type Secrets = BTreeMap<ObjectName, Result<Arc<Certificate>, BadCertificate>>;
@@ -128,6 +129,11 @@ impl Certificates {
         server_name == host || Arc::ptr_eq(shown, self.select(Some(host))) || shown.covers(host)
     }
 
+    /// Whether a TLS section speaks of `host`, or of all hosts if the client asks for none.
+    pub fn is_claimed(&self, host: Option<&str>) -> bool {
+        self.hosts.get(host.unwrap_or_default()).is_some()
+    }
+
     /// The Secret of the certificate for a client that asks for `host`; nothing for our own.
     pub fn secret_of(&self, host: &str) -> Option<&ObjectName> {
         let shown = self.select(Some(host));
@@ -167,28 +173,38 @@ fn not_covered(claim: &TlsClaim, secret: &ObjectName, certificate: &Certificate)
 
 /// Answers handshakes from the certificates in use at the time.
 #[derive(Debug)]
-struct Resolver(Arc<ArcSwap<Certificates>>);
+struct Resolver {
+    certificates: Arc<ArcSwap<Certificates>>,
+    /// Whether hosts without a certificate get none at all.
+    rejects_unknown: bool,
+}
 
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let host = hello.server_name().map(lower_case);
-        let certificates = self.0.load();
+        let certificates = self.certificates.load();
+        if self.rejects_unknown && !certificates.is_claimed(host.as_deref()) {
+            return None;
+        }
         Some(certificates.select(host.as_deref()).key())
     }
 }
 
-/// The TLS settings of a listener: TLS 1.2 and 1.3, HTTP/2 or HTTP/1.1, sessions resumed by tickets. Each
-/// has tickets of its own, since a session that began without a certificate of `clients` must not go on where one is
-/// asked for.
+/// The TLS of a listener as `settings` say: HTTP/2 or HTTP/1.1, sessions resumed by tickets. Each has tickets of its own,
+/// since a session that began without a certificate of `clients` must not go on where one is asked for.
 pub fn server_config(
     certificates: Arc<ArcSwap<Certificates>>,
     clients: Arc<dyn ClientCertVerifier>,
+    settings: &TlsArgs,
 ) -> Result<ServerConfig, rustls::Error> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let provider = Arc::new(tls_settings::provider(settings.tls_ciphers.as_ref()));
     let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
+        .with_protocol_versions(settings.versions())?
         .with_client_cert_verifier(clients)
-        .with_cert_resolver(Arc::new(Resolver(certificates)));
+        .with_cert_resolver(Arc::new(Resolver {
+            certificates,
+            rejects_unknown: settings.tls_reject_unknown_hosts,
+        }));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.ticketer = aws_lc_rs::Ticketer::new()?;
     Ok(config)

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rustls::{CipherSuite, RootCertStore};
+use rustls::RootCertStore;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 use sha2::{Digest, Sha256};
@@ -11,6 +11,7 @@ use super::{Annotations, Data};
 use crate::backend_tls::{Asked, BackendTls, Trust};
 use crate::certificate::{CERTIFICATE_KEY, Certificate, PRIVATE_KEY_KEY};
 use crate::protocol::{Http, Protocol, Security};
+use crate::tls_settings::suites;
 
 /// The key of the certificates that are trusted in a Secret.
 const AUTHORITY_KEY: &str = "ca.crt";
@@ -100,48 +101,6 @@ fn versions(text: &str) -> Result<(bool, bool), &'static str> {
     match (has("TLSv1.2"), has("TLSv1.3")) {
         (false, false) => Err("names neither TLSv1.2 nor TLSv1.3, and nothing older is spoken"),
         found => Ok(found),
-    }
-}
-
-/// The suites of TLS 1.2 in a list of OpenSSL's names; those of TLS 1.3 are not chosen this way, there as here. Names that
-/// are not known are left out, as OpenSSL does.
-fn suites(text: &str) -> Result<Vec<CipherSuite>, &'static str> {
-    const KNOWN: [(&str, CipherSuite); 6] = [
-        (
-            "ECDHE-ECDSA-AES128-GCM-SHA256",
-            CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
-        ),
-        (
-            "ECDHE-ECDSA-AES256-GCM-SHA384",
-            CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
-        ),
-        (
-            "ECDHE-ECDSA-CHACHA20-POLY1305",
-            CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
-        ),
-        (
-            "ECDHE-RSA-AES128-GCM-SHA256",
-            CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
-        ),
-        (
-            "ECDHE-RSA-AES256-GCM-SHA384",
-            CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
-        ),
-        (
-            "ECDHE-RSA-CHACHA20-POLY1305",
-            CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
-        ),
-    ];
-    const ALL: [&str; 3] = ["DEFAULT", "HIGH", "ALL"];
-    let names: Vec<&str> = text.split(':').map(str::trim).collect();
-    let is_all = names.iter().any(|name| ALL.contains(name));
-    let chosen = KNOWN
-        .iter()
-        .filter(|(name, _)| is_all || names.contains(name));
-    let chosen: Vec<CipherSuite> = chosen.map(|(_, suite)| *suite).collect();
-    match chosen.is_empty() {
-        true => Err("names no suite with forward secrecy and authenticated encryption"),
-        false => Ok(chosen),
     }
 }
 
@@ -253,10 +212,5 @@ mod tests {
         assert_eq!(versions("SSLv3 TLSv1 TLSv1.2"), Ok((true, false)));
         assert_eq!(versions("TLSv1.3 TLSv1.2"), Ok((true, true)));
         assert!(versions("TLSv1").is_err() && versions("").is_err());
-        let some = suites("AES128-SHA:ECDHE-RSA-AES128-GCM-SHA256");
-        let expected = [CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256];
-        assert_eq!(some.as_deref(), Ok(&expected[..]));
-        assert_eq!(suites("DEFAULT").map(|all| all.len()), Ok(6));
-        assert!(suites("RC4-MD5").is_err());
     }
 }

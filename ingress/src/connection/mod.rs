@@ -162,9 +162,9 @@ enum Begun {
 fn tls_config(worker: &Worker, host: Option<&Host>) -> Result<Arc<ServerConfig>, rustls::Error> {
     let shared = worker.shared();
     match host.and_then(Host::authority) {
-        Some(authority) => {
-            authority.config(|clients| tls::server_config(shared.certificates.clone(), clients))
-        }
+        Some(authority) => authority.config(|clients| {
+            tls::server_config(shared.certificates.clone(), clients, &shared.settings.tls)
+        }),
         None => Ok(shared.tls.clone()),
     }
 }

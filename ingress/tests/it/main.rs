@@ -39,6 +39,7 @@ mod scale;
 mod soak;
 mod strictness;
 mod tls;
+mod tls_settings;
 mod traces;
 mod trailers;
 mod upgrade;
