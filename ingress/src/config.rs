@@ -164,6 +164,11 @@ pub struct GatewayArgs {
     #[arg(long, value_name = "STATUS", default_value = "429", value_parser = error_status)]
     pub limit_status_code: StatusCode,
 
+    /// Leading bits of an IPv6 address that make a client where clients are limited: whoever has one address of a network
+    /// has all of it.
+    #[arg(long, value_name = "BITS", default_value_t = 64, value_parser = clap::value_parser!(u8).range(1..=128))]
+    pub limit_ipv6_prefix: u8,
+
     /// Secret with the certificate for clients that ask for a host without one of its own, or for none, as NAMESPACE/NAME.
     /// It is followed when it changes, and the gateway needs the right to list and watch it by name. Without it, or
     /// until it is there: a self-signed one.

@@ -2,12 +2,13 @@
 //!
 //! Rates are nginx's `limit_req` with `nodelay`, told as the generic cell rate algorithm: a client has one number, the
 //! time at which it will have paid for all it was served, so a question costs one look-up. Each gateway counts for itself.
+//! A client is an IPv4 address or a network of IPv6, since there everybody has more addresses than could be counted.
 //! Both tables are bounded: what has recovered is forgotten first, since that changes nothing; if that is not enough,
 //! those nearest to it, who then have their burst again.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -56,6 +57,7 @@ pub enum Exceeded {
 pub struct Limiter {
     started: Instant,
     keys: RandomState,
+    ipv6_prefix: u8,
     paid: [Mutex<HashMap<u64, Paid>>; SHARDS],
     open: [Mutex<HashMap<u64, u32>>; SHARDS],
 }
@@ -99,11 +101,12 @@ impl Rate {
 }
 
 impl Limiter {
-    /// A limiter that knows no client yet.
-    pub fn new() -> Arc<Self> {
+    /// A limiter that knows no client yet. So many leading bits of an IPv6 address make a client.
+    pub fn new(ipv6_prefix: u8) -> Arc<Self> {
         Arc::new(Self {
             started: Instant::now(),
             keys: RandomState::new(),
+            ipv6_prefix,
             paid: std::array::from_fn(|_| Mutex::default()),
             open: std::array::from_fn(|_| Mutex::default()),
         })
@@ -121,7 +124,7 @@ impl Limiter {
             return Ok(None);
         }
         // Keyed at random, so nobody can choose an address that shares another's number.
-        let client = self.keys.hash_one((ingress, address.to_canonical()));
+        let client = self.keys.hash_one((ingress, self.network(address)));
         if limits.per_minute.is_some() || limits.per_second.is_some() {
             let now = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
             self.charge(limits, client, now).map_err(Exceeded::Rate)?;
@@ -130,6 +133,17 @@ impl Limiter {
             .at_a_time
             .map(|most| self.open(client, most))
             .transpose()
+    }
+
+    /// The first address of the client's network.
+    fn network(&self, address: IpAddr) -> IpAddr {
+        match address.to_canonical() {
+            IpAddr::V6(address) => {
+                let rest = u128::MAX.checked_shr(self.ipv6_prefix.into());
+                Ipv6Addr::from_bits(address.to_bits() & !rest.unwrap_or_default()).into()
+            }
+            four => four,
+        }
     }
 
     /// Charges all rates or, if one of them is exceeded, none.
@@ -231,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_burst_is_served_at_once_and_then_only_the_rate() {
-        let (limiter, limits) = (Limiter::new(), per_second(10, 50));
+        let (limiter, limits) = (Limiter::new(64), per_second(10, 50));
         assert_eq!(served(&limiter, &limits, 100, 0), 51);
         assert_eq!(served(&limiter, &limits, 100, SECOND / 10 - 1), 0);
         assert_eq!(served(&limiter, &limits, 100, SECOND / 10), 1);
@@ -241,7 +255,7 @@ mod tests {
 
     #[test]
     fn who_is_refused_learns_when_to_try_again_and_pays_nothing() {
-        let (limiter, mut limits) = (Limiter::new(), per_second(1, 0));
+        let (limiter, mut limits) = (Limiter::new(64), per_second(1, 0));
         limits.per_minute = Some(Rate::new(count(2), Duration::from_secs(60), 0));
         assert_eq!(limiter.charge(&limits, 1, 0), Ok(()));
         // Both rates are exceeded; the minute's is the longer one.
@@ -263,7 +277,7 @@ mod tests {
 
     #[test]
     fn clients_and_ingresses_are_counted_apart_and_the_exempt_not_at_all() {
-        let (limiter, mut limits) = (Limiter::new(), per_second(1, 0));
+        let (limiter, mut limits) = (Limiter::new(64), per_second(1, 0));
         limits.exempt = ["10.0.0.0/8".parse().unwrap()].into_iter().collect();
         let enter = |name, address: &str| {
             limiter
@@ -279,8 +293,26 @@ mod tests {
     }
 
     #[test]
+    fn addresses_of_one_ipv6_network_are_one_client() {
+        let limits = per_second(1, 0);
+        let enter = |limiter: &Arc<Limiter>, address: &str| {
+            limiter
+                .enter(&limits, &ingress("a"), address.parse().unwrap())
+                .is_ok()
+        };
+        let limiter = Limiter::new(64);
+        assert!(enter(&limiter, "2001:db8:0:1::1"));
+        assert!(!enter(&limiter, "2001:db8:0:1:ffff:ffff:ffff:ffff"));
+        assert!(enter(&limiter, "2001:db8:0:2::1"));
+        assert!(enter(&limiter, "192.0.2.1") && enter(&limiter, "192.0.2.2"));
+        let limiter = Limiter::new(128);
+        assert!(enter(&limiter, "2001:db8:0:1::1") && enter(&limiter, "2001:db8:0:1::2"));
+        assert!(!enter(&limiter, "2001:db8:0:1::1"));
+    }
+
+    #[test]
     fn a_place_is_free_again_once_its_request_is_gone() {
-        let limiter = Limiter::new();
+        let limiter = Limiter::new(64);
         let limits = Limits {
             at_a_time: Some(count(2)),
             ..Limits::default()
@@ -302,7 +334,7 @@ mod tests {
 
     #[test]
     fn the_table_stays_bounded_and_keeps_those_who_owe_most() {
-        let (limiter, limits) = (Limiter::new(), per_second(1, 10));
+        let (limiter, limits) = (Limiter::new(64), per_second(1, 10));
         let greedy = u64::MAX / SHARDS as u64 * SHARDS as u64;
         while limiter.charge(&limits, greedy, 0).is_ok() {}
         for client in 1..=4 * MAX_CLIENTS as u64 {
@@ -341,7 +373,7 @@ mod tests {
             rate in proptest::sample::select(vec![1u32, 2, 4, 5, 8, 10, 20, 25, 50, 100]), burst in 0u32..20,
             pauses in proptest::collection::vec(0u64..40, 1..200),
         ) {
-            let (limiter, limits) = (Limiter::new(), per_second(rate, burst));
+            let (limiter, limits) = (Limiter::new(64), per_second(rate, burst));
             let mut nginx = Leaky { excess: 0.0, last: None };
             let mut now = 0;
             for pause in pauses {

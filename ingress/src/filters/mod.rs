@@ -100,7 +100,7 @@ impl State {
     /// Nothing is known yet.
     pub fn new(settings: &GatewayArgs) -> Self {
         Self {
-            limiter: Limiter::new(),
+            limiter: Limiter::new(settings.limit_ipv6_prefix),
             verifier: Verifier::new(),
             answers: Answers::new(),
             global_auth: settings.global_auth.external_auth().map(Box::new),

@@ -126,3 +126,22 @@ async fn answers_are_no_faster_than_their_pace() {
         started.elapsed()
     );
 }
+
+#[tokio::test]
+async fn an_ipv6_network_is_one_client() {
+    let backend = Backend::echo("b").await;
+    let annotations = [("limit-rpm", "1"), ("limit-burst-multiplier", "0")];
+    let by = |from: &'static str| [("x-forwarded-for", from)];
+    for (argument, expected) in [
+        ("--limit-ipv6-prefix=64", 429),
+        ("--limit-ipv6-prefix=128", 200),
+    ] {
+        let arguments = ["--trusted-proxies=127.0.0.0/8", argument];
+        let gateway = gateway(&backend, &annotations, &[], &arguments);
+        assert_eq!(get(&gateway, &by("2001:db8:0:1::1")).await.status, 200);
+        let neighbour = get(&gateway, &by("2001:db8:0:1:a:b:c:d")).await;
+        assert_eq!(neighbour.status, expected, "{argument}");
+        assert_eq!(get(&gateway, &by("2001:db8:0:2::1")).await.status, 200);
+        assert_eq!(get(&gateway, &by("2001:db8:0:1::1")).await.status, 429);
+    }
+}
