@@ -100,6 +100,11 @@ impl Defaults {
         })
     }
 
+    /// TLS for requests of our own, to services that an Ingress names by URL.
+    pub fn client_config(&self) -> Result<ClientConfig, rustls::Error> {
+        self.tls.config(self)
+    }
+
     /// TLS as nobody asked for it in particular.
     pub fn tls(&self) -> &Arc<BackendTls> {
         &self.tls

@@ -295,11 +295,12 @@ pub struct GatewayArgs {
     pub backend_keep_alive: Duration,
 
     /// File with the certificates, as PEM, by which those of backends are verified where the Ingress names none
-    /// (proxy-ssl-secret). Without it: those that the system trusts.
+    /// (proxy-ssl-secret), and those of other services that it names by URL (auth-url, mirror-target). Without it: those
+    /// that the system trusts.
     #[arg(long, value_name = "FILE")]
     pub backend_ca_file: Option<PathBuf>,
 
-    /// Do not verify the certificates of backends unless the Ingress asks for it (proxy-ssl-verify), as ingress-nginx does.
+    /// Do not verify these certificates unless the Ingress asks for it (proxy-ssl-verify), as ingress-nginx does.
     #[arg(long)]
     pub no_backend_verify: bool,
 

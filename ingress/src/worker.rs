@@ -274,7 +274,7 @@ impl Worker {
         Self {
             routes: RefCell::new(Cache::new(shared.routes.clone())),
             pool: Pool::new(limits, shared.backend_tls.clone()),
-            outbound: Outbound::default(),
+            outbound: Outbound::new(shared.backend_tls.clone()),
             log: AccessLog::new(
                 outlets.log,
                 shared.metrics.clone(),

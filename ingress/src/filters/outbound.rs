@@ -1,10 +1,11 @@
 //! Requests of our own, to services that a filter asks: over HTTP/1.1, in the clear or over TLS, to a name that DNS knows.
 //!
 //! They are few next to those for backends and go where an Ingress says, so they have a client of their own, hyper's,
-//! with connections that are kept. Certificates are verified against the roots of the system (`SSL_CERT_FILE`).
+//! with connections that are kept. Certificates are verified like those of backends.
 
 use std::cell::OnceCell;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +18,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::{ClientConfig, RootCertStore};
 
+use crate::backend_tls::Defaults;
+
 /// The most of an answer's body that is read for the sake of keeping its connection.
 const MAX_BODY: usize = 64 * 1024;
 /// How long an idle connection is kept.
@@ -28,8 +31,11 @@ const MAX_IDLE: usize = 64;
 pub type Outgoing = UnsyncBoxBody<Bytes, io::Error>;
 
 /// The connections of a thread to such services.
-#[derive(Debug, Default)]
-pub struct Outbound(OnceCell<Client<HttpsConnector<HttpConnector>, Outgoing>>);
+#[derive(Debug)]
+pub struct Outbound {
+    client: OnceCell<Client<HttpsConnector<HttpConnector>, Outgoing>>,
+    tls: Arc<Defaults>,
+}
 
 /// The head of an answer.
 #[derive(Debug)]
@@ -57,13 +63,21 @@ pub fn empty() -> Outgoing {
 }
 
 impl Outbound {
+    /// No connections yet; over TLS they will be as `tls` says.
+    pub fn new(tls: Arc<Defaults>) -> Self {
+        Self {
+            client: OnceCell::new(),
+            tls,
+        }
+    }
+
     /// Sends `request`, whose target is a URL, and waits for the head of the answer. Dropping it takes the request back.
     pub async fn call(
         &self,
         request: Request<Outgoing>,
         limit: Duration,
     ) -> Result<Answer, NoAnswer> {
-        let client = self.0.get_or_init(client);
+        let client = self.client.get_or_init(|| client(&self.tls));
         let call = async {
             let (parts, body) = client.request(request).await?.into_parts();
             // A connection is kept only once its answer has been read. What the rest of it says matters to nobody.
@@ -80,9 +94,9 @@ impl Outbound {
     }
 }
 
-fn client() -> Client<HttpsConnector<HttpConnector>, Outgoing> {
+fn client(tls: &Defaults) -> Client<HttpsConnector<HttpConnector>, Outgoing> {
     let connector = HttpsConnectorBuilder::new()
-        .with_tls_config(tls_config())
+        .with_tls_config(tls_config(tls))
         .https_or_http()
         .enable_http1()
         .build();
@@ -93,15 +107,13 @@ fn client() -> Client<HttpsConnector<HttpConnector>, Outgoing> {
         .build(connector)
 }
 
-/// Without roots no certificate is good, and services without TLS are asked all the same.
-fn tls_config() -> ClientConfig {
-    let found = rustls_native_certs::load_native_certs();
-    for error in &found.errors {
-        tracing::warn!(%error, "cannot use some of the certificates of the system");
-    }
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(found.certs);
-    ClientConfig::builder()
-        .with_root_certificates(roots)
-        .with_no_client_auth()
+/// As for backends of which no Ingress says anything. Where that cannot be had, as without any roots, no certificate is good,
+/// and services without TLS are asked all the same.
+fn tls_config(defaults: &Defaults) -> ClientConfig {
+    defaults.client_config().unwrap_or_else(|error| {
+        tracing::warn!(%error, "services cannot be asked over TLS");
+        ClientConfig::builder()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth()
+    })
 }

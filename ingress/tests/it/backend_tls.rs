@@ -29,7 +29,11 @@ use crate::tls::{Authority, authority};
 const NAME: &str = "s.default.svc";
 
 /// A backend behind TLS that says what it was asked for and by whom.
-async fn backend(authority: &Authority, name: &str, clients: Option<&Authority>) -> Backend {
+pub(crate) async fn backend(
+    authority: &Authority,
+    name: &str,
+    clients: Option<&Authority>,
+) -> Backend {
     let (chain, key) = authority.issue(&[name]);
     let chain = vec![CertificateDer::from_pem_slice(chain.as_bytes()).unwrap()];
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();

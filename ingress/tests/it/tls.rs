@@ -50,6 +50,13 @@ impl Authority {
         self.0.pem()
     }
 
+    /// The same in a file.
+    pub(crate) fn file(&self) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), self.pem()).unwrap();
+        file
+    }
+
     /// A certificate for `hosts` and its key, as PEM.
     pub(crate) fn issue(&self, hosts: &[&str]) -> (String, String) {
         let hosts: Vec<_> = hosts.iter().map(|host| (*host).to_owned()).collect();

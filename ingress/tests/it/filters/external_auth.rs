@@ -5,7 +5,9 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
 use crate::backend::{Backend, read_head};
+use crate::backend_tls::backend as tls_backend;
 use crate::one_route::{gateway, get, send};
+use crate::tls::authority;
 
 /// An authentication service that gives each request the answer that its `x-want` header asks for, and tells in
 /// `x-user` what it was asked.
@@ -149,4 +151,32 @@ async fn what_is_asked_of_all_can_be_opted_out_of_or_replaced() {
     let own = format!("http://{}/", other.address);
     let own = gateway(&backend, &[("auth-url", &own)], &[], &[&url]);
     assert_eq!(get(&own, &denied).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_service_behind_tls_must_prove_who_it_is() {
+    let (backend, trusted) = (Backend::echo("b").await, authority());
+    let service = tls_backend(&trusted, "localhost", None).await;
+    let root = trusted.file();
+    let trusting = format!("--backend-ca-file={}", root.path().display());
+    let port = service.address.port();
+    let other = authority().file();
+    let distrusting = format!("--backend-ca-file={}", other.path().display());
+    for (host, argument, expected) in [
+        ("localhost", &*trusting, 200),
+        ("localhost", &*distrusting, 500),
+        ("127.0.0.1", &*trusting, 500),
+        ("127.0.0.1", "--no-backend-verify", 200),
+    ] {
+        let url = format!("https://{host}:{port}/check");
+        let before = service.requests();
+        let gateway = gateway(&backend, &[("auth-url", &url)], &[], &[argument]);
+        assert_eq!(
+            get(&gateway, &[]).await.status,
+            expected,
+            "{host} {argument}"
+        );
+        let asked = service.requests() - before;
+        assert_eq!(asked, usize::from(expected == 200), "{host} {argument}");
+    }
 }

@@ -6,9 +6,11 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
 use crate::backend::{Backend, read_head};
+use crate::backend_tls::backend as tls_backend;
 use crate::client::Http;
 use crate::harness::eventually;
 use crate::one_route::{gateway, get};
+use crate::tls::authority;
 
 #[tokio::test]
 async fn requests_are_copied_with_their_bodies_and_answered_by_the_backend_alone() {
@@ -75,4 +77,16 @@ async fn a_mirror_that_is_gone_harms_nobody() {
     for _ in 0..5 {
         assert_eq!(get(&gateway, &[]).await.status, 200);
     }
+}
+
+#[tokio::test]
+async fn copies_go_over_tls_to_a_target_that_proves_who_it_is() {
+    let (backend, authority) = (Backend::echo("b").await, authority());
+    let target = tls_backend(&authority, "localhost", None).await;
+    let root = authority.file();
+    let trusting = format!("--backend-ca-file={}", root.path().display());
+    let url = format!("https://localhost:{}$request_uri", target.address.port());
+    let gateway = gateway(&backend, &[("mirror-target", &url)], &[], &[&trusting]);
+    assert_eq!(get(&gateway, &[]).await.backend(), "b");
+    eventually("the copy", async || (target.requests() == 1).then_some(())).await;
 }
