@@ -78,6 +78,13 @@ impl Api {
         api
     }
 
+    /// A file that says how to reach it.
+    pub(crate) fn kubeconfig(&self) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), kubeconfig_for(self)).unwrap();
+        file
+    }
+
     /// Puts an object and tells those who watch.
     pub(crate) fn put(&self, collection: &str, object: Value) {
         self.change(collection, object, "MODIFIED");

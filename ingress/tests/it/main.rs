@@ -27,6 +27,7 @@ mod inspect;
 mod kubernetes;
 mod leader;
 mod limits;
+mod lint;
 mod manifests;
 mod observe;
 mod one_route;
