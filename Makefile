@@ -10,7 +10,7 @@ RUNNER := CARGO_TARGET_$(shell rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-
 STATIC_SAMPLE := --package sample --bin serve-hostname -- -C target-feature=+crt-static
 export PORTOLAN_BIN := $(BIN)
 
-.PHONY: setup build up down test bench test-kernels
+.PHONY: setup build up down test bench test-kernels fuzz
 
 # Installs what is missing, and says what and why.
 setup:
@@ -42,6 +42,11 @@ test: setup
 test-kernels: setup
 	./setup.sh kernels
 	tests/kernels/run
+
+# What reads hostile input in the gateway, under libFuzzer. `make fuzz FUZZ=strict FUZZ_SECONDS=3600` runs one target for longer.
+fuzz: setup
+	./setup.sh fuzz
+	ingress/fuzz/run $(FUZZ)
 
 # Start time and memory of a whole cluster, and the dataplane against kube-proxy's rules. `make bench BENCH="l4 clusterip"`
 # measures one part, and `make bench BENCH=--help` says which there are.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what building Portolan (and, with `test`, `kernels` or `bench`, testing or measuring it) needs and this machine lacks; says
-# what and why. Running it again finds everything in place and does nothing.
+# Installs what building Portolan needs and this machine lacks; with `test`, `kernels`, `bench` or `fuzz` also what testing or
+# measuring it needs. Says what and why. Running it again finds everything in place and does nothing.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -148,6 +148,13 @@ need_python() {
     python3 -m venv --clear "$python"
 }
 
+# What the gateway's parsers are fuzzed with.
+need_fuzz_tools() {
+    has cargo-fuzz || { say "building cargo-fuzz"; cargo install cargo-fuzz --quiet --locked; }
+    has c++ || install "libFuzzer is compiled by it" g++
+    has openssl || install "makes certificates to begin with" openssl
+}
+
 # need_python_packages NAME...: there.
 need_python_packages() {
     local python=$PWD/target/tools/python package; need_python
@@ -188,3 +195,4 @@ need_bpf_linker
 if [ "${1:-}" = test ]; then need_test_tools; fi
 if [ "${1:-}" = kernels ]; then need_kernel_tools; fi
 if [ "${1:-}" = bench ]; then need_bench_tools; fi
+if [ "${1:-}" = fuzz ]; then need_fuzz_tools; fi

@@ -137,7 +137,7 @@ impl<'a> Authority<'a> {
         let host = host.strip_suffix('.').unwrap_or(host);
         let is_sound = match host.strip_prefix('[') {
             Some(rest) => rest.strip_suffix(']')?.parse::<Ipv6Addr>().is_ok(),
-            None => !host.is_empty() && host.len() <= MAX_NAME && host.bytes().all(is_host_byte),
+            None => is_host_name(host),
         };
         is_sound.then(|| Self {
             host: lower_case(host),
@@ -158,6 +158,12 @@ fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
         _ if port.bytes().all(|b| b.is_ascii_digit()) => Some((host, Some(port.parse().ok()?))),
         _ => None,
     }
+}
+
+/// Whether `host`, whose one dot at the end is gone, is a name. With another one it would be two names to two parsers.
+fn is_host_name(host: &str) -> bool {
+    let is_sound = !host.is_empty() && !host.ends_with('.') && host.len() <= MAX_NAME;
+    is_sound && host.bytes().all(is_host_byte)
 }
 
 /// Underscores are no part of host names, yet of many a test set-up.
@@ -332,6 +338,7 @@ mod tests {
             (".", None),
             (":80", None),
             ("u@a", None),
+            ("a.org..", None),
             ("a/b", None),
             ("a b", None),
             ("a,b", None),
