@@ -8,9 +8,15 @@ use clap::{Parser, Subcommand};
 use ingress::config::IngressArgs;
 use ingress::inspect::socket::Question;
 use ingress::lint::command::{self, LintArgs};
+use mimalloc::MiMalloc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
+
+/// Connections take buffers while they are busy and give them up together, with what stays of them in between. This
+/// allocator keeps sizes apart, so that what was given up goes back to the kernel.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Portolan's ingress gateway: serves HTTP and HTTPS by the Ingress objects of a Kubernetes cluster.
 ///

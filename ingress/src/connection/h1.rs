@@ -66,7 +66,6 @@ enum Verdict {
 pub async fn serve<S: Stream>(worker: &Rc<Worker>, peer: Rc<Peer>, socket: Socket<S>) {
     let since = Instant::now();
     let mut quiet = Quiet { socket, since };
-    // What comes with the end of a TLS handshake makes no socket readable, so reading comes before parking.
     while let Some(next) = Box::pin(awake(worker, &peer, quiet)).await {
         quiet = next;
         if quiet.socket.has_bytes() {

@@ -56,26 +56,70 @@ struct Client {
     port: u16,
 }
 
+/// Streams in the clear and in TLS. The latter is boxed, since what serves it moves it about.
+type Plain = Socket<TcpStream>;
+type Secure = Socket<Box<TlsStream<Socket<TcpStream>>>>;
+
+/// What a connection has turned out to be.
+enum Opened {
+    Plain(Rc<Peer>, Plain),
+    Secure(Rc<Peer>, Secure),
+    PlainH2(Rc<Peer>, Plain),
+    SecureH2(Rc<Peer>, Secure),
+    /// TLS that ends at the backend of that route.
+    Passed(Opening, Arc<Route>),
+}
+
 /// Serves one connection to its end.
+///
+/// Most connections are idle most of the time, and their tasks are as large as the largest of what they can be at, so
+/// whatever is large is boxed: all but waiting for the first byte and what [`h1`] does between requests.
 pub async fn serve(worker: &Rc<Worker>, stream: TcpStream, address: SocketAddr, is_secure: bool) {
     if let Err(error) = tune(&stream, worker.settings().client_timeout) {
         return tracing::debug!(%address, %error, "connection lost at once");
     }
-    let port = stream.local_addr().map_or(0, |address| address.port());
     let mut opening = Opening::new(stream);
-    let client = match client(worker, &mut opening, address, port).await {
-        Ok(client) => client,
-        Err(error) => {
-            worker.metrics().count_reason(Reason::BadProxyHeader);
-            return tracing::debug!(%address, %error, "no telling whose connection this is");
+    if let Err(error) = begin(worker, opening.read()).await {
+        count_silence(worker, address, is_secure);
+        return tracing::debug!(%address, %error, "connection without a word");
+    }
+    match Box::pin(open(worker, opening, address, is_secure)).await {
+        Ok(Opened::Plain(peer, socket)) => h1::serve(worker, peer, socket).await,
+        Ok(Opened::Secure(peer, socket)) => h1::serve(worker, peer, socket).await,
+        Ok(Opened::PlainH2(peer, socket)) => Box::pin(h2::serve(worker, peer, socket)).await,
+        Ok(Opened::SecureH2(peer, socket)) => Box::pin(h2::serve(worker, peer, socket)).await,
+        Ok(Opened::Passed(opening, route)) => {
+            let passed = Box::pin(passthrough::serve(worker, opening, &route)).await;
+            if let Err(error) = passed {
+                tracing::debug!(%address, %error, "connection was not passed on");
+            }
         }
-    };
-    let served = match is_secure {
-        true => serve_tls(worker, opening, client).await,
-        false => serve_plain(worker, opening, client).await,
-    };
-    if let Err(error) = served {
-        tracing::debug!(address = %client.address, %error, "connection did not begin");
+        Err(error) => tracing::debug!(%address, %error, "connection did not begin"),
+    }
+}
+
+/// A connection without a word lacks whatever it was to begin with.
+fn count_silence(worker: &Worker, address: SocketAddr, is_secure: bool) {
+    if has_proxy_header(worker, address) {
+        worker.metrics().count_reason(Reason::BadProxyHeader);
+    } else if is_secure {
+        worker.metrics().failed_handshakes.count();
+    }
+}
+
+/// Finds out whose connection it is and what it is to be.
+async fn open(
+    worker: &Rc<Worker>,
+    mut opening: Opening,
+    address: SocketAddr,
+    is_secure: bool,
+) -> io::Result<Opened> {
+    let port = opening.port();
+    let client = client(worker, &mut opening, address, port).await;
+    let client = client.inspect_err(|_| worker.metrics().count_reason(Reason::BadProxyHeader))?;
+    match is_secure {
+        true => open_tls(worker, opening, client).await,
+        false => open_plain(worker, opening, client).await,
     }
 }
 
@@ -87,11 +131,7 @@ async fn client(
     port: u16,
 ) -> io::Result<Client> {
     let own = Client { address, port };
-    let (sources, ip) = (
-        &worker.settings().proxy_protocol_from,
-        address.ip().to_canonical(),
-    );
-    if !sources.iter().any(|range| range.contains(ip)) {
+    if !has_proxy_header(worker, address) {
         return Ok(own);
     }
     let named = begin(worker, opening.proxy_header()).await?;
@@ -99,6 +139,13 @@ async fn client(
         address: ends.source,
         port: ends.destination.port(),
     }))
+}
+
+/// Whether a connection from `address` begins with a PROXY protocol header.
+fn has_proxy_header(worker: &Worker, address: SocketAddr) -> bool {
+    let ip = address.ip().to_canonical();
+    let sources = &worker.settings().proxy_protocol_from;
+    sources.iter().any(|range| range.contains(ip))
 }
 
 /// Sets what the socket needs: no waiting for acknowledgements before the next response, probes that find out about
@@ -111,43 +158,25 @@ fn tune(stream: &TcpStream, patience: Duration) -> io::Result<()> {
     socket.set_tcp_user_timeout(Some(patience))
 }
 
-async fn serve_tls(worker: &Rc<Worker>, mut opening: Opening, client: Client) -> io::Result<()> {
-    let begun = async {
-        let hello = Box::pin(begin(worker, opening.hello())).await?;
-        let routes = worker.routes();
-        let host = routes.host(hello.server_name.as_deref()).cloned();
-        match host.as_deref().and_then(Host::passthrough) {
-            Some(route) => Ok(Begun::Passed(opening, route.clone())),
-            None if host.is_none() && worker.settings().ssl_reject_handshake => {
-                opening.refuse_name().await?;
-                Err(io::ErrorKind::ConnectionRefused.into())
-            }
-            None => {
-                let config = tls_config(worker, host.as_deref()).map_err(io::Error::other)?;
-                Box::pin(begin(worker, handshake(opening, hello, config))).await
-            }
-        }
-    };
-    let begun = begun.await;
+async fn open_tls(worker: &Rc<Worker>, opening: Opening, client: Client) -> io::Result<Opened> {
+    let begun = begin_tls(worker, opening).await;
     if begun.is_err() {
         worker.metrics().failed_handshakes.count();
     }
     let (stream, server_name) = match begun? {
         Begun::Secured(stream, server_name) => (stream, server_name),
-        Begun::Passed(opening, route) => {
-            return Box::pin(passthrough::serve(worker, opening, &route)).await;
-        }
+        Begun::Passed(opening, route) => return Ok(Opened::Passed(opening, route)),
     };
     let session = stream.get_ref().1;
     let is_h2 = session.alpn_protocol() == Some(b"h2");
     let certificate = session.peer_certificates();
     let certificate = certificate.map(|chain| Rc::new(ClientCertificate::new(chain)));
     let peer = peer(worker, client, true, server_name, certificate);
-    match is_h2 {
-        true => h2::serve(worker, peer, stream).await,
-        false => h1::serve(worker, peer, Socket::new(*stream, Bytes::new())).await,
-    }
-    Ok(())
+    let socket = Socket::new(stream, Bytes::new());
+    Ok(match is_h2 {
+        true => Opened::SecureH2(peer, socket),
+        false => Opened::Secure(peer, socket),
+    })
 }
 
 /// What has become of the beginning of TLS.
@@ -156,6 +185,23 @@ enum Begun {
     Secured(Box<TlsStream<Socket<TcpStream>>>, Option<Box<str>>),
     /// It ends at the backend of that route.
     Passed(Opening, Arc<Route>),
+}
+
+async fn begin_tls(worker: &Worker, mut opening: Opening) -> io::Result<Begun> {
+    let hello = begin(worker, opening.hello()).await?;
+    let routes = worker.routes();
+    let host = routes.host(hello.server_name.as_deref()).cloned();
+    match host.as_deref().and_then(Host::passthrough) {
+        Some(route) => Ok(Begun::Passed(opening, route.clone())),
+        None if host.is_none() && worker.settings().ssl_reject_handshake => {
+            opening.refuse_name().await?;
+            Err(io::ErrorKind::ConnectionRefused.into())
+        }
+        None => {
+            let config = tls_config(worker, host.as_deref()).map_err(io::Error::other)?;
+            begin(worker, handshake(opening, hello, config)).await
+        }
+    }
 }
 
 /// The TLS settings for a connection to `host`.
@@ -179,14 +225,18 @@ async fn handshake(
     Ok(Begun::Secured(Box::new(stream), server_name))
 }
 
-async fn serve_plain(worker: &Rc<Worker>, mut opening: Opening, client: Client) -> io::Result<()> {
+async fn open_plain(
+    worker: &Rc<Worker>,
+    mut opening: Opening,
+    client: Client,
+) -> io::Result<Opened> {
     let is_h2 = begin(worker, opening.begins_with(PREFACE)).await?;
     let peer = peer(worker, client, false, None, None);
-    match is_h2 {
-        true => h2::serve(worker, peer, opening.into_socket()).await,
-        false => h1::serve(worker, peer, opening.into_socket()).await,
-    }
-    Ok(())
+    let socket = opening.into_socket();
+    Ok(match is_h2 {
+        true => Opened::PlainH2(peer, socket),
+        false => Opened::Plain(peer, socket),
+    })
 }
 
 /// Waits for the `beginning` of a connection, until its time is up or the gateway is to end: a client that has not asked
@@ -270,4 +320,25 @@ fn report(worker: &Worker, peer: &Peer, ended: hyper::Result<()>) {
         worker.metrics().count_reason(Reason::BadHead);
     }
     tracing::debug!(peer = %peer.address, %error, "connection ended");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an idle connection may take, in bytes. The whole of it is to stay below 2 KiB, with the task's own words, the
+    /// runtime's entry for the socket and what is known of the peer.
+    const MOST: usize = 1024;
+
+    fn size_of_serving<'w, F: Future>(
+        _: impl FnOnce(&'w Rc<Worker>, TcpStream, SocketAddr, bool) -> F,
+    ) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_connection_has_no_room_for_what_it_does_not_do() {
+        let size = size_of_serving(serve);
+        assert!(size <= MOST, "{size} bytes");
+    }
 }

@@ -4,7 +4,7 @@ use std::io;
 
 use bytes::{Buf, BytesMut};
 use rustls::server::{Accepted, Acceptor, ClientHello};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::StartHandshake;
 
@@ -34,6 +34,11 @@ impl Opening {
             stream,
             seen: BytesMut::new(),
         }
+    }
+
+    /// The port that the client connected to.
+    pub fn port(&self) -> u16 {
+        self.stream.local_addr().map_or(0, |address| address.port())
     }
 
     /// Takes the PROXY protocol header that the connection begins with, and says whose connection it is; nothing if it
@@ -96,15 +101,28 @@ impl Opening {
         self.stream.write_all(&[21, 3, 3, 0, 2, 2, 112]).await
     }
 
-    /// Reads more. The end of the stream is an error here: nothing has been said yet.
-    async fn read(&mut self) -> io::Result<()> {
-        const AT_A_TIME: usize = 1024;
-        // Connections can wait long for their first byte, so room is made once there is something.
-        self.stream.readable().await?;
-        self.seen.reserve(AT_A_TIME);
-        match self.stream.read_buf(&mut self.seen).await? {
+    /// Waits for more of what the client sends, and reads it. The end of the stream is an error here: nothing has been
+    /// said yet.
+    pub async fn read(&mut self) -> io::Result<()> {
+        loop {
+            // A socket counts as readable until a read has found nothing.
+            self.stream.readable().await?;
+            match self.read_at_once() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return done,
+            }
+        }
+    }
+
+    /// Connections can wait long for their first byte, so bytes are kept as many as there are.
+    fn read_at_once(&mut self) -> io::Result<()> {
+        let mut bytes = [0; 1024];
+        match self.stream.try_read(&mut bytes)? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            _ => Ok(()),
+            count => {
+                self.seen.extend_from_slice(&bytes[..count]);
+                Ok(())
+            }
         }
     }
 

@@ -43,10 +43,15 @@ impl<S> Socket<S> {
     }
 
     /// The same once somebody has given it back with `read` taken from it and not used.
+    ///
+    /// An empty `read` is dropped, since it may still hold on to the buffer that it was the end of.
     pub fn given_back(mut self, read: Bytes) -> Self {
+        if read.is_empty() {
+            return self;
+        }
         if self.read.is_empty() {
             self.read = read;
-        } else if !read.is_empty() {
+        } else {
             let mut both = BytesMut::from(&read[..]);
             both.extend_from_slice(&self.read);
             self.read = both.freeze();
@@ -91,9 +96,20 @@ impl Readable for TcpStream {
     }
 }
 
+impl<S: Readable> Readable for Box<S> {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.as_ref().poll_readable(cx)
+    }
+}
+
 impl<S: Readable> Readable for TlsStream<S> {
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_ref().0.poll_readable(cx)
+        let (stream, session) = self.get_ref();
+        // What was decrypted already makes no socket readable.
+        match session.wants_read() {
+            true => stream.poll_readable(cx),
+            false => Poll::Ready(Ok(())),
+        }
     }
 }
 
@@ -178,6 +194,16 @@ mod tests {
         let mut all = String::new();
         socket.read_to_string(&mut all).await.unwrap();
         assert_eq!(all, "onetwothreefour");
+    }
+
+    #[test]
+    fn nothing_left_over_holds_no_buffer() {
+        let (_, stream) = tokio::io::duplex(1);
+        let buffer = Bytes::from(vec![0; 8192]);
+        let mut rest = buffer.clone();
+        rest.advance(rest.len());
+        let socket = Socket::new(stream, Bytes::new()).given_back(rest);
+        assert!(buffer.is_unique() && !socket.has_bytes());
     }
 
     #[tokio::test]
