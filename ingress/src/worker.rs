@@ -25,6 +25,7 @@ use crate::access_log::{AccessLog, Sink};
 use crate::client_certificate::ClientCertificate;
 use crate::config::GatewayArgs;
 use crate::connection;
+use crate::connection::h1::Awake;
 use crate::filters::outbound::Outbound;
 use crate::forwarding::Via;
 use crate::gateway::Shared;
@@ -48,6 +49,7 @@ pub struct Worker {
     outbound: Outbound,
     log: AccessLog,
     tracer: Option<Tracer>,
+    awake: Awake,
     /// Connections and tunnels, which are waited for at the end.
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -281,6 +283,7 @@ impl Worker {
                 settings.access_log_format.clone(),
             ),
             tracer: outlets.tracer,
+            awake: Awake::default(),
             tasks: TaskTracker::new(),
             shutdown,
             shared,
@@ -349,6 +352,11 @@ impl Worker {
     /// What traces requests, if they are traced.
     pub fn tracer(&self) -> Option<&Tracer> {
         self.tracer.as_ref()
+    }
+
+    /// This thread's parsers of HTTP/1.
+    pub fn awake(&self) -> &Awake {
+        &self.awake
     }
 
     /// What says that the gateway is to end.

@@ -2,8 +2,10 @@
 //!
 //! The parser keeps 16 KiB of buffers for as long as it lives, so it lives only while there is something to parse. A
 //! connection that has been quiet for a second is parked: the socket is taken back from the parser, and all that is left
-//! is a task that waits for the next byte, for the end of its patience, or for the end of the gateway.
+//! is a task that waits for the next byte, for the end of its patience, or for the end of the gateway. Where there are
+//! many, they do not wait for that second, so what parsers take does not grow with the clients that have just asked.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -26,6 +28,8 @@ use crate::worker::{Peer, Worker};
 const MAX_BUFFER: usize = 2 * MAX_HEADER_BYTES;
 /// How long a connection has to be quiet before it is parked.
 const PARK: Duration = Duration::from_secs(1);
+/// How many parsers of a thread may be awake before connections are parked at the end of each request.
+const MANY: usize = 128;
 /// How long, and for how many bytes, a client may go on sending what nobody reads after it was answered.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: u64 = 4 * 1024 * 1024;
@@ -34,6 +38,13 @@ const LINGER_BYTES: u64 = 4 * 1024 * 1024;
 pub trait Stream: AsyncRead + AsyncWrite + Readable + Unpin + Send + 'static {}
 
 impl<S: AsyncRead + AsyncWrite + Readable + Unpin + Send + 'static> Stream for S {}
+
+/// The parsers of a thread that are awake.
+#[derive(Debug, Default)]
+pub struct Awake(Cell<usize>);
+
+/// One of them, as long as it is.
+struct One<'a>(&'a Awake);
 
 /// A connection on which no request is under way.
 struct Quiet<S> {
@@ -46,6 +57,8 @@ struct Quiet<S> {
 enum Event {
     /// The parser has finished.
     Ended(hyper::Result<()>),
+    /// A request has been answered, and there are so many parsers that this one need not wait for the next.
+    Answered(Instant),
     /// The gateway is to end.
     Stop,
     /// It is time to look at the clock.
@@ -103,6 +116,7 @@ async fn awake<S: Stream>(
     quiet: Quiet<S>,
 ) -> Option<Quiet<S>> {
     let clock = Clock::new(worker, peer, &quiet);
+    let _one = worker.awake().one();
     let mut parser = Parser::new(worker, peer, quiet.socket);
     let mut is_stopping = false;
     loop {
@@ -110,7 +124,11 @@ async fn awake<S: Stream>(
             biased;
             // First, so that an answer that is ready at the same moment says that the connection ends.
             () = worker.shutdown().cancelled(), if !is_stopping => Event::Stop,
-            ended = poll_fn(|cx| parser.poll(cx)) => Event::Ended(ended),
+            event = poll_fn(|cx| match parser.poll(cx) {
+                Poll::Ready(ended) => Poll::Ready(Event::Ended(ended)),
+                Poll::Pending if is_stopping || parser.may_switch() => Poll::Pending,
+                Poll::Pending => clock.poll_answered(worker.awake()),
+            }) => event,
             () = sleep_until(clock.next()) => Event::Check,
         };
         let verdict = match event {
@@ -127,6 +145,7 @@ async fn awake<S: Stream>(
                 is_stopping = true;
                 continue;
             }
+            Event::Answered(since) => Verdict::Quiet(since),
             Event::Check => clock.verdict(),
         };
         match verdict {
@@ -220,6 +239,23 @@ impl<S: Stream> Parser<S> {
     }
 }
 
+impl Awake {
+    fn one(&self) -> One<'_> {
+        self.0.set(self.0.get() + 1);
+        One(self)
+    }
+
+    fn are_many(&self) -> bool {
+        self.0.get() > MANY
+    }
+}
+
+impl Drop for One<'_> {
+    fn drop(&mut self) {
+        self.0.0.set(self.0.0.get().saturating_sub(1));
+    }
+}
+
 // Time.
 
 /// Knows what to wait for while a parser is awake. It is asked about once a second, so requests cost no timers.
@@ -253,6 +289,19 @@ impl<'c> Clock<'c> {
             true if self.waits_for_head() => Verdict::Late,
             true => Verdict::Quiet(since),
             false => Verdict::Busy,
+        }
+    }
+
+    /// Ready when a request has been answered and no other begun, if there are many parsers. What follows a head with a
+    /// body has to be told apart from the rest of that, so there it takes its time.
+    fn poll_answered(&self, awake: &Awake) -> Poll<Event> {
+        let is_over = awake.are_many()
+            && !self.is_untouched()
+            && !self.peer.had_body()
+            && !self.blocked.is_blocked();
+        match self.peer.idle_since().filter(|_| is_over) {
+            Some(since) => Poll::Ready(Event::Answered(since)),
+            None => Poll::Pending,
         }
     }
 

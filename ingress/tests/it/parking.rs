@@ -53,6 +53,42 @@ async fn an_idle_connection_is_parked_and_goes_on_with_the_next_request() {
 }
 
 #[tokio::test]
+async fn among_many_a_connection_is_parked_after_each_request() {
+    const MANY: usize = 128;
+    const ROUNDS: u64 = 5;
+    let backend = Backend::echo("b").await;
+    let silent = Backend::serve(async |mut stream, _| {
+        read_head(&mut stream).await;
+        std::future::pending().await
+    })
+    .await;
+    let mut objects = vec![ingress("i", &[("a.org", "/", "s"), ("b.org", "/", "t")])];
+    objects.extend(service_of("s", &[backend.address]));
+    objects.extend(service_of("t", &[silent.address]));
+    let gateway = Gateway::start(&objects, &["--workers=1"]);
+    let mut waiting = Vec::new();
+    for _ in 0..MANY {
+        let mut stream = TcpStream::connect(gateway.http).await.unwrap();
+        let request = b"GET / HTTP/1.1\r\nHost: b.org\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        waiting.push(stream);
+    }
+    eventually("all of them to wait", async || {
+        (silent.connections() == MANY).then_some(())
+    })
+    .await;
+    let mut client = Http::connect(gateway.http).await;
+    for _ in 0..ROUNDS {
+        let answer = client.get("a.org", "/").await;
+        assert_eq!(answer.status, StatusCode::OK);
+    }
+    eventually("a park for each request", async || {
+        (gateway.shared.metrics.parked.get() >= ROUNDS).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn half_a_head_behind_a_request_is_not_lost() {
     let backend = Backend::echo("b").await;
     let mut objects = vec![ingress("i", &[("a.org", "/", "s")])];
