@@ -102,8 +102,16 @@ pub(super) fn remove(pin: &Path, version: u32) -> io::Result<()> {
     let spot: Option<Spot> = pin.file_name().and_then(|name| name.to_str()?.parse().ok());
     if let Some(spot) = spot {
         let devices = if_nameindex()?;
-        if let Some(device) = devices.iter().find(|known| known.index() == spot.device) {
-            delete(spot, &device.name().to_string_lossy(), version)?;
+        if let Some(known) = devices.iter().find(|known| known.index() == spot.device) {
+            let device = Device {
+                index: spot.device,
+                name: known.name().to_string_lossy().into_owned(),
+            };
+            match delete(spot, &device.name, version) {
+                // It went just now.
+                Err(_) if !device.exists() => {}
+                deleted => deleted?,
+            }
         }
     }
     fs::remove_dir(pin)
