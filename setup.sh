@@ -84,6 +84,8 @@ need_test_tools() {
     has ip && has nsenter || install "tests make network namespaces" iproute2 util-linux
     has ethtool || install "a test has virtual devices complete their checksums" ethtool
     has curl || install "tests ask the gateway with it" curl
+    has wrk && has h2load || install "tests ask the gateway with them" wrk nghttp2-client
+    has testssl || install "a test looks for holes in the gateway's TLS with it" testssl.sh
     need_python_packages kubernetes grpcio
     need_node_packages ws
     if has apt-get && ! has docker-registry; then install "tests pull an image from it" docker-registry; fi
