@@ -84,15 +84,17 @@ pub async fn run(
     } = candidate.timing;
     let mut seen = None;
     let mut renewed = Instant::now();
+    let mut told = None;
     loop {
         let begun = Instant::now();
         match timeout(patience, candidate.attempt(&api, &mut seen)).await {
             Ok(Ok(is_ours)) => {
                 renewed = begun;
+                told = None;
                 candidate.announce(&leads, is_ours);
             }
-            Ok(Err(error)) => tracing::warn!(%error, "cannot read or write the Lease"),
-            Err(_) => tracing::warn!("the API does not answer about the Lease"),
+            Ok(Err(error)) => tell_once(&mut told, error.to_string()),
+            Err(_) => tell_once(&mut told, "the API does not answer".to_owned()),
         }
         if renewed.elapsed() >= patience {
             candidate.announce(&leads, false);
@@ -105,6 +107,17 @@ pub async fn run(
     let was_ours = leads.send_replace(false);
     if was_ours && let Err(error) = candidate.release(&api).await {
         tracing::warn!(%error, "cannot let go of the Lease");
+    }
+}
+
+/// Says what keeps this gateway from the Lease, unless that is what it said last: it is tried every few seconds.
+fn tell_once(told: &mut Option<String>, trouble: String) {
+    if told.as_ref() != Some(&trouble) {
+        tracing::warn!(
+            error = trouble,
+            "cannot read or write the Lease; it is tried again"
+        );
+        *told = Some(trouble);
     }
 }
 

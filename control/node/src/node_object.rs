@@ -31,6 +31,8 @@ const LEASE_SECONDS: i32 = 40;
 const LEASES: &str = "kube-node-lease";
 /// The Kubernetes version whose behaviour the agent follows.
 const VERSION: &str = "v1.36.2";
+/// Tells an API server that exec reaches this node's pods by WebSocket; without it, it asks by SPDY (KEP-4006).
+const WEBSOCKETS: &str = "ExtendWebSocketsToKubelet";
 
 /// This machine's CPUs and memory.
 pub(crate) fn capacity() -> Capacity {
@@ -232,6 +234,7 @@ fn status(args: &NodeArgs, capacity: Capacity, old: &Node, now: Timestamp) -> No
             }),
         }),
         node_info: Some(system_info(args)),
+        declared_features: Some(vec![WEBSOCKETS.to_owned()]),
         ..NodeStatus::default()
     }
 }
