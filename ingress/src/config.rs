@@ -217,7 +217,7 @@ pub struct GatewayArgs {
     pub force_ssl_redirect: bool,
 
     /// Refuse TLS to clients that ask for a host that no Ingress has a rule for, or for none, in place of showing them the
-    /// default certificate.
+    /// default certificate (ssl-reject-handshake).
     #[arg(long)]
     pub ssl_reject_handshake: bool,
 

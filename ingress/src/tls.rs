@@ -129,11 +129,6 @@ impl Certificates {
         server_name == host || Arc::ptr_eq(shown, self.select(Some(host))) || shown.covers(host)
     }
 
-    /// Whether a TLS section speaks of `host`, or of all hosts if the client asks for none.
-    pub fn is_claimed(&self, host: Option<&str>) -> bool {
-        self.hosts.get(host.unwrap_or_default()).is_some()
-    }
-
     /// The Secret of the certificate for a client that asks for `host`; nothing for our own.
     pub fn secret_of(&self, host: &str) -> Option<&ObjectName> {
         let shown = self.select(Some(host));
@@ -175,18 +170,12 @@ fn not_covered(claim: &TlsClaim, secret: &ObjectName, certificate: &Certificate)
 #[derive(Debug)]
 struct Resolver {
     certificates: Arc<ArcSwap<Certificates>>,
-    /// Whether hosts without a certificate get none at all.
-    rejects_unknown: bool,
 }
 
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let host = hello.server_name().map(lower_case);
-        let certificates = self.certificates.load();
-        if self.rejects_unknown && !certificates.is_claimed(host.as_deref()) {
-            return None;
-        }
-        Some(certificates.select(host.as_deref()).key())
+        Some(self.certificates.load().select(host.as_deref()).key())
     }
 }
 
@@ -201,10 +190,7 @@ pub fn server_config(
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(settings.versions())?
         .with_client_cert_verifier(clients)
-        .with_cert_resolver(Arc::new(Resolver {
-            certificates,
-            rejects_unknown: settings.tls_reject_unknown_hosts,
-        }));
+        .with_cert_resolver(Arc::new(Resolver { certificates }));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.ticketer = aws_lc_rs::Ticketer::new()?;
     Ok(config)

@@ -21,11 +21,6 @@ pub struct TlsArgs {
     /// offered.
     #[arg(long, value_name = "SUITES", value_parser = suites)]
     pub tls_ciphers: Option<Suites>,
-
-    /// Refuse the handshake of clients that ask for a host without a TLS section, or for none, instead of showing the
-    /// default certificate (ssl-reject-handshake).
-    #[arg(long)]
-    pub tls_reject_unknown_hosts: bool,
 }
 
 /// A version of TLS.

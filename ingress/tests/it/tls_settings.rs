@@ -106,16 +106,3 @@ async fn suites_of_tls_12_are_those_the_operator_names() {
     let newer = connect(gateway.https, "a.org", &authority.der(), ONLY_13).await;
     assert!(newer.is_ok());
 }
-
-#[tokio::test]
-async fn unknown_hosts_get_no_handshake_where_the_operator_wants_none() {
-    let (gateway, authority, _backend) = gateway(&["--tls-reject-unknown-hosts"]).await;
-    for (host, is_served) in [("a.org", true), ("b.org", false), ("127.0.0.1", false)] {
-        let stream = connect(gateway.https, host, &authority.der(), ONLY_13).await;
-        assert_eq!(stream.is_ok(), is_served, "{host}");
-        // Nobody has been shown a certificate that could be verified or not.
-        let refused = stream.err().map(|error| error.to_string());
-        let is_alert = refused.as_ref().is_none_or(|why| why.contains("alert"));
-        assert!(is_alert, "{refused:?}");
-    }
-}
