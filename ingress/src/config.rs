@@ -11,13 +11,13 @@ use model::Node;
 use model::ObjectName;
 
 use crate::admission::AdmissionArgs;
-use crate::allowance::BodyLimits;
 use crate::annotations::value;
 use crate::filters::compress::CompressArgs;
 use crate::filters::global_auth::GlobalAuthArgs;
 use crate::inspect::socket;
-use crate::log_format::LogFormat;
-use crate::tls_settings::TlsArgs;
+use crate::observe::log_format::LogFormat;
+use crate::request::allowance::BodyLimits;
+use crate::tls::settings::TlsArgs;
 use crate::trace::settings::TraceArgs;
 use crate::upstream::Ejection;
 

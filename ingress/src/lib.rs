@@ -1,12 +1,10 @@
 //! portolan-ingress: routes HTTP by host and path, with TLS, from Ingress objects.
 //!
-//! Two halves meet at immutable snapshots. The control half watches the API ([`watch`]), keeps what it saw
-//! ([`objects`]), computes routes ([`routes`]) and certificates ([`tls`]) and swaps them in ([`controller`]); it reports
-//! what is wrong ([`events`]) and what is served ([`status`]), and judges objects before they are kept ([`admission`]). The data half is a set of threads that share nothing else
-//! ([`worker`]): a thread accepts a connection ([`connection`]) and takes each request its way ([`request`]): checked
-//! ([`strict`]), routed, told apart ([`forwarding`]), sent ([`forward`]) to an endpoint that suits it ([`upstream`],
-//! [`balance`], [`endpoint`]) over a connection ([`exchange`], [`pool`], [`multiplex`]) and written down ([`record`],
-//! [`trace`]).
+//! Two halves meet at immutable snapshots. The control half ([`api`]) watches the API, computes routes ([`routes`]) and
+//! certificates ([`tls`]) and swaps them in; it reports what is wrong and what is served, and judges objects before
+//! they are kept ([`admission`]). The data half ([`server`]) is a set of threads that share nothing else: a thread accepts
+//! a connection ([`connection`]) and takes each request its way ([`request`]): checked, routed, filtered ([`filters`]),
+//! sent ([`forward`]) to an endpoint that suits it ([`upstream`]) and written down ([`observe`], [`trace`]).
 //!
 //! Nothing listens before all objects have been seen once.
 
@@ -25,83 +23,37 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-pub mod access_log;
-pub mod admin;
 pub mod admission;
-pub mod allowance;
 pub mod annotations;
-pub mod answer;
-pub mod attempts;
-pub mod backend_tls;
-pub mod balance;
-pub mod body;
-mod budget;
-pub mod certificate;
-pub mod client_certificate;
+pub mod api;
 pub mod config;
 pub mod connection;
-pub mod controller;
-pub mod cookie;
-pub mod endpoint;
-pub mod events;
-pub mod exchange;
 pub mod filters;
 pub mod forward;
-pub mod forwarding;
-pub mod gateway;
-pub mod grpc;
-pub mod handover;
-pub mod hash_key;
-pub mod headers;
-mod health;
-pub mod host;
 pub mod inspect;
-pub mod intercept;
-mod latency;
-pub mod leader;
 pub mod lint;
-pub mod listener;
-pub mod log_format;
-pub mod metrics;
-pub mod multiplex;
-pub mod objects;
-pub mod path;
-pub mod pool;
+pub mod message;
+pub mod observe;
 pub mod problem;
-mod process;
-pub mod protocol;
-pub mod published;
-pub mod record;
-pub mod redirect;
 pub mod request;
-pub mod rewrite;
-mod ring;
 pub mod routes;
-pub mod series;
-pub mod session;
-pub mod session_cookie;
-pub mod status;
-pub mod strict;
+pub mod server;
 pub mod tls;
-pub mod tls_settings;
 pub mod trace;
-pub mod trailers;
-pub mod upgrade;
 pub mod upstream;
-pub mod upstreams;
-pub mod variables;
-pub mod watch;
-pub mod worker;
 
-use access_log::Sink;
-use certificate::BadCertificate;
+use api::controller::{Controller, Report};
+use api::leader::Candidate;
+use api::{events, leader, published, status, watch};
 use config::IngressArgs;
-use controller::{Controller, Report};
-use gateway::{Serving, Shared};
-use leader::Candidate;
-use metrics::{Identity, Metrics};
+use observe::access_log::{self, Sink};
+use observe::admin;
+use observe::metrics::{Identity, Metrics};
 use routes::class::Classes;
-use worker::Outlets;
+use server::gateway::{Serving, Shared};
+use server::handover;
+use server::worker::Outlets;
+use tls::certificate::BadCertificate;
 
 /// How long the end waits for the collector to take the last spans.
 const LAST_SPANS: Duration = Duration::from_secs(5);
@@ -135,7 +87,7 @@ pub enum Error {
         /// The file.
         file: PathBuf,
         /// Why.
-        source: backend_tls::BadRoots,
+        source: tls::backend::BadRoots,
     },
     /// Spans cannot be sent.
     #[error("cannot send spans")]

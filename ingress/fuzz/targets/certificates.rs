@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use ingress::certificate::Certificate;
-use ingress::client_certificate::{Authority, ClientCertificate};
+use ingress::tls::certificate::Certificate;
+use ingress::tls::client_certificate::{Authority, ClientCertificate};
 use libfuzzer_sys::fuzz_target;
 use rustls_pki_types::CertificateDer;
 

@@ -1,8 +1,8 @@
 //! Rules and paths of all sorts: what the trie finds is what trying every rule finds.
 #![no_main]
 
-use ingress::host::Authority;
-use ingress::path::{Slashes, normalise, normalise_rule};
+use ingress::message::host::Authority;
+use ingress::message::path::{Slashes, normalise, normalise_rule};
 use ingress::routes::matcher::{PathMatch, PathTrie};
 use libfuzzer_sys::fuzz_target;
 

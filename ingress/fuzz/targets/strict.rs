@@ -15,8 +15,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use ingress::connection::framing::Checked;
-use ingress::path::{Slashes, normalise};
-use ingress::strict::{self, Head, MAX_HEADER_BYTES, MAX_HEADERS, MAX_TARGET, Rules};
+use ingress::message::path::{Slashes, normalise};
+use ingress::request::strict::{self, Head, MAX_HEADER_BYTES, MAX_HEADERS, MAX_TARGET, Rules};
 use libfuzzer_sys::fuzz_target;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 

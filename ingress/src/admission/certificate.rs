@@ -10,7 +10,7 @@ use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::sign::SingleCertAndKey;
 
-use crate::certificate::{BadCertificate, Certificate};
+use crate::tls::certificate::{BadCertificate, Certificate};
 
 /// The files, and what was last seen in them.
 #[derive(Debug)]

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::controller::Report;
-use crate::gateway::Shared;
+use crate::api::controller::Report;
+use crate::server::gateway::Shared;
 
 mod certificate;
 mod judgement;

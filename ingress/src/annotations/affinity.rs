@@ -1,7 +1,7 @@
 //! Keeping clients at an endpoint: `affinity`, `affinity-mode`, `affinity-canary-behavior` and `session-cookie-*`.
 
 use super::Annotations;
-use crate::session_cookie::{SameSite, SessionCookie};
+use crate::upstream::session_cookie::{SameSite, SessionCookie};
 
 /// That clients are kept at an endpoint by a cookie.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -8,10 +8,10 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use sha2::{Digest, Sha256};
 
 use super::{Annotations, Data};
-use crate::backend_tls::{Asked, BackendTls, Trust};
-use crate::certificate::{CERTIFICATE_KEY, Certificate, PRIVATE_KEY_KEY};
-use crate::protocol::{Http, Protocol, Security};
-use crate::tls_settings::suites;
+use crate::forward::protocol::{Http, Protocol, Security};
+use crate::tls::backend::{Asked, BackendTls, Trust};
+use crate::tls::certificate::{CERTIFICATE_KEY, Certificate, PRIVATE_KEY_KEY};
+use crate::tls::settings::suites;
 
 /// The key of the certificates that are trusted in a Secret.
 const AUTHORITY_KEY: &str = "ca.crt";

@@ -3,10 +3,10 @@
 
 use super::Annotations;
 use super::affinity::Affinity;
-use crate::balance::{Balance, MOST_IN_SUBSET};
-use crate::hash_key::HashKey;
+use crate::message::variables::Facts;
 use crate::upstream::Reach;
-use crate::variables::Facts;
+use crate::upstream::balance::{Balance, MOST_IN_SUBSET};
+use crate::upstream::hash_key::HashKey;
 
 /// How an endpoint is chosen.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::HeaderValue;
 
 use super::{Annotations, Pattern};
-use crate::client_certificate::Authority;
+use crate::tls::client_certificate::Authority;
 
 /// How many certificates there may be between a client's and its authority's, if the Ingress does not say.
 const DEPTH: usize = 1;
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
     use crate::annotations::policy::tests::{read, read_with, verdict};
     use crate::annotations::{Data, Reference, Referenced, Seen};
-    use crate::certificate::test::pem;
+    use crate::tls::certificate::test::pem;
     use model::ObjectName;
 
     fn objects() -> Referenced {

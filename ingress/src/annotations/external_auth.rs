@@ -6,7 +6,7 @@ use http::{HeaderName, Method, StatusCode};
 
 use super::{Annotations, Data, value};
 use crate::filters::external_auth::{Cache, ExternalAuth, Signin};
-use crate::variables::{Template, UrlTemplate};
+use crate::message::variables::{Template, UrlTemplate};
 
 /// What ingress-nginx remembers where nothing else is said.
 const DEFAULT_DURATIONS: &str = "200 202 401 5m";

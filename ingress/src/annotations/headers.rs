@@ -80,7 +80,7 @@ impl Headers {
 }
 
 fn host(text: &str) -> Result<HeaderValue, String> {
-    let is_host = crate::host::Authority::parse(text).is_some();
+    let is_host = crate::message::host::Authority::parse(text).is_some();
     let value = HeaderValue::try_from(text).ok().filter(|_| is_host);
     value.ok_or_else(|| format!("{text:?} is not a host"))
 }

@@ -1,7 +1,7 @@
 //! Hosts that an Ingress serves beside those of its rules: `server-alias` and `from-to-www-redirect`.
 
 use super::{Annotations, value};
-use crate::host::HostPattern;
+use crate::message::host::HostPattern;
 
 /// Further hosts.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

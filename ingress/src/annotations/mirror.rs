@@ -2,7 +2,7 @@
 
 use super::Annotations;
 use crate::filters::mirror::Mirror;
-use crate::variables::UrlTemplate;
+use crate::message::variables::UrlTemplate;
 
 /// Where copies go, if any do.
 pub fn parse(from: &mut Annotations<'_>) -> Option<Mirror> {

@@ -1,7 +1,7 @@
 //! Traces: `enable-opentelemetry`, `opentelemetry-trust-incoming-span`, `opentelemetry-operation-name`.
 
 use super::Annotations;
-use crate::variables::Template;
+use crate::message::variables::Template;
 
 /// What an Ingress asks of tracing. What it says nothing about is as the settings say.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -4,7 +4,7 @@
 use http::StatusCode;
 
 use super::Annotations;
-use crate::variables::{Template, UrlTemplate};
+use crate::message::variables::{Template, UrlTemplate};
 
 /// Which requests of an Ingress are answered with a redirect, other than to HTTPS.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

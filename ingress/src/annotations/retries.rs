@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::Annotations;
-use crate::answer::Reason;
+use crate::message::answer::Reason;
 
 /// When and how often a request is sent again.
 #[derive(Debug, Clone, PartialEq, Eq)]

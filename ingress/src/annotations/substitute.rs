@@ -3,7 +3,7 @@
 
 use super::groups::Groups;
 use super::{Annotations, Pattern};
-use crate::variables::Template;
+use crate::message::variables::Template;
 
 /// What is changed about answers.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Annotations;
 use crate::config::GatewayArgs;
-use crate::grpc;
+use crate::message::grpc;
 
 /// What an Ingress says of it; for the rest the gateway's settings hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

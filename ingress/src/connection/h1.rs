@@ -20,9 +20,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::framing::Checked;
 use super::socket::{Blocked, Readable, Socket};
 use super::{Answerer, report};
-use crate::answer::{self, Reason};
-use crate::strict::{MAX_HEADER_BYTES, MAX_HEADERS};
-use crate::worker::{Peer, Worker};
+use crate::message::answer::{self, Reason};
+use crate::request::strict::{MAX_HEADER_BYTES, MAX_HEADERS};
+use crate::server::worker::{Peer, Worker};
 
 /// Most bytes that are read ahead of a client's request, or kept of an answer that it does not take: a head, and then some.
 const MAX_BUFFER: usize = 2 * MAX_HEADER_BYTES;

@@ -14,9 +14,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::flood::Metered;
 use super::{Answerer, report};
-use crate::answer::Reason;
-use crate::strict::MAX_HEADER_BYTES;
-use crate::worker::{Peer, Worker};
+use crate::message::answer::Reason;
+use crate::request::strict::MAX_HEADER_BYTES;
+use crate::server::worker::{Peer, Worker};
 
 /// Requests that a client may have open at a time.
 const MAX_STREAMS: u32 = 128;

@@ -32,14 +32,14 @@ pub mod socket;
 
 pub use h2::LocalExecutor;
 
-use crate::answer::Reason;
-use crate::body::ResponseBody;
-use crate::client_certificate::ClientCertificate;
-use crate::forwarding::Via;
+use crate::message::answer::Reason;
+use crate::message::body::ResponseBody;
 use crate::request;
+use crate::request::forwarding::Via;
 use crate::routes::{Host, Route};
+use crate::server::worker::{Peer, Worker};
 use crate::tls;
-use crate::worker::{Peer, Worker};
+use crate::tls::client_certificate::ClientCertificate;
 use opening::{Hello, Opening};
 use socket::Socket;
 

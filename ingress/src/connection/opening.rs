@@ -10,7 +10,7 @@ use tokio_rustls::StartHandshake;
 
 use super::proxy_protocol::{self, Ends};
 use super::socket::Socket;
-use crate::host::lower_case;
+use crate::message::host::lower_case;
 
 /// A connection of which nothing has been served yet.
 #[derive(Debug)]

@@ -9,10 +9,10 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::opening::Opening;
-use crate::answer::Reason;
-use crate::balance::Choice;
+use crate::message::answer::Reason;
 use crate::routes::{Route, Target};
-use crate::worker::Worker;
+use crate::server::worker::Worker;
+use crate::upstream::balance::Choice;
 
 /// Most endpoints that are tried for one connection.
 const MAX_ATTEMPTS: usize = 3;

@@ -9,7 +9,7 @@ use super::Visit;
 use super::external_auth::{Cache, ExternalAuth, Verdict};
 use super::memory::{Memory, Question};
 use super::outbound;
-use crate::variables::Facts;
+use crate::message::variables::Facts;
 
 /// Answers that are remembered.
 const REMEMBERED: usize = 16_384;

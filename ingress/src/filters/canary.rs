@@ -7,7 +7,7 @@ use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue};
 
 use crate::annotations::Pattern;
-use crate::cookie;
+use crate::message::cookie;
 
 /// Who is sent to a canary. By default nobody is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

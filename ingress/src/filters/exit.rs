@@ -11,7 +11,7 @@ use super::compress::Coding;
 use super::cors::{Cors, Marks};
 use super::external_auth::carries_cookies;
 use super::pace::Pace;
-use crate::answer::Reason;
+use crate::message::answer::Reason;
 
 /// What the filters have noted for the answer.
 #[derive(Debug, Default)]

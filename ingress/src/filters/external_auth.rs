@@ -11,7 +11,7 @@ use http::header::{
 };
 use http::{Method, Request, StatusCode};
 
-use crate::variables::{Facts, Piece, Template, UrlTemplate, Variable};
+use crate::message::variables::{Facts, Piece, Template, UrlTemplate, Variable};
 
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const ORIGINAL_URL: HeaderName = HeaderName::from_static("x-original-url");

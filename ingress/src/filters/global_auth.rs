@@ -3,7 +3,7 @@
 use http::HeaderName;
 
 use super::external_auth::{ExternalAuth, Signin};
-use crate::variables::{Template, UrlTemplate};
+use crate::message::variables::{Template, UrlTemplate};
 
 /// Arguments about whom to ask.
 #[derive(clap::Args, Debug, Clone, Default)]

@@ -16,7 +16,7 @@ use hyper::body::Frame;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::outbound::{Outgoing, empty};
-use crate::variables::{Facts, UrlTemplate};
+use crate::message::variables::{Facts, UrlTemplate};
 
 /// Pieces of a body that may wait for the other service. A piece is as large as a read, at most about 100 KB.
 const MAX_WAITING: usize = 16;

@@ -21,15 +21,15 @@ use subtle::ConstantTimeEq;
 
 use crate::annotations::Policy;
 use crate::annotations::affinity::BesideCanary;
-use crate::answer::Reason;
-use crate::body::RequestBody;
 use crate::config::GatewayArgs;
-use crate::record::Record;
+use crate::message::answer::Reason;
+use crate::message::body::RequestBody;
+use crate::message::variables::Facts;
+use crate::observe::record::Record;
 use crate::routes::{Route, Target};
-use crate::session::{self, Home};
+use crate::server::worker::Worker;
 use crate::upstream::Upstream;
-use crate::variables::Facts;
-use crate::worker::Worker;
+use crate::upstream::session::{self, Home};
 
 pub mod access;
 pub mod ask;

@@ -18,7 +18,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::{ClientConfig, RootCertStore};
 
-use crate::backend_tls::Defaults;
+use crate::tls::backend::Defaults;
 
 /// The most of an answer's body that is read for the sake of keeping its connection.
 const MAX_BODY: usize = 64 * 1024;

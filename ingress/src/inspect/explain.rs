@@ -4,11 +4,11 @@ use http::Uri;
 use serde::Serialize;
 
 use super::{EndpointView, Format, endpoints, json, kind};
-use crate::answer::Reason;
-use crate::gateway::Shared;
-use crate::host::Authority;
-use crate::path;
+use crate::message::answer::Reason;
+use crate::message::host::Authority;
+use crate::message::path;
 use crate::routes::{Route, Target};
+use crate::server::gateway::Shared;
 
 /// What is decided about a request, step by step.
 #[derive(Debug, Serialize)]

@@ -9,10 +9,10 @@ use model::ServicePortName;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::endpoint::Endpoint;
-use crate::gateway::Shared;
 use crate::routes::{Route, Target};
+use crate::server::gateway::Shared;
 use crate::upstream::Upstream;
+use crate::upstream::endpoint::Endpoint;
 
 pub mod explain;
 pub mod socket;

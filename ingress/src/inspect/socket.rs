@@ -17,8 +17,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 use super::{Format, certificates, explain, routes, upstreams};
-use crate::admin;
-use crate::gateway::Shared;
+use crate::observe::admin;
+use crate::server::gateway::Shared;
 
 /// Where the socket is, if nobody says otherwise.
 pub const DEFAULT_PATH: &str = "/run/portolan-ingress/admin.sock";

@@ -12,11 +12,11 @@ use model::{ObjectName, World};
 use serde::Serialize;
 
 use crate::annotations::{Finding, Policy, Referenced, Verdict};
-use crate::metrics::Metrics;
+use crate::observe::metrics::Metrics;
 use crate::problem::{Fault, Problem};
 use crate::routes::Routes;
 use crate::routes::ingress::{self, Context, Reading};
-use crate::upstreams::Upstreams;
+use crate::upstream::registry::Upstreams;
 
 pub mod command;
 mod quirks;

@@ -7,8 +7,8 @@ use model::{ObjectName, Protocol, Service, ServicePort, World};
 
 use super::ingress::{Context, cluster_name};
 use super::{Route, Target};
+use crate::forward::protocol::{Protocol as Spoken, Security};
 use crate::problem::IngressRef;
-use crate::protocol::{Protocol as Spoken, Security};
 use crate::upstream::Reach;
 
 /// The route to the first port of the Service `name`, if it has one. It belongs to no Ingress.

@@ -2,7 +2,7 @@
 
 use super::ingress::{Part, PathRule, Reading, TlsClaim};
 use crate::annotations::hosts::{Hosts, other_www};
-use crate::host::HostPattern;
+use crate::message::host::HostPattern;
 
 /// Adds to `reading` the hosts that `asked` gives it.
 pub(super) fn add(reading: &mut Reading, asked: &Hosts) {

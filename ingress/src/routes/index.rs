@@ -13,7 +13,7 @@ use super::ingress::{self, Context, Reading, TlsClaim};
 use super::merge::{Merged, merge};
 use super::{Route, Table};
 use crate::annotations::Reference;
-use crate::host::HostPattern;
+use crate::message::host::HostPattern;
 use crate::problem::{IngressRef, Problem};
 
 /// The routes of all Ingresses, and what is known about where they come from.

@@ -21,12 +21,12 @@ use super::default_backend::first_port;
 use super::validate::{self, PortRef};
 use super::{PathMatch, Route, Target, further};
 use crate::annotations::{Pattern, Policy, Reference, Referenced, known};
-use crate::host::HostPattern;
-use crate::metrics::Metrics;
+use crate::forward::protocol::{Protocol as Spoken, Security};
+use crate::message::host::HostPattern;
+use crate::observe::metrics::Metrics;
 use crate::problem::{Fault, IngressRef, Problem};
-use crate::protocol::{Protocol as Spoken, Security};
+use crate::upstream::registry::Upstreams;
 use crate::upstream::{Reach, Upstream};
-use crate::upstreams::Upstreams;
 
 /// What one Ingress asks for.
 #[derive(Debug)]

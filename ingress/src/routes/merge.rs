@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::ingress::{Part, PathRule, Reading, TlsClaim};
 use super::{Host, PathMatch, Route};
 use crate::annotations::known;
-use crate::host::HostPattern;
+use crate::message::host::HostPattern;
 use crate::problem::{Fault, Problem};
 
 /// What a host comes to.

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use rustls_pki_types::ServerName;
 
 use crate::annotations::{Pattern, Policy};
-use crate::backend_tls::BackendTls;
-use crate::client_certificate::Authority;
-use crate::host::HostMap;
+use crate::forward::protocol::{Expected, Protocol, Security, Spoken};
+use crate::message::host::HostMap;
+use crate::observe::series::Series;
 use crate::problem::IngressRef;
-use crate::protocol::{Expected, Protocol, Security, Spoken};
-use crate::series::Series;
+use crate::tls::backend::BackendTls;
+use crate::tls::client_certificate::Authority;
 use crate::upstream::Upstream;
 
 pub mod class;

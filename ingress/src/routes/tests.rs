@@ -14,9 +14,9 @@ use super::index::Changed;
 use super::ingress::{Context, TlsClaim};
 use super::{Routes, Table, Target};
 use crate::annotations::Referenced;
-use crate::metrics::Metrics;
+use crate::observe::metrics::Metrics;
 use crate::problem::Problem;
-use crate::upstreams::Upstreams;
+use crate::upstream::registry::Upstreams;
 
 mod annotated;
 

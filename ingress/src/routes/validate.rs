@@ -8,7 +8,7 @@ use k8s_openapi::api::networking::v1::{HTTPIngressPath, IngressServiceBackend};
 use super::matcher::PathMatch;
 use crate::annotations::Pattern;
 use crate::annotations::paths::Paths;
-use crate::path;
+use crate::message::path;
 
 /// What an `Exact` or `Prefix` path must not contain, since requests never have it in normal form.
 const FORBIDDEN: [&str; 5] = ["//", "/./", "/../", "%2f", "%2F"];

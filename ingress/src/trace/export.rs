@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::settings::TraceArgs;
-use crate::metrics::Metrics;
+use crate::observe::metrics::Metrics;
 
 /// How long a batch may take, all attempts of the exporter included.
 const PATIENCE: Duration = Duration::from_secs(10);

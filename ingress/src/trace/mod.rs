@@ -20,11 +20,11 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::annotations::opentelemetry::Tracing;
-use crate::answer::Reason;
 use crate::filters::Visit;
-use crate::metrics::Metrics;
-use crate::pool::Key;
-use crate::variables::Template;
+use crate::forward::pool::Key;
+use crate::message::answer::Reason;
+use crate::message::variables::Template;
+use crate::observe::metrics::Metrics;
 
 pub mod context;
 mod export;

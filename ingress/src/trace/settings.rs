@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::builder::NonEmptyStringValueParser;
 use opentelemetry_sdk::trace::Sampler;
 
-use crate::variables::Template;
+use crate::message::variables::Template;
 
 /// Arguments about traces.
 #[derive(clap::Args, Debug, Clone)]

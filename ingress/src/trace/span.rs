@@ -11,9 +11,9 @@ use opentelemetry::{InstrumentationScope, KeyValue, Value};
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
 use super::{Attempt, Trace};
-use crate::answer::Reason;
+use crate::message::answer::Reason;
+use crate::message::variables::scheme;
 use crate::routes::Route;
-use crate::variables::scheme;
 
 /// A request that is over.
 #[derive(Debug)]

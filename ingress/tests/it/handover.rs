@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ingress::handover;
+use ingress::server::handover;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;

@@ -1,0 +1,221 @@
+//! From objects to what the data plane has in effect: computes what a change has outdated, and only that, and swaps it
+//! in.
+//!
+//! Nothing is published before every kind of object has been listed once, and nothing while an object that an
+//! Ingress names has not been looked for yet: what it is needed for would be served without it. Certificates go first, endpoints second and
+//! routes last, so a route never leads to something that is not there yet.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use model::ObjectName;
+
+use crate::annotations::Reference;
+use crate::api::objects::{Change, Objects, Stale};
+use crate::api::status;
+use crate::problem::Problem;
+use crate::routes::class::Classes;
+use crate::routes::index::Changed;
+use crate::routes::ingress::{Context, reference};
+use crate::routes::{Routes, default_backend};
+use crate::server::gateway::Shared;
+
+/// What turns objects into routes.
+#[derive(Debug)]
+pub struct Controller {
+    objects: Objects,
+    shared: Arc<Shared>,
+    stale: Stale,
+    routes: Routes,
+    /// What has been computed and not been put into effect.
+    pending: Pending,
+    /// The objects that Ingresses name, there or not.
+    references: BTreeSet<Reference>,
+    /// Those of them that nobody has looked for yet.
+    awaited: BTreeSet<Reference>,
+    certificate_problems: Vec<Problem>,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    routes: bool,
+    certificates: bool,
+    statuses: bool,
+}
+
+/// What the world should be told.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Report {
+    /// What is wrong with Ingresses.
+    pub problems: Vec<Problem>,
+    /// The Ingresses that are served.
+    pub served: Vec<Served>,
+    /// Whose Ingresses are served.
+    pub classes: Classes,
+}
+
+/// An Ingress that is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Served {
+    /// Its name.
+    pub name: ObjectName,
+    /// The version of the object that was seen.
+    pub version: String,
+    /// The addresses that its status has.
+    pub addresses: Vec<String>,
+}
+
+impl Controller {
+    /// A controller of `shared` that knows no objects yet.
+    pub fn new(shared: Arc<Shared>, classes: Classes) -> Self {
+        let references = own_references(&shared);
+        Self {
+            objects: Objects::new(classes, shared.settings.node()),
+            shared,
+            stale: Stale::default(),
+            routes: Routes::default(),
+            pending: Pending::default(),
+            awaited: references.clone(),
+            references,
+            certificate_problems: Vec::new(),
+        }
+    }
+
+    /// Takes in a change. Nothing is in effect before [`publish`](Self::publish).
+    pub fn apply(&mut self, change: Change) {
+        self.objects.apply(change, &mut self.stale);
+    }
+
+    /// Puts into effect what has changed. Returns what the world should be told, if that may have changed too.
+    pub fn publish(&mut self) -> Option<Report> {
+        if !self.objects.is_complete() {
+            return None;
+        }
+        let stale = std::mem::take(&mut self.stale);
+        let changed = self.read(&stale);
+        self.await_references(changed, &stale);
+        self.pending.routes |= changed.routes;
+        self.pending.certificates |= changed.claims || stale.certificates;
+        self.pending.statuses |= stale.statuses;
+        let world = self.objects.world();
+        self.shared.upstreams.refresh(world, &stale.endpoints);
+        if !self.awaited.is_empty() {
+            return None;
+        }
+        let pending = std::mem::take(&mut self.pending);
+        if pending.certificates {
+            self.publish_certificates();
+        }
+        if pending.routes {
+            self.publish_routes();
+        }
+        (pending.routes || pending.certificates || pending.statuses).then(|| self.report())
+    }
+
+    /// The objects that Ingresses name as of the last [`publish`](Self::publish); whoever feeds changes should look for
+    /// them.
+    pub fn references(&self) -> &BTreeSet<Reference> {
+        &self.references
+    }
+
+    /// Those of them that nobody has looked for yet. Nothing is published before.
+    pub fn awaited(&self) -> &BTreeSet<Reference> {
+        &self.awaited
+    }
+
+    /// Reads the Ingresses anew that changed, or that name something that did.
+    fn read(&mut self, stale: &Stale) -> Changed {
+        let services = stale.services.iter();
+        let users = services.flat_map(|name| self.routes.users(name));
+        let named = stale.references.iter();
+        let users = users.chain(named.flat_map(|named| self.routes.reference_users(named)));
+        let names: BTreeSet<_> = stale.ingresses.iter().chain(users).cloned().collect();
+        let objects = names.iter().map(|name| (name, self.objects.ingress(name)));
+        let context = Context {
+            world: self.objects.world(),
+            upstreams: &self.shared.upstreams,
+            referenced: self.objects.referenced(),
+            metrics: &self.shared.metrics,
+        };
+        let mut changed = self.routes.update(objects, context);
+        let default = self.shared.settings.default_backend_service.as_ref();
+        if let Some(name) = default.filter(|name| stale.services.contains(*name)) {
+            let route = default_backend::route(name, context);
+            if route.is_none() {
+                tracing::warn!(service = %name, "the default backend has no TCP port or does not exist");
+            }
+            self.routes.set_otherwise(route);
+            changed.routes = true;
+        }
+        changed
+    }
+
+    fn await_references(&mut self, changed: Changed, stale: &Stale) {
+        for reference in &stale.references {
+            self.awaited.remove(reference);
+        }
+        if changed.references {
+            self.references = own_references(&self.shared);
+            self.references.extend(self.routes.references().cloned());
+            self.objects.keep_referenced(&self.references);
+            let seen = self.objects.referenced();
+            let unseen = self.references.iter();
+            let unseen = unseen.filter(|reference| seen.get(reference).is_none());
+            self.awaited = unseen.cloned().collect();
+        }
+    }
+
+    fn publish_certificates(&mut self) {
+        let in_use = self.shared.certificates.load();
+        let secrets = self.objects.secrets();
+        if let Some(name) = &self.shared.settings.default_ssl_certificate {
+            let why = match secrets.get(name) {
+                Some(Ok(_)) => None,
+                Some(Err(error)) => Some(error.to_string()),
+                None => Some("it does not exist or cannot be read".to_owned()),
+            };
+            if let Some(why) = why {
+                tracing::warn!(secret = %name, why, "the default certificate cannot be used");
+            }
+        }
+        let (next, problems) = in_use.next(self.routes.claims(), secrets);
+        self.shared.certificates.store(Arc::new(next));
+        self.certificate_problems = problems;
+    }
+
+    fn publish_routes(&self) {
+        self.shared.routes.store(Arc::new(self.routes.table()));
+        self.shared.metrics.routes.set(self.routes.len() as u64);
+        self.shared.metrics.updates.count();
+        let now = u64::try_from(jiff::Timestamp::now().as_second());
+        self.shared.metrics.updated.set(now.unwrap_or_default());
+        self.shared.metrics.series.drop_unused();
+        self.shared.upstreams.drop_unused();
+    }
+
+    fn report(&self) -> Report {
+        let problems = self.routes.problems().chain(&self.certificate_problems);
+        let problems: Vec<Problem> = problems.cloned().collect();
+        self.shared.metrics.set_problems(&problems);
+        let served = self.objects.ingresses().map(|ingress| Served {
+            name: reference(ingress).name,
+            version: ingress
+                .metadata
+                .resource_version
+                .clone()
+                .unwrap_or_default(),
+            addresses: status::addresses(ingress),
+        });
+        Report {
+            problems,
+            served: served.collect(),
+            classes: self.objects.classes().clone(),
+        }
+    }
+}
+
+/// The objects that the settings name.
+fn own_references(shared: &Shared) -> BTreeSet<Reference> {
+    let certificate = shared.settings.default_ssl_certificate.clone();
+    certificate.map(Reference::Secret).into_iter().collect()
+}

@@ -1,0 +1,209 @@
+//! Sending a request to a Service, and sending it again where that is safe and wanted.
+//!
+//! A request is sent again only while its client has seen nothing of a response. What a backend may have acted on is sent
+//! again only if it may be repeated (RFC 9110 section 9.2.2) and its body is still known. Whether another attempt is
+//! wanted is for [`Attempts`] to say.
+
+pub mod attempts;
+pub mod exchange;
+pub mod multiplex;
+pub mod pool;
+pub mod protocol;
+
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::SystemTime;
+
+use http::header::{CONNECTION, HOST, SET_COOKIE, TE, TRANSFER_ENCODING};
+use http::uri::{Authority, Scheme};
+use http::{HeaderValue, Request, Uri, Version};
+use hyper::body::Body;
+use tokio::time::{Instant, timeout};
+
+use self::attempts::{Attempts, Manner};
+use self::exchange::{Exchange, Failed, Reply, Sent};
+use self::pool::Key;
+use self::protocol::{Http, Spoken};
+use crate::message::answer::Reason;
+use crate::message::body::{Progress, RequestBody};
+use crate::observe::record::Record;
+use crate::request::upgrade::Upgrade;
+use crate::server::worker::Worker;
+use crate::upstream::Upstream;
+use crate::upstream::endpoint::InFlight;
+
+/// A request as it was before it was sent.
+struct Spare {
+    head: Request<()>,
+    body: RequestBody,
+}
+
+/// Sends `request` to one of the endpoints of `upstream`, in that `manner`.
+pub async fn forward(
+    worker: &Rc<Worker>,
+    upstream: &Upstream,
+    manner: Manner<'_>,
+    mut request: Request<RequestBody>,
+    progress: Rc<Progress>,
+    upgrade: Option<Upgrade>,
+    record: &mut Record,
+) -> Result<Reply, Reason> {
+    prepare(&mut request, &manner.spoken)?;
+    let patience = manner.patience;
+    let exchange = Exchange {
+        worker,
+        progress,
+        upgrade,
+        patience,
+        until: patience.total.map(|total| Instant::now() + total),
+    };
+    let attempts = Attempts::new(worker, upstream, manner);
+    let reply = pin!(attempt(exchange, attempts, request, record));
+    match patience.total {
+        Some(total) => timeout(total, reply)
+            .await
+            .unwrap_or(Err(Reason::RequestTimeout)),
+        None => reply.await,
+    }
+}
+
+/// Makes attempts until one is good enough or no other may follow.
+async fn attempt(
+    mut exchange: Exchange<'_>,
+    mut attempts: Attempts<'_>,
+    mut request: Request<RequestBody>,
+    record: &mut Record,
+) -> Result<Reply, Reason> {
+    let mut place = attempts.first()?;
+    let (mut may_reuse, mut resends) = (true, 0);
+    let may_repeat = attempts.may_repeat(request.method());
+    // A backend can refuse anything, and HTTP/2 has the words for it.
+    let needs_spare = may_repeat || attempts.spoken().http == Http::Two;
+    if needs_spare {
+        request.body_mut().keep();
+    }
+    loop {
+        let (address, sent) = (place.address(), Instant::now());
+        let spare = needs_spare.then(|| Spare::of(&request));
+        let key = Key {
+            address,
+            spoken: attempts.spoken().clone(),
+        };
+        record.tried(&key, resends, &mut request);
+        resends += 1;
+        let (answer, again) = match exchange.attempt(&key, may_reuse, request).await {
+            Ok(reply) => {
+                record.came_to(Ok(reply.status()));
+                attempts.answered(&place, reply.status(), sent);
+                let is_followed = may_repeat && attempts.follow_status(reply.status());
+                let again = spare.filter(|_| is_followed);
+                (Ok(reply), again.and_then(Spare::into_request))
+            }
+            Err(failed) => {
+                let (reason, is_stale) = (failed.reason, failed.is_stale);
+                record.came_to(Err(reason));
+                let again = failed.request(spare, may_repeat);
+                // A connection that was closing says nothing about the endpoint.
+                if is_stale && (may_reuse || attempts.repeat()) {
+                    (request, may_reuse) = (again.ok_or(reason)?, false);
+                    continue;
+                }
+                attempts.failed(&place, reason);
+                (Err(reason), again.filter(|_| attempts.follow(reason)))
+            }
+        };
+        let next = again.and_then(|again| Some((again, attempts.next(&place)?)));
+        let Some((again, next)) = next else {
+            let reply = answer?;
+            return Ok(finish(reply, place, &attempts, record));
+        };
+        (request, place, may_reuse) = (again, next, true);
+    }
+}
+
+/// Tells the client of its session, and keeps the `place` until the response is through.
+fn finish(
+    mut reply: Reply,
+    place: InFlight,
+    attempts: &Attempts<'_>,
+    record: &mut Record,
+) -> Reply {
+    let token = place.endpoint().token();
+    let session = attempts.session();
+    if let Some(cookie) = session.and_then(|session| session.cookie(token, SystemTime::now())) {
+        reply.headers_mut().append(SET_COOKIE, cookie);
+    }
+    record.holds(place);
+    reply
+}
+
+/// Makes `request` one that a backend understands.
+fn prepare(request: &mut Request<RequestBody>, spoken: &Spoken) -> Result<(), Reason> {
+    match spoken.http {
+        Http::One => prepare_http1(request),
+        Http::Two => prepare_http2(request, spoken.tls.is_some())?,
+    }
+    Ok(())
+}
+
+/// A body of unknown length must be announced, or there would be none; and `TE` concerns this connection only.
+fn prepare_http1(request: &mut Request<RequestBody>) {
+    *request.version_mut() = Version::HTTP_11;
+    let body = request.body();
+    let is_unannounced = !body.is_end_stream() && body.size_hint().exact().is_none();
+    let headers = request.headers_mut();
+    if is_unannounced {
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    if headers.contains_key(TE) && !headers.contains_key(CONNECTION) {
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    }
+}
+
+/// The host goes where HTTP/2 has it (RFC 9113 section 8.3.1).
+fn prepare_http2(request: &mut Request<RequestBody>, is_secure: bool) -> Result<(), Reason> {
+    *request.version_mut() = Version::HTTP_2;
+    let host = request.headers_mut().remove(HOST).ok_or(Reason::NoHost)?;
+    let authority = Authority::try_from(host.as_bytes()).map_err(|_| Reason::BadHost)?;
+    let mut target = std::mem::take(request.uri_mut()).into_parts();
+    let scheme = if is_secure {
+        Scheme::HTTPS
+    } else {
+        Scheme::HTTP
+    };
+    target.scheme = Some(scheme);
+    target.authority = Some(authority);
+    *request.uri_mut() = Uri::from_parts(target).map_err(|_| Reason::BadTarget)?;
+    Ok(())
+}
+
+impl Failed {
+    /// The request, to be sent again: as it was if nothing of it was sent, else the `spare` one if no backend has begun
+    /// with it or it `may_repeat`.
+    fn request(self, spare: Option<Spare>, may_repeat: bool) -> Option<Request<RequestBody>> {
+        match self.sent {
+            Sent::Nothing(request) => Some(*request),
+            Sent::Perhaps if !may_repeat => None,
+            Sent::Refused | Sent::Perhaps => spare.and_then(Spare::into_request),
+        }
+    }
+}
+
+impl Spare {
+    fn of(request: &Request<RequestBody>) -> Self {
+        let mut head = Request::new(());
+        *head.method_mut() = request.method().clone();
+        *head.uri_mut() = request.uri().clone();
+        *head.version_mut() = request.version();
+        *head.headers_mut() = request.headers().clone();
+        *head.extensions_mut() = request.extensions().clone();
+        let body = request.body().again();
+        Self { head, body }
+    }
+
+    /// The request, unless too much of its body has gone by.
+    fn into_request(self) -> Option<Request<RequestBody>> {
+        let Self { head, body } = self;
+        body.is_whole().then(|| head.map(|()| body))
+    }
+}

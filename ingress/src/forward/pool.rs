@@ -1,0 +1,295 @@
+//! A thread's connections to backends: opened, lent out, taken back.
+//!
+//! A connection belongs to the thread that opened it, so taking one locks nothing. One of HTTP/1.1 is lent to one request
+//! at a time and comes back only when request and response are both complete; dropped at any other time it is closed at
+//! once, since nobody could tell what would come out of it next. One of HTTP/2 is lent to as many requests as its backend
+//! allows, and a lease that is dropped early costs its stream only.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1};
+use hyper_util::rt::TokioIo;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::client::TlsStream;
+
+use crate::forward::multiplex::{self, Multiplexed};
+use crate::forward::protocol::{Expected, Http, Spoken};
+use crate::message::answer::Reason;
+use crate::message::body::RequestBody;
+use crate::tls::backend::Defaults;
+
+/// Most bytes that are read ahead of a response whose client is slow, its head included, or kept of a request that its
+/// backend does not take.
+const MAX_BUFFER: usize = 64 * 1024;
+
+/// The connections of a thread that can take requests.
+#[derive(Debug)]
+pub struct Pool {
+    idle: RefCell<HashMap<Key, Vec<Idle>>>,
+    multiplexed: Multiplexed,
+    dialer: Dialer,
+}
+
+/// What opens sockets.
+#[derive(Debug, Clone)]
+pub struct Dialer {
+    /// What bounds them.
+    pub limits: Limits,
+    tls: Arc<Defaults>,
+}
+
+/// What bounds a pool.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// How long connecting may take.
+    pub connect: Duration,
+    /// How long an idle connection is kept.
+    pub keep: Duration,
+    /// Most idle connections to one endpoint.
+    pub idle: usize,
+}
+
+/// What a connection is good for. Requests that differ here never share one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// The endpoint.
+    pub address: SocketAddr,
+    /// How it is spoken to.
+    pub spoken: Spoken,
+}
+
+/// A connection to a backend, lent to one request.
+#[derive(Debug)]
+pub struct Connection {
+    key: Key,
+    kind: Kind,
+    reused: bool,
+}
+
+#[derive(Debug)]
+enum Kind {
+    One(Exclusive),
+    Two(multiplex::Lease),
+}
+
+/// A connection of HTTP/1.1. Dropping it closes it.
+#[derive(Debug)]
+struct Exclusive {
+    sender: http1::SendRequest<RequestBody>,
+    driver: AbortHandle,
+}
+
+#[derive(Debug)]
+struct Idle {
+    connection: Exclusive,
+    since: Instant,
+}
+
+impl Pool {
+    /// An empty pool, with TLS as in `tls` where nobody says otherwise.
+    pub fn new(limits: Limits, tls: Arc<Defaults>) -> Self {
+        let dialer = Dialer { limits, tls };
+        Self {
+            idle: RefCell::default(),
+            multiplexed: Multiplexed::new(dialer.clone()),
+            dialer,
+        }
+    }
+
+    /// A connection that is open and good for `key`, the one that was used last.
+    pub async fn take(&self, key: &Key) -> Option<Connection> {
+        let kind = match key.spoken.http {
+            Http::One => Kind::One(self.take_idle(key).await?),
+            Http::Two => Kind::Two(self.multiplexed.lease(key)?),
+        };
+        Some(Connection {
+            key: key.clone(),
+            kind,
+            reused: true,
+        })
+    }
+
+    async fn take_idle(&self, key: &Key) -> Option<Exclusive> {
+        loop {
+            let idle = self.idle.borrow_mut().get_mut(key)?.pop()?;
+            if idle.since.elapsed() > self.dialer.limits.keep {
+                continue;
+            }
+            let mut connection = idle.connection;
+            if connection.is_ready().await {
+                return Some(connection);
+            }
+        }
+    }
+
+    /// Takes back a connection whose request and response are complete.
+    pub fn put(&self, connection: Connection) {
+        let Kind::One(exclusive) = connection.kind else {
+            return;
+        };
+        if exclusive.sender.is_closed() {
+            return;
+        }
+        let mut idle = self.idle.borrow_mut();
+        let of_key = idle.entry(connection.key).or_default();
+        if of_key.len() < self.dialer.limits.idle {
+            of_key.push(Idle {
+                connection: exclusive,
+                since: Instant::now(),
+            });
+        }
+    }
+
+    /// Opens a connection that is good for `key`, which may take as long as `limit`. Requests that ask for one of HTTP/2 at
+    /// the same time share it.
+    pub async fn connect(&self, key: &Key, limit: Duration) -> Result<Connection, Reason> {
+        let kind = match key.spoken.http {
+            Http::One => Kind::One(Exclusive::open(key, &self.dialer.within(limit)).await?),
+            Http::Two => Kind::Two(self.multiplexed.open(key, limit).await?),
+        };
+        Ok(Connection {
+            key: key.clone(),
+            kind,
+            reused: false,
+        })
+    }
+
+    /// Closes what has been idle for too long or was closed by its backend.
+    pub fn sweep(&self) {
+        self.multiplexed.sweep();
+        let mut idle = self.idle.borrow_mut();
+        idle.retain(|_, of_key| {
+            of_key.retain(|idle| {
+                !idle.connection.sender.is_closed()
+                    && idle.since.elapsed() <= self.dialer.limits.keep
+            });
+            !of_key.is_empty()
+        });
+    }
+}
+
+impl Dialer {
+    /// The same where connecting may take as long as `connect`.
+    pub fn within(&self, connect: Duration) -> Self {
+        let limits = Limits {
+            connect,
+            ..self.limits
+        };
+        let tls = self.tls.clone();
+        Self { limits, tls }
+    }
+
+    /// Opens a socket for `key`.
+    pub async fn dial(&self, key: &Key) -> Result<TcpStream, Reason> {
+        let connect = TcpStream::connect(key.address);
+        let stream = timeout(self.limits.connect, connect)
+            .await
+            .map_err(|_| Reason::ConnectTimeout)?
+            .map_err(|_| Reason::ConnectFailed)?;
+        tune(&stream).map_err(|_| Reason::ConnectFailed)?;
+        Ok(stream)
+    }
+
+    /// Makes sure over `stream` that it leads to whom it should.
+    pub async fn secure(
+        &self,
+        key: &Key,
+        expected: &Expected,
+        stream: TcpStream,
+    ) -> Result<TlsStream<TcpStream>, Reason> {
+        let failed = |error: &dyn std::fmt::Display| {
+            let (address, name) = (key.address, expected.name.to_str());
+            tracing::debug!(%address, %name, %error, "TLS to a backend failed");
+            Reason::BackendTls
+        };
+        let connector = expected.tls.connector(key.spoken.http, &self.tls);
+        let connector = connector.map_err(|error| failed(&error))?;
+        let handshake = connector.connect(expected.name.clone(), stream);
+        let stream = timeout(self.limits.connect, handshake)
+            .await
+            .map_err(|_| Reason::ConnectTimeout)?;
+        stream.map_err(|error| failed(&error))
+    }
+}
+
+/// No waiting for acknowledgements, and probes that find out about backends that are gone while a stream is silent. They
+/// are TCP's: servers of gRPC close connections whose HTTP/2 pings come more often than every five minutes.
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(10))
+        .with_retries(3);
+    let socket = SockRef::from(stream);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&keepalive)
+}
+
+impl Exclusive {
+    async fn open(key: &Key, dialer: &Dialer) -> Result<Self, Reason> {
+        let stream = dialer.dial(key).await?;
+        match &key.spoken.tls {
+            None => Self::over(stream).await,
+            Some(expected) => Self::over(dialer.secure(key, expected, stream).await?).await,
+        }
+    }
+
+    async fn over<S>(stream: S) -> Result<Self, Reason>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let handshake = http1::Builder::new()
+            .max_buf_size(MAX_BUFFER)
+            .handshake(TokioIo::new(stream))
+            .await;
+        let (sender, connection) = handshake.map_err(|_| Reason::ConnectFailed)?;
+        let driver = tokio::task::spawn_local(connection.with_upgrades()).abort_handle();
+        Ok(Self { sender, driver })
+    }
+
+    /// Whether it can take a request now. Its task may have the end of the last response still before it, so it is given
+    /// one turn; what is not ready then has bytes of the last request stuck in it.
+    async fn is_ready(&mut self) -> bool {
+        if let Some(ready) = self.sender.ready().now_or_never() {
+            return ready.is_ok();
+        }
+        tokio::task::yield_now().await;
+        matches!(self.sender.ready().now_or_never(), Some(Ok(())))
+    }
+}
+
+impl Connection {
+    /// Sends `request` and waits for the head of the response. Dropped before that, it takes the request back as far as
+    /// the protocol can.
+    pub async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        match &mut self.kind {
+            Kind::One(exclusive) => exclusive.sender.try_send_request(request).await,
+            Kind::Two(lease) => lease.sender().try_send_request(request).await,
+        }
+    }
+
+    /// Whether it has served a request before.
+    pub fn is_reused(&self) -> bool {
+        self.reused
+    }
+}
+
+impl Drop for Exclusive {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}

@@ -1,0 +1,133 @@
+//! The access log: a line for each request, on its way to a writer that may be slow.
+//!
+//! Each serving thread gathers lines and hands them over in blocks; a thread of its own writes them. If it cannot keep
+//! up, blocks are dropped and counted: a full disk or a stuck pipe must not hold up requests.
+
+use std::cell::RefCell;
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::Notify;
+
+use crate::observe::log_format::LogFormat;
+use crate::observe::metrics::Metrics;
+
+/// A block is handed over at this size, or when its first line is this old.
+const BLOCK_BYTES: usize = 32 * 1024;
+const BLOCK_AGE: Duration = Duration::from_millis(100);
+/// Blocks on their way.
+const QUEUE: usize = 128;
+
+/// The sending side, to be cloned for each thread.
+#[derive(Debug, Clone)]
+pub struct Sink(Option<SyncSender<Vec<u8>>>);
+
+/// A thread's access log.
+#[derive(Debug)]
+pub struct AccessLog {
+    sink: Sink,
+    block: RefCell<Vec<u8>>,
+    /// Told of the first line of a block.
+    begun: Notify,
+    metrics: Arc<Metrics>,
+    format: LogFormat,
+}
+
+/// Starts a thread that writes to `writer`. It ends when all senders are gone.
+pub fn start(writer: impl Write + Send + 'static) -> std::io::Result<(Sink, JoinHandle<()>)> {
+    let (sender, receiver) = sync_channel(QUEUE);
+    let thread = std::thread::Builder::new().name("access-log".to_owned());
+    let thread = thread.spawn(move || write_blocks(writer, &receiver))?;
+    Ok((Sink(Some(sender)), thread))
+}
+
+fn write_blocks(mut writer: impl Write, blocks: &Receiver<Vec<u8>>) {
+    for block in blocks {
+        let written = writer.write_all(&block).and_then(|()| writer.flush());
+        if let Err(error) = written {
+            tracing::warn!(%error, "cannot write the access log");
+        }
+    }
+}
+
+impl Sink {
+    /// No access log.
+    pub fn off() -> Self {
+        Self(None)
+    }
+}
+
+impl AccessLog {
+    /// A thread's log that goes to `sink`.
+    pub fn new(sink: Sink, metrics: Arc<Metrics>, format: LogFormat) -> Self {
+        Self {
+            sink,
+            block: RefCell::default(),
+            begun: Notify::new(),
+            metrics,
+            format,
+        }
+    }
+
+    /// How lines look.
+    pub fn format(&self) -> &LogFormat {
+        &self.format
+    }
+
+    /// Whether lines go anywhere.
+    pub fn is_on(&self) -> bool {
+        self.sink.0.is_some()
+    }
+
+    /// Adds a line.
+    pub fn write(&self, line: &impl Serialize) {
+        let (before, after) = self.append(line);
+        if after >= BLOCK_BYTES {
+            self.flush();
+        } else if before == 0 {
+            self.begun.notify_one();
+        }
+    }
+
+    /// Adds a line to the block and returns its length before and after.
+    fn append(&self, line: &impl Serialize) -> (usize, usize) {
+        let mut block = self.block.borrow_mut();
+        let before = block.len();
+        match self.format.write(line, &mut block) {
+            Ok(()) => block.push(b'\n'),
+            Err(_) => {
+                block.truncate(before);
+                self.metrics.count_lost_lines(1);
+            }
+        }
+        (before, block.len())
+    }
+
+    /// Hands over blocks that do not fill up. Never returns; what has gathered when it is dropped waits for
+    /// [`flush`](Self::flush).
+    pub async fn run(&self) {
+        loop {
+            self.begun.notified().await;
+            tokio::time::sleep(BLOCK_AGE).await;
+            self.flush();
+        }
+    }
+
+    /// Hands over what has gathered.
+    pub fn flush(&self) {
+        let block = std::mem::take(&mut *self.block.borrow_mut());
+        let Some(sender) = self.sink.0.as_ref().filter(|_| !block.is_empty()) else {
+            return;
+        };
+        if let Err(error) = sender.try_send(block) {
+            use std::sync::mpsc::TrySendError::{Disconnected, Full};
+            let (Full(block) | Disconnected(block)) = error;
+            let lines = block.iter().filter(|byte| **byte == b'\n').count();
+            self.metrics.count_lost_lines(lines as u64);
+        }
+    }
+}
