@@ -134,7 +134,7 @@ pub async fn run(args: IngressArgs, shutdown: CancellationToken) -> Result<(), E
         reports.clone(),
         ended.clone(),
     ));
-    let statuses = Statuses::begin(&client, &args, &reports, &ended);
+    let statuses = Statuses::begin(&client, &args, &reports, &shared.metrics, &ended);
     serve(&args, &shared, &shutdown).await?;
     ended.cancel();
     if let Some(statuses) = statuses {
@@ -190,6 +190,7 @@ impl Statuses {
         client: &Client,
         args: &IngressArgs,
         reports: &channel::Receiver<Option<Arc<Report>>>,
+        metrics: &Metrics,
         ended: &CancellationToken,
     ) -> Option<Self> {
         if args.publish_status_address.is_empty() && args.publish_service.is_none() {
@@ -205,6 +206,7 @@ impl Statuses {
         let election = CancellationToken::new();
         if !args.disable_leader_election {
             let candidate = Candidate::new(args, client.default_namespace());
+            metrics.election.follow(&candidate.lease, leads.clone());
             let election = election.clone();
             tasks.spawn(leader::run(client.clone(), candidate, announce, election));
         }

@@ -77,7 +77,8 @@ pub async fn run(
     let files = certificate::Files::new(chain, key);
     let answer = move |body: &[u8]| {
         let report = reports.borrow().clone().unwrap_or_default();
-        review::answer(body, &report.classes, &shared.routes.load())
+        let routes = shared.routes.load();
+        review::answer(body, &report.classes, &routes, &shared.metrics.reviews)
     };
     let serving = server::run(address, files, answer);
     shutdown.run_until_cancelled(serving).await;

@@ -2,13 +2,18 @@
 //!
 //! Only the fields that matter here. Whatever is not a question about an Ingress of ours is allowed.
 
+use std::time::Instant;
+
 use k8s_openapi::api::networking::v1::Ingress;
+use model::ObjectName;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::judgement::{Judgement, judge};
+use crate::observe::reviews::Reviews;
 use crate::routes::Table;
 use crate::routes::class::Classes;
+use crate::routes::ingress::reference;
 
 const VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
@@ -85,8 +90,15 @@ struct Status {
     message: String,
 }
 
-/// Answers the review in `body`, where Ingresses of `classes` are ours and `routes` are in effect.
-pub(super) fn answer(body: &[u8], classes: &Classes, routes: &Table) -> Result<Vec<u8>, BadReview> {
+/// Answers the review in `body`, where Ingresses of `classes` are ours and `routes` are in effect, and counts it among
+/// `reviews` if it is about one of ours.
+pub(super) fn answer(
+    body: &[u8],
+    classes: &Classes,
+    routes: &Table,
+    reviews: &Reviews,
+) -> Result<Vec<u8>, BadReview> {
+    let began = Instant::now();
     let review: Review = serde_json::from_slice(body)?;
     if (&*review.api_version, &*review.kind) != (VERSION, KIND) {
         return Err(BadReview::Kind {
@@ -96,7 +108,11 @@ pub(super) fn answer(body: &[u8], classes: &Classes, routes: &Table) -> Result<V
     }
     let Request { ref uid, .. } = review.request;
     let uid = uid.clone();
-    let Judgement { refusals, warnings } = review.request.judge(classes, routes)?;
+    let (judged, judgement) = review.request.judge(classes, routes)?;
+    let Judgement { refusals, warnings } = judgement;
+    if let Some(ingress) = judged {
+        reviews.count(ingress, !refusals.is_empty(), began.elapsed());
+    }
     let status = (!refusals.is_empty()).then(|| Status {
         status: "Failure",
         code: BAD_REQUEST,
@@ -117,25 +133,30 @@ pub(super) fn answer(body: &[u8], classes: &Classes, routes: &Table) -> Result<V
 }
 
 impl Request {
-    fn judge(self, classes: &Classes, routes: &Table) -> Result<Judgement, serde_json::Error> {
+    /// What there is to say, and about which Ingress if it is one of ours.
+    fn judge(
+        self,
+        classes: &Classes,
+        routes: &Table,
+    ) -> Result<(Option<ObjectName>, Judgement), serde_json::Error> {
         let is_kept = matches!(&*self.operation, "CREATE" | "UPDATE");
         let is_ingress = self.kind.group == "networking.k8s.io" && self.kind.kind == "Ingress";
         if !is_kept || !is_ingress || !self.sub_resource.is_empty() {
-            return Ok(Judgement::default());
+            return Ok(Default::default());
         }
         let ingress: Ingress = serde_json::from_value(self.object)?;
         // One on its way out only loses its finalizers.
         if ingress.metadata.deletion_timestamp.is_some() || !classes.own(&ingress) {
-            return Ok(Judgement::default());
+            return Ok(Default::default());
         }
         let old: Option<Ingress> = serde_json::from_value(self.old_object)?;
         let old = old.filter(|old| classes.own(old));
         let judgement = judge(&ingress, old.as_ref(), routes);
+        let name = reference(&ingress).name;
         if !judgement.refusals.is_empty() {
-            let (namespace, name) = (&ingress.metadata.namespace, &ingress.metadata.name);
             let refusals = judgement.refusals.join("; ");
-            tracing::info!(?namespace, ?name, %refusals, "an Ingress was refused");
+            tracing::info!(ingress = %name, %refusals, "an Ingress was refused");
         }
-        Ok(judgement)
+        Ok((Some(name), judgement))
     }
 }

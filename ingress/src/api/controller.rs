@@ -6,6 +6,7 @@
 //! routes last, so a route never leads to something that is not there yet.
 
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use model::ObjectName;
@@ -206,12 +207,25 @@ impl Controller {
                 .unwrap_or_default(),
             addresses: status::addresses(ingress),
         });
+        let served: Vec<Served> = served.collect();
+        let metrics = &self.shared.metrics;
+        metrics.configuration.set(configuration(&served));
         Report {
             problems,
-            served: served.collect(),
+            served,
             classes: self.objects.classes().clone(),
         }
     }
+}
+
+/// A number for the versions of the Ingresses that are `served`, the same in every gateway. Metrics are floating-point
+/// numbers, so it has the bits that fit there.
+fn configuration(served: &[Served]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for Served { name, version, .. } in served {
+        (name, version).hash(&mut hasher);
+    }
+    hasher.finish() >> 12
 }
 
 /// The objects that the settings name.

@@ -6,6 +6,7 @@
 use std::error::Error;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::time::Duration;
 
 use http::header::TRANSFER_ENCODING;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
@@ -62,6 +63,8 @@ pub(crate) struct Exchange<'r> {
     pub(crate) patience: Patience,
     /// When all has to be over, if ever.
     pub(crate) until: Option<Instant>,
+    /// How long the last attempt took to connect, if it had to.
+    pub(crate) connect: Option<Duration>,
 }
 
 impl Exchange<'_> {
@@ -90,15 +93,19 @@ impl Exchange<'_> {
         })
     }
 
-    async fn connection(&self, key: &Key, may_reuse: bool) -> Result<Connection, Reason> {
+    async fn connection(&mut self, key: &Key, may_reuse: bool) -> Result<Connection, Reason> {
         let metrics = self.worker.metrics();
         if may_reuse && let Some(connection) = self.worker.pool().take(key).await {
             metrics.reuses.count();
+            self.connect = None;
             return Ok(connection);
         }
         metrics.connects.count();
         // Boxed, for few requests come here, and all would carry its state.
-        Box::pin(self.worker.pool().connect(key, self.patience.connect)).await
+        let (pool, began) = (self.worker.pool(), Instant::now());
+        let connection = Box::pin(pool.connect(key, self.patience.connect)).await;
+        self.connect = Some(began.elapsed());
+        connection
     }
 
     /// Sends `request` and waits for the head of its response.

@@ -56,6 +56,7 @@ pub async fn forward(
         upgrade,
         patience,
         until: patience.total.map(|total| Instant::now() + total),
+        connect: None,
     };
     let attempts = Attempts::new(worker, upstream, manner);
     let reply = pin!(attempt(exchange, attempts, request, record));
@@ -93,6 +94,7 @@ async fn attempt(
         resends += 1;
         let (answer, again) = match exchange.attempt(&key, may_reuse, request).await {
             Ok(reply) => {
+                record.connected(exchange.connect);
                 record.came_to(Ok(reply.status()));
                 attempts.answered(&place, reply.status(), sent);
                 let is_followed = may_repeat && attempts.follow_status(reply.status());

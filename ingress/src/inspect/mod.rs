@@ -119,7 +119,7 @@ pub fn certificates(shared: &Shared, format: Format) -> String {
             host: host.map_or_else(|| "(default)".to_owned(), |host| host.to_string()),
             secret: secret.map(ToString::to_string),
             names: certificate.names().map(ToString::to_string).collect(),
-            expires: jiff::Timestamp::from_second(certificate.expires())
+            expires: jiff::Timestamp::from_second(certificate.facts().expires)
                 .map_or_else(|_| "never".to_owned(), |time| time.to_string()),
         })
         .collect();

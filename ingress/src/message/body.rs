@@ -83,6 +83,8 @@ pub struct Progress {
     moved: Cell<Instant>,
     /// Whether it is for the client to send more.
     awaits_client: Cell<bool>,
+    /// Bytes that have come.
+    received: Cell<u64>,
 }
 
 /// Where the body of a request stands.
@@ -175,6 +177,7 @@ impl RequestBody {
             state: Cell::new(state),
             moved: Cell::new(Instant::now()),
             awaits_client: Cell::new(false),
+            received: Cell::new(0),
         });
         let client = (!is_empty).then(|| ClientBody {
             incoming,
@@ -229,6 +232,7 @@ impl RequestBody {
             state: Cell::new(State::Complete),
             moved: Cell::new(Instant::now()),
             awaits_client: Cell::new(false),
+            received: Cell::new(0),
         };
         let body = Self {
             client: None,
@@ -323,6 +327,7 @@ impl ClientBody {
         self.progress.moved.set(now);
         if let Some(Ok(frame)) = &frame {
             let length = frame.data_ref().map_or(0, Bytes::len);
+            self.progress.add(length);
             if let Err(reason) = self.allowance.take(length, now) {
                 self.progress.fail(reason);
                 return Poll::Ready(Some(Err(BodyError::Refused)));
@@ -368,6 +373,16 @@ impl Progress {
             State::Failed(reason) => Some(reason),
             _ => None,
         }
+    }
+
+    /// How many bytes of the body have come.
+    pub fn received(&self) -> u64 {
+        self.received.get()
+    }
+
+    fn add(&self, bytes: usize) {
+        let received = self.received.get().saturating_add(bytes as u64);
+        self.received.set(received);
     }
 
     /// Whether the body has been read to its end.

@@ -81,10 +81,7 @@ fn answer<B>(shared: &Shared, request: &Request<B>) -> Response<Full<Bytes>> {
             Phase::Starting => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
             Phase::Draining => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         },
-        "/metrics" => text(
-            StatusCode::OK,
-            shared.metrics.render(&shared.certificates.load()),
-        ),
+        "/metrics" => text(StatusCode::OK, shared.scrape()),
         _ => text(StatusCode::NOT_FOUND, "try /healthz, /readyz or /metrics\n"),
     }
 }

@@ -1,8 +1,8 @@
 //! Counters, and their text form for Prometheus.
 //!
 //! Names are ingress-nginx's where the meaning is the same, so dashboards keep working; what it does not have begins
-//! with `portolan_ingress_`. What is counted about requests is in [`series`](crate::observe::series). Counting is an addition to an
-//! atomic number, never a lock.
+//! with `portolan_ingress_`; `METRICS.md` has all of ingress-nginx's with ours beside. What is counted about requests is
+//! in [`series`](crate::observe::series). Counting is an addition to an atomic number, never a lock.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Write};
@@ -10,9 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::message::answer::Reason;
+use crate::observe::effect::{self, Election};
 use crate::observe::process;
+use crate::observe::reviews::Reviews;
 use crate::observe::series::AllSeries;
 use crate::problem::Problem;
+use crate::routes::Table;
 use crate::tls::Certificates;
 
 /// All counters.
@@ -20,9 +23,15 @@ use crate::tls::Certificates;
 pub struct Metrics {
     /// What is counted about requests.
     pub series: AllSeries,
+    /// What is counted about admission reviews.
+    pub reviews: Reviews,
+    /// The election that this gateway takes part in, if it does.
+    pub election: Election,
     identity: Identity,
     problems: Mutex<BTreeMap<&'static str, u64>>,
     reasons: [Counter; Reason::ALL.len()],
+    /// Client requests that began.
+    pub requests: Counter,
     /// Client connections that were opened.
     pub accepted: Counter,
     /// Client connections that were closed.
@@ -45,6 +54,8 @@ pub struct Metrics {
     pub updates: Counter,
     /// When that was last, in seconds since 1970.
     pub updated: Counter,
+    /// Stands for the Ingresses in effect: the same for gateways that have seen the same.
+    pub configuration: Counter,
     /// Routes in effect.
     pub routes: Counter,
     lost_lines: Counter,
@@ -67,7 +78,7 @@ pub struct Identity {
     pub pod: String,
 }
 
-/// A number that only grows, or is set.
+/// A number that is counted up, and sometimes down, or is set.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -82,6 +93,11 @@ impl Counter {
     /// Counts `n`.
     pub fn add(&self, n: u64) {
         self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Takes `n` back.
+    pub fn subtract(&self, n: u64) {
+        self.0.fetch_sub(n, Ordering::Relaxed);
     }
 
     /// Makes it `n`.
@@ -108,9 +124,12 @@ impl Metrics {
     pub fn new() -> Self {
         Self {
             series: AllSeries::default(),
+            reviews: Reviews::default(),
+            election: Election::default(),
             identity: Identity::default(),
             problems: Mutex::default(),
             reasons: std::array::from_fn(|_| Counter::default()),
+            requests: Counter::default(),
             accepted: Counter::default(),
             closed: Counter::default(),
             parked: Counter::default(),
@@ -122,6 +141,7 @@ impl Metrics {
             retries_refused: Counter::default(),
             updates: Counter::default(),
             updated: Counter::default(),
+            configuration: Counter::default(),
             routes: Counter::default(),
             lost_lines: Counter::default(),
             spans_exported: Counter::default(),
@@ -168,20 +188,23 @@ impl Default for Metrics {
 // Writing.
 
 impl Metrics {
-    /// All of it in Prometheus' text format.
-    pub fn render(&self, certificates: &Certificates) -> String {
+    /// All of it in Prometheus' text format, while `routes` and `certificates` are in effect.
+    pub fn render(&self, routes: &Table, certificates: &Certificates) -> String {
         let mut out = String::with_capacity(16 * 1024);
-        let written = self.write(&mut out, certificates);
+        let written = self.write(&mut out, routes, certificates);
         debug_assert!(written.is_ok(), "writing to a string cannot fail");
         out
     }
 
-    fn write(&self, out: &mut String, certificates: &Certificates) -> fmt::Result {
+    fn write(&self, out: &mut String, routes: &Table, certificates: &Certificates) -> fmt::Result {
         let common = self.identity.to_string();
         self.series.write(out, &common)?;
         process::write(out, &common)?;
-        self.write_connections(out)?;
-        write_certificates(out, certificates)?;
+        self.write_connections(out, &common)?;
+        effect::write_certificates(out, &self.identity.class, certificates)?;
+        effect::write_orphans(out, &common, routes)?;
+        self.election.write(out, &common)?;
+        self.reviews.write(out, &common)?;
         let answers = Reason::ALL.iter().zip(&self.reasons);
         family(
             out,
@@ -281,41 +304,61 @@ impl Metrics {
 
     /// What ingress-nginx says of its controller. An update cannot fail here, so the last one has always succeeded.
     fn write_controller(&self, out: &mut String, common: &str) -> fmt::Result {
-        let prefix = "nginx_ingress_controller";
-        let successful = format!("{prefix}_config_last_reload_successful");
-        family(
-            out,
-            &successful,
-            "gauge",
-            "Whether the last update succeeded",
-        )?;
-        sample(out, &successful, common, 1)?;
-        let at = format!("{prefix}_config_last_reload_successful_timestamp_seconds");
-        family(out, &at, "gauge", "Time of the last update")?;
-        sample(out, &at, common, self.updated.get())?;
-        let success = format!("{prefix}_success");
-        family(out, &success, "counter", "Updates")?;
-        sample(out, &success, common, self.updates.get())?;
-        let build = format!("{prefix}_build_info");
-        family(out, &build, "gauge", "The release of the gateway")?;
         let release = env!("CARGO_PKG_VERSION");
+        for (name, kind, help, value) in [
+            (
+                "config_hash",
+                "gauge",
+                "Stands for the Ingresses in effect",
+                self.configuration.get(),
+            ),
+            (
+                "config_last_reload_successful",
+                "gauge",
+                "Whether the last update succeeded",
+                1,
+            ),
+            (
+                "config_last_reload_successful_timestamp_seconds",
+                "gauge",
+                "Time of the last update",
+                self.updated.get(),
+            ),
+            ("success", "counter", "Updates", self.updates.get()),
+            ("errors", "counter", "Updates that failed", 0),
+        ] {
+            let name = format!("nginx_ingress_controller_{name}");
+            family(out, &name, kind, help)?;
+            sample(out, &name, common, value)?;
+        }
+        let build = "nginx_ingress_controller_build_info";
+        family(out, build, "gauge", "The release of the gateway")?;
         sample(
             out,
-            &build,
+            build,
             format_args!("{common},release=\"{release}\""),
             1,
         )
     }
 
-    fn write_connections(&self, out: &mut String) -> fmt::Result {
+    fn write_connections(&self, out: &mut String, common: &str) -> fmt::Result {
+        let prefix = "nginx_ingress_controller_nginx_process";
+        let requests = format!("{prefix}_requests_total");
+        family(out, &requests, "counter", "Client requests")?;
+        sample(out, &requests, common, self.requests.get())?;
         let (accepted, closed) = (self.accepted.get(), self.closed.get());
-        let total = "nginx_ingress_controller_nginx_process_connections_total";
-        family(out, total, "counter", "Client connections opened")?;
-        sample(out, total, "state=\"accepted\"", accepted)?;
-        let open = "nginx_ingress_controller_nginx_process_connections";
-        family(out, open, "gauge", "Client connections open")?;
+        let total = format!("{prefix}_connections_total");
+        family(out, &total, "counter", "Client connections opened")?;
+        // None is turned away once it is accepted.
+        for state in ["accepted", "handled"] {
+            let labels = format_args!("{common},state=\"{state}\"");
+            sample(out, &total, labels, accepted)?;
+        }
+        let open = format!("{prefix}_connections");
+        family(out, &open, "gauge", "Client connections open")?;
         let active = accepted.saturating_sub(closed);
-        sample(out, open, "state=\"active\"", active)?;
+        let labels = format_args!("{common},state=\"active\"");
+        sample(out, &open, labels, active)?;
         let parked = "portolan_ingress_parked_connections";
         family(
             out,
@@ -325,22 +368,6 @@ impl Metrics {
         )?;
         sample(out, parked, "", self.parked())
     }
-}
-
-fn write_certificates(out: &mut String, certificates: &Certificates) -> fmt::Result {
-    let expiry = "nginx_ingress_controller_ssl_expire_time_seconds";
-    family(
-        out,
-        expiry,
-        "gauge",
-        "When the certificate of a Secret expires, in seconds since 1970",
-    )?;
-    for (secret, certificate) in certificates.in_use() {
-        let (namespace, name) = (&secret.namespace, &secret.name);
-        let labels = format_args!("namespace=\"{namespace}\",secret_name=\"{name}\"");
-        sample(out, expiry, labels, certificate.expires())?;
-    }
-    Ok(())
 }
 
 pub(crate) fn family(out: &mut String, name: &str, kind: &str, help: &str) -> fmt::Result {
@@ -357,6 +384,20 @@ pub(crate) fn sample(
     match labels.as_str() {
         "" => writeln!(out, "{name} {value}"),
         _ => writeln!(out, "{name}{{{labels}}} {value}"),
+    }
+}
+
+/// A label's value as the format wants it.
+pub(crate) struct Escaped<'v>(pub(crate) &'v str);
+
+impl Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|c| match c {
+            '\\' => f.write_str("\\\\"),
+            '"' => f.write_str("\\\""),
+            '\n' => f.write_str("\\n"),
+            c => f.write_char(c),
+        })
     }
 }
 
@@ -378,6 +419,13 @@ impl Display for Identity {
 mod tests {
     use super::*;
 
+    /// The text format knows three escapes and nothing else (Prometheus, exposition formats).
+    #[test]
+    fn values_of_labels_are_escaped_as_the_format_says() {
+        let escaped = Escaped("a\\b\"c\nd\te\u{200b}'").to_string();
+        assert_eq!(escaped, "a\\\\b\\\"c\\nd\te\u{200b}'");
+    }
+
     #[test]
     fn answers_of_our_own_are_counted_by_reason() {
         let metrics = Metrics::new();
@@ -386,10 +434,10 @@ mod tests {
             crate::tls::certificate::Certificate::self_signed().expect("made"),
             None,
         );
-        let text = metrics.render(&cert);
+        let text = metrics.render(&Table::default(), &cert);
         for line in [
             r#"portolan_ingress_reasons_total{reason="no_route"} 1"#,
-            r#"nginx_ingress_controller_nginx_process_connections{state="active"} 0"#,
+            r#"nginx_ingress_controller_nginx_process_connections{controller_class="",controller_namespace="",controller_pod="",state="active"} 0"#,
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
         }

@@ -2,8 +2,12 @@
 
 pub mod access_log;
 pub mod admin;
+mod effect;
+mod histogram;
 pub mod log_format;
 pub mod metrics;
+mod outcome;
 mod process;
 pub mod record;
+pub mod reviews;
 pub mod series;

@@ -12,6 +12,8 @@ const TICKS: f64 = 100.0;
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 struct Usage {
     cpu_seconds: f64,
+    /// After the kernel.
+    started: f64,
     virtual_bytes: u64,
     resident_bytes: u64,
 }
@@ -32,7 +34,35 @@ pub(crate) fn write(out: &mut String, common: &str) -> fmt::Result {
     sample(out, &resident, common, usage.resident_bytes)?;
     let mapped = format!("{prefix}_virtual_memory_bytes");
     family(out, &mapped, "gauge", "Memory mapped")?;
-    sample(out, &mapped, common, usage.virtual_bytes)
+    sample(out, &mapped, common, usage.virtual_bytes)?;
+    let processes = format!("{prefix}_num_procs");
+    family(out, &processes, "gauge", "Processes")?;
+    sample(out, &processes, common, 1)?;
+    let kernel = read("/proc/stat").and_then(|stat| number(&stat, "btime "));
+    if let Some(kernel) = kernel {
+        let started = format!("{prefix}_oldest_start_time_seconds");
+        family(out, &started, "gauge", "Start, in seconds since 1970")?;
+        sample(out, &started, common, kernel as f64 + usage.started)?;
+    }
+    let io = read("/proc/self/io").unwrap_or_default();
+    for (name, what) in [
+        ("read_bytes", "Bytes read from disks"),
+        ("write_bytes", "Bytes written to disks"),
+    ] {
+        let Some(bytes) = number(&io, &format!("{name}: ")) else {
+            continue;
+        };
+        let name = format!("{prefix}_{name}_total");
+        family(out, &name, "counter", what)?;
+        sample(out, &name, common, bytes)?;
+    }
+    Ok(())
+}
+
+/// The number in the line of `text` that begins with `name`.
+fn number(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.trim().parse().ok()
 }
 
 fn parse(stat: &str, status: &str) -> Option<Usage> {
@@ -47,6 +77,7 @@ fn parse(stat: &str, status: &str) -> Option<Usage> {
     };
     Some(Usage {
         cpu_seconds: (ticks(11)? + ticks(12)?) / TICKS,
+        started: ticks(19)? / TICKS,
         virtual_bytes: kilobytes("VmSize:")?,
         resident_bytes: kilobytes("VmRSS:")?,
     })
@@ -62,6 +93,7 @@ mod tests {
         let status = "Name:\ta\nVmSize:\t   2048 kB\nVmRSS:\t    1024 kB\n";
         let expected = Usage {
             cpu_seconds: 2.0,
+            started: 1.0,
             virtual_bytes: 2 << 20,
             resident_bytes: 1 << 20,
         };

@@ -20,6 +20,7 @@ use crate::filters::Visit;
 use crate::filters::limits::Slot;
 use crate::forward::pool::Key;
 use crate::message::answer::Reason;
+use crate::message::body::Progress;
 use crate::observe::log_format::LogFormat;
 use crate::observe::series::{BackendTimes, Observed};
 use crate::routes::{Route, Target};
@@ -50,6 +51,10 @@ pub struct Record {
     /// When it was sent to the backend, and how long the head of its response took.
     tried: Option<Instant>,
     head: Option<Duration>,
+    /// How long connecting to the backend took, if that was necessary.
+    connect: Option<Duration>,
+    /// How far its body has come, if it has one.
+    body: Option<Rc<Progress>>,
     /// Counts at the endpoint that answered until the response is through.
     place: Option<InFlight>,
     attempts: u32,
@@ -120,6 +125,7 @@ impl Record {
     pub fn new(worker: Rc<Worker>, peer: Rc<Peer>, parts: &Parts) -> Box<Self> {
         let field = |name| parts.headers.get(name).cloned();
         peer.begin();
+        worker.metrics().requests.count();
         let tracer = worker.tracer();
         let trace = tracer.and_then(|tracer| tracer.begin(&parts.headers));
         Box::new(Self {
@@ -139,6 +145,8 @@ impl Record {
             slot: None,
             tried: None,
             head: None,
+            connect: None,
+            body: None,
             place: None,
             attempts: 0,
             status: None,
@@ -171,6 +179,16 @@ impl Record {
         if let Some(trace) = &mut self.trace {
             trace.attempt(key, resends, request);
         }
+    }
+
+    /// The request has a body, of which `progress` tells.
+    pub fn reads(&mut self, progress: &Rc<Progress>) {
+        self.body = Some(progress.clone());
+    }
+
+    /// The last attempt had to connect, which took so long, or went over an open connection.
+    pub fn connected(&mut self, took: Option<Duration>) {
+        self.connect = took;
     }
 
     /// The last attempt came to a response with this status, or failed.
@@ -228,6 +246,7 @@ impl Record {
                 status,
                 elapsed,
                 backend: self.backend_times(),
+                received: self.body.as_ref().map_or(0, |body| body.received()),
                 sent: self.sent,
             });
         }
@@ -274,8 +293,11 @@ impl Record {
 
     fn backend_times(&self) -> Option<BackendTimes> {
         let total = self.tried?.elapsed();
-        let head = self.head;
-        Some(BackendTimes { head, total })
+        Some(BackendTimes {
+            connect: self.connect,
+            head: self.head,
+            total,
+        })
     }
 
     fn text_line<'r>(&'r self, line: Line<'r>) -> TextLine<'r> {

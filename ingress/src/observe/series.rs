@@ -1,9 +1,10 @@
-//! What is counted about requests, apart for each route as far as the budget goes.
+//! What is counted about requests, apart for each route and outcome as far as the budget goes.
 //!
 //! Names and labels are ingress-nginx's. Each path of a host has a set of series; beyond [`MAX_SERIES`] sets an Ingress
-//! and Service share one, and beyond as many of these all the rest does. What has never been counted is not written. So
-//! the size of a scrape is bounded, whatever users create; and nothing a client sends makes a series: a method or a
-//! status that is not known is counted as `other` or as its class.
+//! and Service share one, and beyond as many of these all the rest does. A set has histograms for each method and status
+//! that was seen. There are [`MAX_OUTCOMES`] of these in all sets together; beyond, a set goes by class of status alone,
+//! and beyond [`MAX_CLASSED`] all sets share what they add. What has never been counted is not written. So the size of a
+//! scrape and the memory behind it are bounded, whatever users create and clients send.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
@@ -13,42 +14,27 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use model::ObjectName;
 
-use crate::observe::metrics::{Counter, family, sample};
+use super::histogram::{Reading, Sizes, Times};
+use super::outcome::{CLASSES, Outcome};
+use crate::observe::metrics::{Counter, Escaped, family, sample};
 
 /// Most sets of series of each kind.
 pub const MAX_SERIES: usize = 2_000;
+/// Most outcomes of all sets that are told apart by method and status.
+pub const MAX_OUTCOMES: u64 = 4_000;
+/// Most outcomes of all sets.
+pub const MAX_CLASSED: u64 = 6_000;
 
-/// The status codes that are told apart; others count as their class.
-const CODES: [u16; 43] = [
-    101, 200, 201, 202, 204, 206, 300, 301, 302, 303, 304, 307, 308, 400, 401, 403, 404, 405, 406,
-    408, 409, 410, 411, 412, 413, 414, 415, 416, 417, 421, 422, 425, 426, 429, 431, 451, 499, 500,
-    501, 502, 503, 504, 505,
-];
-const CLASSES: [&str; 6] = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
-
-/// The methods that are told apart.
-const METHODS: [Method; 7] = [
-    Method::GET,
-    Method::POST,
-    Method::PUT,
-    Method::DELETE,
-    Method::PATCH,
-    Method::HEAD,
-    Method::OPTIONS,
-];
-const OTHER_METHOD: &str = "other";
-
-/// Upper bounds in microseconds: Prometheus' usual ones, like ingress-nginx.
-const TIMES: [u64; 11] = [
-    5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
-    10_000_000,
-];
-/// Upper bounds in bytes, like ingress-nginx.
-const SIZES: [u64; 7] = [10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000];
+/// Most outcomes of one set that are told apart by method and status. Few routes see more.
+const OUTCOMES: usize = 16;
 
 /// All sets of series, by what they are about.
-#[derive(Debug, Default)]
-pub struct AllSeries(Mutex<BTreeMap<Labels, Arc<Series>>>);
+#[derive(Debug)]
+pub struct AllSeries {
+    sets: Mutex<BTreeMap<Labels, Arc<Series>>>,
+    /// What has no set of its own.
+    other: Arc<Series>,
+}
 
 /// What a set of series is about. Empty where it is about more than one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,28 +47,35 @@ struct Labels {
 }
 
 /// The requests of one route, or of several together.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Series {
-    /// By method, the last for all others. Most routes see few of them.
-    requests: [OnceLock<Box<ByStatus>>; METHODS.len() + 1],
-    duration: Histogram<{ TIMES.len() }>,
-    backend_head: Histogram<{ TIMES.len() }>,
-    backend_duration: Histogram<{ TIMES.len() }>,
-    size: Histogram<{ SIZES.len() }>,
+    /// By outcome, in the order in which they were first seen: the usual ones come first. The last few are left for classes
+    /// of status.
+    slots: Box<[Slot]>,
+    shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
-struct ByStatus {
-    codes: [Counter; CODES.len()],
-    classes: [Counter; CLASSES.len()],
+type Slot = OnceLock<(Outcome, Box<Counts>)>;
+
+/// What all sets share.
+#[derive(Debug, Default)]
+struct Shared {
+    /// How many slots of all sets are in use.
+    used: Counter,
+    /// What is beyond the budget, by class of status.
+    beyond: [Counts; CLASSES],
 }
 
-/// How many values were up to each bound. Those above all bounds are in none of the buckets.
-#[derive(Debug)]
-struct Histogram<const N: usize> {
-    buckets: [Counter; N],
-    count: Counter,
-    sum: Counter,
+/// The requests of one outcome.
+#[derive(Debug, Default)]
+struct Counts {
+    duration: Times,
+    /// Only what was more than nothing: a request over an open connection takes no time to connect.
+    backend_connect: Times,
+    backend_head: Times,
+    backend_duration: Times,
+    received: Sizes,
+    sent: Sizes,
 }
 
 /// What is counted about a request.
@@ -96,6 +89,8 @@ pub struct Observed<'r> {
     pub elapsed: Duration,
     /// The same for its backend, if it had one.
     pub backend: Option<BackendTimes>,
+    /// Bytes of its body that came.
+    pub received: u64,
     /// Bytes of the response's body.
     pub sent: u64,
 }
@@ -103,6 +98,8 @@ pub struct Observed<'r> {
 /// How long a backend took.
 #[derive(Debug, Clone, Copy)]
 pub struct BackendTimes {
+    /// Until the connection was there, if it had to be opened.
+    pub connect: Option<Duration>,
     /// To the head of its response, if that came.
     pub head: Option<Duration>,
     /// To the end of its response.
@@ -112,73 +109,68 @@ pub struct BackendTimes {
 // Counting.
 
 impl Series {
+    fn new(slots: usize, shared: Arc<Shared>) -> Self {
+        let slots = (0..slots).map(|_| Slot::new()).collect();
+        Self { slots, shared }
+    }
+
     /// Counts a request.
     pub fn count(&self, request: &Observed<'_>) {
-        let known = METHODS.iter().position(|method| method == request.method);
-        let requests = &self.requests[known.unwrap_or(METHODS.len())];
-        requests.get_or_init(Box::default).count(request.status);
-        self.duration.observe(&TIMES, microseconds(request.elapsed));
+        let outcome = Outcome::of(request.method, request.status);
+        let counts = self
+            .slot(outcome, OUTCOMES, MAX_OUTCOMES)
+            .or_else(|| self.slot(outcome.classed(), self.slots.len(), MAX_CLASSED))
+            .unwrap_or_else(|| &self.shared.beyond[outcome.class()]);
+        counts.count(request);
+    }
+
+    /// The counts of `outcome`, if they are among the first `slots` or a slot there may be taken as long as fewer than `most`
+    /// are in use everywhere.
+    fn slot(&self, outcome: Outcome, slots: usize, most: u64) -> Option<&Counts> {
+        for slot in self.slots.iter().take(slots) {
+            let (owner, counts) = match slot.get() {
+                Some(taken) => taken,
+                None if self.shared.used.get() >= most => return None,
+                // Another thread may be ahead, with an outcome of its own.
+                None => slot.get_or_init(|| {
+                    self.shared.used.count();
+                    (outcome, Box::default())
+                }),
+            };
+            if *owner == outcome {
+                return Some(counts);
+            }
+        }
+        None
+    }
+
+    /// What was counted, by outcome.
+    fn outcomes(&self) -> impl Iterator<Item = (Outcome, &Counts)> {
+        let taken = self.slots.iter().filter_map(Slot::get);
+        taken.map(|(outcome, counts)| (*outcome, &**counts))
+    }
+}
+
+impl Drop for Series {
+    fn drop(&mut self) {
+        self.shared.used.subtract(self.outcomes().count() as u64);
+    }
+}
+
+impl Counts {
+    fn count(&self, request: &Observed<'_>) {
+        self.duration.observe(request.elapsed);
         if let Some(backend) = request.backend {
             if let Some(head) = backend.head {
-                self.backend_head.observe(&TIMES, microseconds(head));
+                self.backend_head.observe(head);
+                if let Some(connect) = backend.connect {
+                    self.backend_connect.observe(connect);
+                }
             }
-            let total = microseconds(backend.total);
-            self.backend_duration.observe(&TIMES, total);
+            self.backend_duration.observe(backend.total);
         }
-        self.size.observe(&SIZES, request.sent);
-    }
-}
-
-impl ByStatus {
-    fn count(&self, status: StatusCode) {
-        let code = status.as_u16();
-        match CODES.binary_search(&code) {
-            Ok(known) => self.codes[known].count(),
-            Err(_) => self.classes[class(code)].count(),
-        }
-    }
-}
-
-fn class(code: u16) -> usize {
-    match code {
-        100..=599 => usize::from(code / 100),
-        _ => 0,
-    }
-}
-
-fn microseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
-impl<const N: usize> Histogram<N> {
-    fn observe(&self, bounds: &[u64; N], value: u64) {
-        if let Some(bucket) = self
-            .buckets
-            .get(bounds.partition_point(|bound| *bound < value))
-        {
-            bucket.count();
-        }
-        self.count.count();
-        self.sum.add(value);
-    }
-}
-
-impl Default for ByStatus {
-    fn default() -> Self {
-        Self {
-            codes: std::array::from_fn(|_| Counter::default()),
-            classes: std::array::from_fn(|_| Counter::default()),
-        }
-    }
-}
-
-impl<const N: usize> Default for Histogram<N> {
-    fn default() -> Self {
-        Self {
-            buckets: std::array::from_fn(|_| Counter::default()),
-            count: Counter::default(),
-            sum: Counter::default(),
-        }
+        self.received.observe(request.received);
+        self.sent.observe(request.sent);
     }
 }
 
@@ -205,9 +197,11 @@ impl AllSeries {
         let choices = [(of_route, MAX_SERIES), (of_ingress, 2 * MAX_SERIES)];
         let fits =
             |(labels, limit): &(Labels, usize)| all.contains_key(labels) || all.len() < *limit;
-        let labels = choices.into_iter().find(fits).map(|(labels, _)| labels);
-        let labels = labels.unwrap_or_else(Labels::overflow);
-        all.entry(labels).or_default().clone()
+        let Some((labels, _)) = choices.into_iter().find(fits) else {
+            return self.other.clone();
+        };
+        let new = || Arc::new(Series::new(OUTCOMES + CLASSES, self.other.shared.clone()));
+        all.entry(labels).or_insert_with(new).clone()
     }
 
     /// Drops the series that no route has any more.
@@ -217,13 +211,22 @@ impl AllSeries {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Labels, Arc<Series>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for AllSeries {
+    fn default() -> Self {
+        Self {
+            sets: Mutex::default(),
+            other: Arc::new(Series::new(0, Arc::default())),
+        }
     }
 }
 
 impl Labels {
-    /// No object can have these names.
-    fn overflow() -> Self {
+    /// What is beyond the budget. No object can have these names.
+    fn other() -> Self {
         let other: Arc<str> = "_other".into();
         let none: Arc<str> = "".into();
         Self {
@@ -238,116 +241,76 @@ impl Labels {
 
 // Writing.
 
+/// A histogram's name, what it is, and where it is.
+type Family = (&'static str, &'static str, fn(&Counts) -> Reading);
+
+const HISTOGRAMS: [Family; 6] = [
+    (
+        "nginx_ingress_controller_request_duration_seconds",
+        "Time from the head of a request to the end of its response",
+        |counts| counts.duration.read(),
+    ),
+    (
+        "nginx_ingress_controller_connect_duration_seconds",
+        "Time to connect to the backend that answered, 0 where a connection was open",
+        |counts| {
+            let answered = counts.backend_head.read().count();
+            counts.backend_connect.read().with_zeros_up_to(answered)
+        },
+    ),
+    (
+        "nginx_ingress_controller_header_duration_seconds",
+        "Time until a backend began its response",
+        |counts| counts.backend_head.read(),
+    ),
+    (
+        "nginx_ingress_controller_response_duration_seconds",
+        "Time until a backend ended its response",
+        |counts| counts.backend_duration.read(),
+    ),
+    (
+        "nginx_ingress_controller_request_size",
+        "Bytes of the bodies of requests",
+        |counts| counts.received.read(),
+    ),
+    (
+        "nginx_ingress_controller_response_size",
+        "Bytes of the bodies of responses",
+        |counts| counts.sent.read(),
+    ),
+];
+
 impl AllSeries {
     /// Writes all series in Prometheus' text format, each with the labels `common`.
     pub fn write(&self, out: &mut String, common: &str) -> fmt::Result {
-        let all: Vec<_> = self.lock().clone().into_iter().collect();
-        let all: Vec<(String, Arc<Series>)> = all
-            .into_iter()
-            .filter(|(_, series)| series.duration.count.get() > 0)
-            .map(|(labels, series)| (format!("{common},{labels}"), series))
+        let all = self.lock().clone();
+        let own = all.iter().flat_map(|(labels, series)| {
+            let outcomes = series.outcomes();
+            outcomes.map(move |(outcome, counts)| (labels.clone(), outcome, counts))
+        });
+        let beyond = Outcome::all_classed().into_iter();
+        let beyond = beyond.zip(&self.other.shared.beyond);
+        let beyond = beyond.map(|(outcome, counts)| (Labels::other(), outcome, counts));
+        let all: Vec<(String, &Counts)> = own
+            .chain(beyond)
+            .map(|(labels, outcome, counts)| (format!("{common},{labels},{outcome}"), counts))
             .collect();
-        write_requests(out, &all)?;
-        let seconds = |microseconds: u64| Duration::from_micros(microseconds).as_secs_f64();
-        let bytes = |bytes: u64| bytes as f64;
-        write_histograms(
-            out,
-            "nginx_ingress_controller_request_duration_seconds",
-            "Time from the head of a request to the end of its response",
-            &all,
-            |series| series.duration.read(&TIMES, seconds),
-        )?;
-        write_histograms(
-            out,
-            "nginx_ingress_controller_header_duration_seconds",
-            "Time until a backend began its response",
-            &all,
-            |series| series.backend_head.read(&TIMES, seconds),
-        )?;
-        write_histograms(
-            out,
-            "nginx_ingress_controller_response_duration_seconds",
-            "Time until a backend ended its response",
-            &all,
-            |series| series.backend_duration.read(&TIMES, seconds),
-        )?;
-        write_histograms(
-            out,
-            "nginx_ingress_controller_response_size",
-            "Bytes of the bodies of responses",
-            &all,
-            |series| series.size.read(&SIZES, bytes),
-        )
-    }
-}
-
-fn write_requests(out: &mut String, all: &[(String, Arc<Series>)]) -> fmt::Result {
-    let name = "nginx_ingress_controller_requests";
-    family(out, name, "counter", "Client requests")?;
-    let methods = METHODS.iter().map(Method::as_str).chain([OTHER_METHOD]);
-    let methods: Vec<_> = methods.collect();
-    for (labels, series) in all {
-        for (method, requests) in methods.iter().zip(&series.requests) {
-            let Some(requests) = requests.get() else {
-                continue;
-            };
-            let codes = CODES.iter().map(ToString::to_string).zip(&requests.codes);
-            let classes = CLASSES.iter().map(ToString::to_string);
-            let classes = classes.zip(&requests.classes);
-            for (status, count) in codes.chain(classes).filter(|(_, count)| count.get() > 0) {
-                let labels = format_args!("{labels},method=\"{method}\",status=\"{status}\"");
-                sample(out, name, labels, count.get())?;
+        let requests = "nginx_ingress_controller_requests";
+        family(out, requests, "counter", "Client requests")?;
+        for (labels, counts) in &all {
+            let count = counts.duration.read().count();
+            if count > 0 {
+                sample(out, requests, labels, count)?;
             }
         }
-    }
-    Ok(())
-}
-
-/// A histogram as it is written: the bounds with what is up to each, the sum and the count.
-struct Reading {
-    bounds: Vec<(f64, u64)>,
-    sum: f64,
-    count: u64,
-}
-
-impl<const N: usize> Histogram<N> {
-    fn read(&self, bounds: &[u64; N], unit: impl Fn(u64) -> f64) -> Reading {
-        let count = self.count.get();
-        let mut up_to = 0;
-        let bounds = bounds.iter().zip(&self.buckets).map(|(bound, bucket)| {
-            up_to += bucket.get();
-            (unit(*bound), up_to)
-        });
-        Reading {
-            bounds: bounds.collect(),
-            sum: unit(self.sum.get()),
-            count,
+        for (name, help, read) in HISTOGRAMS {
+            family(out, name, "histogram", help)?;
+            for (labels, counts) in &all {
+                read(counts).write(out, name, labels)?;
+            }
         }
+        Ok(())
     }
-}
-
-fn write_histograms(
-    out: &mut String,
-    name: &str,
-    help: &str,
-    all: &[(String, Arc<Series>)],
-    read: impl Fn(&Series) -> Reading,
-) -> fmt::Result {
-    family(out, name, "histogram", help)?;
-    let bucket = format!("{name}_bucket");
-    for (labels, series) in all {
-        let Reading { bounds, sum, count } = read(series);
-        if count == 0 {
-            continue;
-        }
-        for (bound, up_to) in bounds {
-            sample(out, &bucket, format_args!("{labels},le=\"{bound}\""), up_to)?;
-        }
-        sample(out, &bucket, format_args!("{labels},le=\"+Inf\""), count)?;
-        sample(out, &format!("{name}_sum"), labels, sum)?;
-        sample(out, &format!("{name}_count"), labels, count)?;
-    }
-    Ok(())
 }
 
 impl Display for Labels {
@@ -359,11 +322,11 @@ impl Display for Labels {
             host,
             path,
         } = self;
-        // A path may have quotes and backslashes in it, which the format escapes as Rust does.
+        let path = Escaped(path);
         write!(
             f,
             "canary=\"\",namespace=\"{namespace}\",ingress=\"{ingress}\",service=\"{service}\",\
-             host=\"{host}\",path={path:?}"
+             host=\"{host}\",path=\"{path}\""
         )
     }
 }
@@ -383,6 +346,7 @@ mod tests {
             status: StatusCode::from_u16(status).expect("a status"),
             elapsed,
             backend: None,
+            received: 7,
             sent: 10,
         }
     }
@@ -402,26 +366,44 @@ mod tests {
         series.count(&request(&Method::POST, 418, Duration::from_secs(60)));
         series.count(&Observed {
             backend: Some(BackendTimes {
+                connect: Some(Duration::from_millis(20)),
                 head: Some(Duration::from_millis(30)),
                 total: Duration::from_millis(40),
             }),
             ..request(&odd, 799, Duration::from_millis(50))
         });
+        series.count(&Observed {
+            backend: Some(BackendTimes {
+                connect: None,
+                head: Some(Duration::from_millis(30)),
+                total: Duration::from_millis(40),
+            }),
+            ..request(&odd, 799, Duration::from_secs(11))
+        });
         let text = text(&all);
         let labels = "controller_pod=\"p\",canary=\"\",namespace=\"ns\",ingress=\"i0\",service=\"s\",\
                       host=\"a.org\",path=\"/x\"";
         let prefix = "nginx_ingress_controller";
+        let get = format!("{labels},method=\"GET\",status=\"200\"");
+        let post = format!("{labels},method=\"POST\",status=\"4xx\"");
+        let odd = format!("{labels},method=\"other\",status=\"other\"");
         for line in [
-            format!("{prefix}_requests{{{labels},method=\"GET\",status=\"200\"}} 1"),
-            format!("{prefix}_requests{{{labels},method=\"POST\",status=\"4xx\"}} 1"),
-            format!("{prefix}_requests{{{labels},method=\"other\",status=\"other\"}} 1"),
-            format!("{prefix}_request_duration_seconds_bucket{{{labels},le=\"0.005\"}} 1"),
-            format!("{prefix}_request_duration_seconds_bucket{{{labels},le=\"10\"}} 2"),
-            format!("{prefix}_request_duration_seconds_bucket{{{labels},le=\"+Inf\"}} 3"),
-            format!("{prefix}_request_duration_seconds_sum{{{labels}}} 60.055"),
-            format!("{prefix}_header_duration_seconds_bucket{{{labels},le=\"0.05\"}} 1"),
-            format!("{prefix}_response_duration_seconds_sum{{{labels}}} 0.04"),
-            format!("{prefix}_response_size_bucket{{{labels},le=\"10\"}} 3"),
+            format!("{prefix}_requests{{{get}}} 1"),
+            format!("{prefix}_requests{{{post}}} 1"),
+            format!("{prefix}_requests{{{odd}}} 2"),
+            format!("{prefix}_request_duration_seconds_bucket{{{get},le=\"0.005\"}} 1"),
+            format!("{prefix}_request_duration_seconds_sum{{{post}}} 60"),
+            format!("{prefix}_request_duration_seconds_bucket{{{odd},le=\"0.025\"}} 0"),
+            format!("{prefix}_request_duration_seconds_bucket{{{odd},le=\"10\"}} 1"),
+            format!("{prefix}_request_duration_seconds_bucket{{{odd},le=\"+Inf\"}} 2"),
+            format!("{prefix}_request_duration_seconds_count{{{odd}}} 2"),
+            format!("{prefix}_connect_duration_seconds_bucket{{{odd},le=\"0.005\"}} 1"),
+            format!("{prefix}_connect_duration_seconds_bucket{{{odd},le=\"0.025\"}} 2"),
+            format!("{prefix}_connect_duration_seconds_sum{{{odd}}} 0.02"),
+            format!("{prefix}_header_duration_seconds_bucket{{{odd},le=\"0.05\"}} 2"),
+            format!("{prefix}_response_duration_seconds_sum{{{odd}}} 0.08"),
+            format!("{prefix}_request_size_sum{{{odd}}} 14"),
+            format!("{prefix}_response_size_bucket{{{get},le=\"10\"}} 1"),
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
         }
@@ -456,11 +438,62 @@ mod tests {
         assert!(Arc::ptr_eq(&others[0], &others[1]));
         others[0].count(&request(&Method::GET, 200, Duration::ZERO));
         assert!(text(&all).contains("ingress=\"_other\""));
-        assert_eq!(all.lock().len(), 2 * MAX_SERIES + 1);
+        assert_eq!(all.lock().len(), 2 * MAX_SERIES);
+    }
+
+    /// The lines of text that count requests, without names of objects.
+    fn counted(all: &AllSeries) -> Vec<String> {
+        let text = text(all);
+        let lines = text.lines().filter_map(|line| {
+            let labels = line.strip_prefix("nginx_ingress_controller_requests{")?;
+            Some(labels.rsplit_once(",method=")?.1.to_owned())
+        });
+        lines.collect()
     }
 
     #[test]
-    fn codes_are_sorted() {
-        assert!(CODES.is_sorted());
+    fn a_set_with_too_many_outcomes_goes_by_class_of_status() {
+        let all = AllSeries::default();
+        let series = series(&all, 0);
+        for status in 400..400 + OUTCOMES as u16 + 30 {
+            series.count(&request(&Method::GET, status, Duration::ZERO));
+        }
+        let counted = counted(&all);
+        assert_eq!(counted.len(), OUTCOMES + 1, "{counted:?}");
+        let classed = counted.iter().find(|line| line.contains("\"other\""));
+        assert_eq!(
+            classed.map(String::as_str),
+            Some("\"other\",status=\"4xx\"} 7")
+        );
+    }
+
+    #[test]
+    fn outcomes_beyond_the_budget_go_by_class_of_status_and_then_are_shared() {
+        let all = AllSeries::default();
+        let sets: Vec<_> = (0..MAX_SERIES).map(|number| series(&all, number)).collect();
+        for method in [Method::GET, Method::POST, Method::PUT, Method::HEAD] {
+            for status in [200, 404] {
+                for series in &sets {
+                    series.count(&request(&method, status, Duration::ZERO));
+                }
+            }
+        }
+        let lines = counted(&all);
+        // Two methods fit, then one class for each, and the other class is shared.
+        assert!(lines.len() as u64 <= MAX_CLASSED + 1, "{}", lines.len());
+        let total = |what: &str| -> u64 {
+            let fitting = lines.iter().filter_map(|line| line.strip_prefix(what));
+            fitting
+                .map(|count| count.parse::<u64>().expect("a number"))
+                .sum()
+        };
+        assert_eq!(total("\"GET\",status=\"200\"} "), MAX_SERIES as u64);
+        assert_eq!(total("\"other\",status=\"2xx\"} "), 3 * MAX_SERIES as u64);
+        assert_eq!(total("\"other\",status=\"4xx\"} "), 3 * MAX_SERIES as u64);
+        assert!(text(&all).contains("ingress=\"_other\""));
+        // Room comes back with those who go.
+        drop(sets);
+        all.drop_unused();
+        assert_eq!(all.other.shared.used.get(), 0);
     }
 }

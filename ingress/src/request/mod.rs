@@ -130,6 +130,9 @@ async fn answer(
     let call = Call::of(&parts);
     let pause = call.map_or(worker.settings().client_timeout, |_| grpc::PATIENCE);
     let (mut body, progress) = RequestBody::new(body, head.trailers, pause, limits);
+    if !progress.is_complete() {
+        record.reads(&progress);
+    }
     filters::copy(&visit, &parts, &mut body);
     let chosen = filters::choose(route, &parts.headers);
     if !Arc::ptr_eq(chosen, route) {

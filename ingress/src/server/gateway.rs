@@ -78,6 +78,12 @@ impl Shared {
         Self::counted(settings, Metrics::new())
     }
 
+    /// All metrics in Prometheus' text format.
+    pub fn scrape(&self) -> String {
+        let (routes, certificates) = (self.routes.load(), self.certificates.load());
+        self.metrics.render(&routes, &certificates)
+    }
+
     /// The same with counters that say whose they are.
     pub fn counted(settings: GatewayArgs, metrics: Metrics) -> Result<Arc<Self>, Error> {
         let default = Certificate::self_signed().map_err(Error::Certificate)?;

@@ -8,7 +8,10 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
+use x509_parser::oid_registry::OID_SIG_ED25519;
 use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey;
+use x509_parser::x509::AttributeTypeAndValue;
 
 use crate::message::host::HostPattern;
 
@@ -22,7 +25,23 @@ pub const PRIVATE_KEY_KEY: &str = "tls.key";
 pub struct Certificate {
     key: Arc<CertifiedKey>,
     names: Vec<HostPattern>,
-    expires: i64,
+    facts: Facts,
+}
+
+/// What a leaf certificate says of itself.
+#[derive(Debug)]
+pub struct Facts {
+    /// When it expires, in seconds since 1970. An expired one is served all the same: a warning that a user can click away
+    /// is better than no answer.
+    pub expires: i64,
+    /// Its serial number, decimal.
+    pub serial: String,
+    /// Who issued it, empty where that is not said.
+    pub issuer_organization: String,
+    /// See [`issuer_organization`](Self::issuer_organization).
+    pub issuer_common_name: String,
+    /// What its key is for, like `ECDSA`.
+    pub key_algorithm: &'static str,
 }
 
 /// Why certificate and key cannot be used.
@@ -75,7 +94,7 @@ impl Certificate {
         key: &PrivateKeyDer<'_>,
     ) -> Result<Self, BadCertificate> {
         let leaf = chain.first().ok_or(BadCertificate::NoCertificate)?;
-        let (names, expires) = read_leaf(leaf)?;
+        let (names, facts) = read_leaf(leaf)?;
         let key =
             any_supported_type(key).map_err(|error| BadCertificate::Key(error.to_string()))?;
         let key = CertifiedKey::new(chain, key);
@@ -83,7 +102,7 @@ impl Certificate {
         Ok(Self {
             key: Arc::new(key),
             names,
-            expires,
+            facts,
         })
     }
 
@@ -111,15 +130,14 @@ impl Certificate {
         self.names.iter()
     }
 
-    /// When it expires, in seconds since 1970. An expired one is served all the same: a warning that a user can click
-    /// away is better than no answer.
-    pub fn expires(&self) -> i64 {
-        self.expires
+    /// What it says of itself.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
     }
 }
 
-/// The DNS names of a leaf certificate and the end of its validity. Clients have long ignored the common name.
-fn read_leaf(leaf: &CertificateDer<'_>) -> Result<(Vec<HostPattern>, i64), BadCertificate> {
+/// The DNS names of a leaf certificate and what else it says. Clients have long ignored the common name.
+fn read_leaf(leaf: &CertificateDer<'_>) -> Result<(Vec<HostPattern>, Facts), BadCertificate> {
     let bad = |error: &dyn std::fmt::Display| BadCertificate::Certificate(error.to_string());
     let (_, leaf) = X509Certificate::from_der(leaf).map_err(|error| bad(&error))?;
     let alternatives = leaf
@@ -135,7 +153,29 @@ fn read_leaf(leaf: &CertificateDer<'_>) -> Result<(Vec<HostPattern>, i64), BadCe
             }
             _ => None,
         });
-    Ok((names.collect(), leaf.validity().not_after.timestamp()))
+    Ok((names.collect(), Facts::of(&leaf)))
+}
+
+impl Facts {
+    fn of(leaf: &X509Certificate<'_>) -> Self {
+        let issuer = leaf.issuer();
+        let first = |name: Option<&AttributeTypeAndValue<'_>>| {
+            let text = name.and_then(|name| name.as_str().ok());
+            text.unwrap_or_default().to_owned()
+        };
+        Self {
+            expires: leaf.validity().not_after.timestamp(),
+            serial: leaf.serial.to_string(),
+            issuer_organization: first(issuer.iter_organization().next()),
+            issuer_common_name: first(issuer.iter_common_name().next()),
+            key_algorithm: match leaf.public_key().parsed() {
+                Ok(PublicKey::RSA(_)) => "RSA",
+                Ok(PublicKey::EC(_)) => "ECDSA",
+                Ok(_) if leaf.public_key().algorithm.algorithm == OID_SIG_ED25519 => "Ed25519",
+                _ => "unknown",
+            },
+        }
+    }
 }
 
 #[cfg(test)]

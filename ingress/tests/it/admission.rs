@@ -206,7 +206,13 @@ async fn what_would_not_be_done_is_refused_and_what_is_done_otherwise_is_told() 
         ),
         (with("portolan.dev/request-timeout", "5s"), None, None),
     ];
+    let (mut passed, mut refusals) = (0, 0);
     for (object, refused, warned) in rows {
+        *(if refused.is_none() {
+            &mut passed
+        } else {
+            &mut refusals
+        }) += 1;
         let response = webhook.review("CREATE", &object, &Value::Null).await;
         let (message, warnings) = (message(&response), warnings(&response));
         let is_refused = match (&message, refused) {
@@ -227,6 +233,17 @@ async fn what_would_not_be_done_is_refused_and_what_is_done_otherwise_is_told() 
     );
     let refusal = webhook.refusal(&both).await.unwrap();
     assert!(refusal.contains("server-snippet: ") && refusal.contains("; nginx.ingress"));
+    refusals += 1;
+    let metrics = get(webhook.program.admin, "admin", "/metrics").await.body;
+    for (name, count) in [("check_success", passed), ("check_errors", refusals)] {
+        let mut lines = metrics.lines();
+        let name = format!("nginx_ingress_controller_{name}{{");
+        let line = lines.find(|line| line.starts_with(&name)).unwrap();
+        let end = format!("namespace=\"default\",ingress=\"web\"}} {count}");
+        assert!(line.ends_with(&end), "{line}");
+    }
+    let took = "nginx_ingress_controller_admission_roundtrip_duration{";
+    assert!(metrics.lines().any(|line| line.starts_with(took)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -150,7 +150,7 @@ impl Gateway {
 
     /// How often the gateway answered itself, or something failed, for `reason`.
     pub(crate) fn reasons(&self, reason: &str) -> u64 {
-        let metrics = self.shared.metrics.render(&self.shared.certificates.load());
+        let metrics = self.shared.scrape();
         let name = format!("portolan_ingress_reasons_total{{reason=\"{reason}\"}} ");
         let count = metrics.lines().find_map(|line| line.strip_prefix(&name));
         count.unwrap().parse().unwrap()

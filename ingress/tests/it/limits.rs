@@ -181,10 +181,7 @@ async fn a_flood_of_frames_ends_the_connection() {
         let both = async { tokio::join!(sending, answers) };
         assert!(timeout(PATIENCE, both).await.is_ok(), "{flood:?}");
     }
-    let text = gateway
-        .shared
-        .metrics
-        .render(&gateway.shared.certificates.load());
+    let text = gateway.shared.scrape();
     assert!(
         text.contains(r#"reasons_total{reason="flood"} 2"#),
         "{text}"

@@ -15,6 +15,7 @@ mod client;
 mod client_certificates;
 mod collector;
 mod conformance;
+mod dashboards;
 mod filters;
 mod floods;
 mod frames;

@@ -53,14 +53,17 @@ async fn series_have_the_names_and_labels_of_ingress_nginx() {
     let route =
         r#"canary="",namespace="default",ingress="web",service="s",host="*.a.org",path="/x""#;
     let size = answer.body.len();
+    let outcome = r#",method="GET",status="200""#;
     for (name, labels, value) in [
-        ("requests", r#",method="GET",status="200""#, "1"),
+        ("requests", "", "1"),
         ("request_duration_seconds_count", "", "1"),
         ("header_duration_seconds_count", "", "1"),
         ("response_duration_seconds_bucket", r#",le="+Inf""#, "1"),
+        ("request_size_sum", "", "0"),
         ("response_size_sum", "", &size.to_string()),
     ] {
-        let line = format!("nginx_ingress_controller_{name}{{{gateway},{route}{labels}}} {value}");
+        let labels = format!("{route}{outcome}{labels}");
+        let line = format!("nginx_ingress_controller_{name}{{{gateway},{labels}}} {value}");
         assert!(
             metrics.lines().any(|found| found == line),
             "{line} in\n{metrics}"

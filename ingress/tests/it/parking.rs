@@ -157,9 +157,6 @@ async fn a_response_that_waits_for_its_reader_is_not_cut() {
 
 /// Whether a request has ended.
 fn is_counted(gateway: &Gateway) -> bool {
-    let text = gateway
-        .shared
-        .metrics
-        .render(&gateway.shared.certificates.load());
+    let text = gateway.shared.scrape();
     text.contains("status=\"200\"} 1")
 }

@@ -89,10 +89,7 @@ async fn without_its_header_a_load_balancer_gets_nothing() {
         assert_eq!(raw(gateway.http, bytes).await, "", "{bytes:?}");
     }
     assert_eq!(backend.requests(), 0);
-    let text = gateway
-        .shared
-        .metrics
-        .render(&gateway.shared.certificates.load());
+    let text = gateway.shared.scrape();
     assert!(
         text.contains(r#"reasons_total{reason="bad_proxy_header"} 4"#),
         "{text}"
