@@ -10,6 +10,7 @@ use super::external_auth::{Cache, ExternalAuth, Verdict};
 use super::memory::{Memory, Question};
 use super::outbound;
 use crate::message::variables::Facts;
+use crate::observe::record::Record;
 
 /// Answers that are remembered.
 const REMEMBERED: usize = 16_384;
@@ -43,10 +44,15 @@ impl Default for Answers {
     }
 }
 
-/// What the service says about the request with the head `parts`.
-pub async fn ask(visit: &Visit<'_>, auth: &ExternalAuth, parts: &Parts) -> Verdict {
+/// What the service says about the request with the head `parts`. The question is noted in the request's `record`.
+pub async fn ask(
+    visit: &Visit<'_>,
+    auth: &ExternalAuth,
+    parts: &Parts,
+    record: &mut Record,
+) -> Verdict {
     let facts = visit.facts(parts);
-    let Some(question) = auth.question(facts) else {
+    let Some(mut question) = auth.question(facts) else {
         return Verdict::Fail;
     };
     let answers = &visit.worker.shared().filters.answers;
@@ -58,12 +64,15 @@ pub async fn ask(visit: &Visit<'_>, auth: &ExternalAuth, parts: &Parts) -> Verdi
     if let Some(known) = known {
         return (*known).clone();
     }
+    record.asks(&mut question);
     let limit = visit.worker.settings().backend_timeout;
     let call = visit
         .worker
         .outbound()
         .call(question.map(|()| outbound::empty()), limit);
-    let answer = match call.await {
+    let answer = call.await;
+    record.told(answer.as_ref().ok().map(|answer| answer.status));
+    let answer = match answer {
         Ok(answer) => answer,
         Err(error) => {
             tracing::debug!(ingress = %facts.ingress, %error, "external authentication failed");

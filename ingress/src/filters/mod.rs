@@ -134,7 +134,10 @@ pub async fn enter(
     let auth = visit.external_auth();
     let Some(policy) = &visit.route.policy else {
         return match auth {
-            Some(_) => Box::pin(visit.check_guards(&Policy::default(), auth, parts, exit)).await,
+            Some(_) => {
+                let none = Policy::default();
+                Box::pin(visit.check_guards(&none, auth, parts, record, exit)).await
+            }
             None => Ok(()),
         };
     };
@@ -154,7 +157,7 @@ pub async fn enter(
         };
     }
     // Boxed, for few requests come here, and all would carry its state.
-    Box::pin(visit.check_guards(policy, auth, parts, exit)).await
+    Box::pin(visit.check_guards(policy, auth, parts, record, exit)).await
 }
 
 impl Visit<'_> {
@@ -208,6 +211,7 @@ impl Visit<'_> {
         policy: &Policy,
         auth: Option<&ExternalAuth>,
         parts: &mut Parts,
+        record: &mut Record,
         exit: &mut Exit,
     ) -> Result<(), Reason> {
         let is_any_enough = policy.satisfy.as_deref() == Some(&Satisfy::Any);
@@ -228,7 +232,7 @@ impl Visit<'_> {
             }
         }
         if let Some(auth) = auth {
-            match self.check_elsewhere(auth, parts, exit).await {
+            match self.check_elsewhere(auth, parts, record, exit).await {
                 Ok(()) => refused = None,
                 // Who may still authenticate is told so.
                 Err(Reason::AuthForbidden) if refused == Some(Reason::PasswordWanted) => {}
@@ -273,9 +277,10 @@ impl Visit<'_> {
         &self,
         auth: &ExternalAuth,
         parts: &mut Parts,
+        record: &mut Record,
         exit: &mut Exit,
     ) -> Result<(), Reason> {
-        let verdict = ask::ask(self, auth, parts).await;
+        let verdict = ask::ask(self, auth, parts, record).await;
         match verdict {
             Verdict::Enter(entry) => {
                 entry.apply(&mut parts.headers);

@@ -198,6 +198,20 @@ impl Record {
         }
     }
 
+    /// A service is asked `question` about the request.
+    pub fn asks<B>(&mut self, question: &mut Request<B>) {
+        if let Some(trace) = &mut self.trace {
+            trace.ask(question);
+        }
+    }
+
+    /// The service has answered with this status, or not at all.
+    pub fn told(&mut self, status: Option<StatusCode>) {
+        if let Some(trace) = &mut self.trace {
+            trace.told(status);
+        }
+    }
+
     /// The request counts among those of its client.
     pub fn counts(&mut self, slot: Option<Slot>) {
         self.slot = slot;

@@ -113,12 +113,13 @@ impl Defaults {
     fn roots(&self) -> Arc<RootCertStore> {
         let known = self.roots.as_ref();
         known
-            .unwrap_or_else(|| self.system.get_or_init(system_roots))
+            .unwrap_or_else(|| self.system.get_or_init(|| Arc::new(system_roots())))
             .clone()
     }
 }
 
-fn read_roots(file: &Path) -> Result<RootCertStore, BadRoots> {
+/// The certificates in `file`, to be trusted.
+pub(crate) fn read_roots(file: &Path) -> Result<RootCertStore, BadRoots> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(file).map_err(BadRoots::Read)? {
         let certificate = certificate.map_err(BadRoots::Read)?;
@@ -127,14 +128,15 @@ fn read_roots(file: &Path) -> Result<RootCertStore, BadRoots> {
     Ok(roots)
 }
 
-fn system_roots() -> Arc<RootCertStore> {
+/// The certificates that the system trusts.
+pub(crate) fn system_roots() -> RootCertStore {
     let found = rustls_native_certs::load_native_certs();
     for error in &found.errors {
         tracing::warn!(%error, "cannot read certificates that the system trusts");
     }
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(found.certs);
-    Arc::new(roots)
+    roots
 }
 
 impl BackendTls {

@@ -3,10 +3,12 @@
 //! A thread of its own sends them, in batches. Requests never wait: where the queue is full a span is dropped and counted,
 //! and so is a batch that the collector does not take in time. The log tells of the first one, and of the end of it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig};
+use opentelemetry_otlp::tonic_types::transport::ClientTlsConfig;
+use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
@@ -15,6 +17,7 @@ use tokio::time::timeout;
 
 use super::settings::TraceArgs;
 use crate::observe::metrics::Metrics;
+use crate::tls::backend::{BadRoots, read_roots, system_roots};
 
 /// How long a batch may take, all attempts of the exporter included.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -25,6 +28,14 @@ pub enum BadCollector {
     /// What is said about the collector makes no sense.
     #[error(transparent)]
     Exporter(#[from] ExporterBuildError),
+    /// The certificates that it is verified by cannot be had.
+    #[error("cannot trust the certificates in {file}")]
+    Roots {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: BadRoots,
+    },
     /// The thread cannot be started.
     #[error("cannot start a thread")]
     Thread(#[source] std::io::Error),
@@ -49,11 +60,17 @@ pub(super) fn start(
         .enable_all()
         .build()
         .map_err(BadCollector::Thread)?;
-    let mut exporter = {
+    let built = {
         let _inside = runtime.enter();
-        let builder = SpanExporter::builder().with_tonic();
-        let builder = builder.with_endpoint(collector).with_timeout(PATIENCE);
-        builder.build()?
+        build(settings, collector)
+    };
+    let mut exporter = match built {
+        Ok(exporter) => exporter,
+        Err(error) => {
+            // Dropped, it would wait for its threads, which must not be done where another one runs.
+            runtime.shutdown_background();
+            return Err(error);
+        }
     };
     exporter.set_resource(&resource(settings));
     let (sender, spans) = channel(settings.otel_max_queuesize);
@@ -72,6 +89,27 @@ pub(super) fn start(
     });
     started.map_err(BadCollector::Thread)?;
     Ok((sender, receiver))
+}
+
+fn build(settings: &TraceArgs, collector: String) -> Result<SpanExporter, BadCollector> {
+    let builder = SpanExporter::builder().with_tonic();
+    let builder = builder.with_endpoint(collector).with_timeout(PATIENCE);
+    Ok(match settings.otlp_collector_tls {
+        true => builder.with_tls_config(tls(settings)?).build()?,
+        false => builder.build()?,
+    })
+}
+
+/// TLS to the collector, whose name is in its URL.
+fn tls(settings: &TraceArgs) -> Result<ClientTlsConfig, BadCollector> {
+    let roots = match settings.otlp_collector_ca_file.as_deref() {
+        Some(file) => read_roots(file).map_err(|source| BadCollector::Roots {
+            file: file.to_owned(),
+            source,
+        })?,
+        None => system_roots(),
+    };
+    Ok(ClientTlsConfig::new().trust_anchors(roots.roots))
 }
 
 /// What is said about the gateway once for all its spans; OTEL_RESOURCE_ATTRIBUTES adds to it.

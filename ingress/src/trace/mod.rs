@@ -1,8 +1,9 @@
-//! Spans of our own: one for each request, and one for each attempt to have a backend answer it.
+//! Spans of our own: one for each request, and beneath it one for each question to a service for authentication and for
+//! each attempt to have a backend answer.
 //!
 //! A request belongs to the trace that its client says ([`context`]), or begins one. Its headers then say the same to
-//! whoever is asked about it: the span of the request to a service for authentication or a mirror, that of the attempt to
-//! a backend. Spans are made when the request is over ([`span`]) and sent by a thread of their own ([`export`]).
+//! whoever is asked about it: a span of its own to a service for authentication and to a backend, the span of the request
+//! to a mirror. Spans are made when the request is over ([`span`]) and sent by a thread of their own ([`export`]).
 //!
 //! Without a collector there is no [`Tracer`], and that is all a request finds out.
 
@@ -63,8 +64,21 @@ pub struct Trace {
     name: Option<String>,
     began: SystemTime,
     clock: Instant,
+    /// Whom Ingresses have asked about it, if that is recorded.
+    questions: Vec<Question>,
     /// What was tried, if that is recorded.
     attempts: Vec<Attempt>,
+}
+
+/// A request of our own, to a service that says whether the request may enter. Times are from the beginning of the request.
+#[derive(Debug)]
+struct Question {
+    span: SpanId,
+    method: Method,
+    url: Uri,
+    began: Duration,
+    /// When it was over and the status of the answer, if there was one.
+    ended: Option<(Duration, Option<StatusCode>)>,
 }
 
 /// An attempt to have a backend answer. Times are from the beginning of the request.
@@ -149,6 +163,7 @@ impl Tracer {
             name: None,
             began: SystemTime::now(),
             clock: Instant::now(),
+            questions: Vec::new(),
             attempts: Vec::new(),
         })
     }
@@ -190,18 +205,47 @@ impl Trace {
         }
     }
 
-    /// An attempt at the backend `key` begins, with `request`, which then belongs under its span and was sent `resends`
-    /// times before.
-    pub fn attempt<B>(&mut self, key: &Key, resends: u32, request: &mut Request<B>) {
+    /// A service is asked `question` about the request, which then belongs under its span.
+    pub fn ask<B>(&mut self, question: &mut Request<B>) {
         if !self.context.is_sampled {
             return;
         }
+        let span = self.beneath(question);
+        self.questions.push(Question {
+            span,
+            method: question.method().clone(),
+            url: question.uri().clone(),
+            began: self.clock.elapsed(),
+            ended: None,
+        });
+    }
+
+    /// The service has answered the last question with this status, or not at all.
+    pub fn told(&mut self, status: Option<StatusCode>) {
+        let elapsed = self.clock.elapsed();
+        if let Some(question) = self.questions.last_mut() {
+            question.ended = Some((elapsed, status));
+        }
+    }
+
+    /// Makes `request` say that it belongs under a new span beneath the request's own.
+    fn beneath<B>(&self, request: &mut Request<B>) -> SpanId {
         let span = new_span();
         let context = Context {
             span,
             ..self.context
         };
         request.headers_mut().insert(PARENT, context.header());
+        span
+    }
+
+    /// An attempt at the backend `key` begins, with `request`, which then belongs under its span and was sent `resends`
+    /// times before.
+    pub fn attempt<B>(&mut self, key: &Key, resends: u32, request: &mut Request<B>) {
+        if !self.context.is_sampled {
+            return;
+        }
+        let span = self.beneath(request);
         self.attempts.push(Attempt {
             span,
             resends,

@@ -1,25 +1,35 @@
 //! The settings for tracing. Names and defaults are those of ingress-nginx's ConfigMap.
 
 use std::net::Ipv6Addr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
 use opentelemetry_sdk::trace::Sampler;
 
-use crate::message::variables::Template;
+use crate::message::variables::{Template, scheme};
 
 /// Arguments about traces.
 #[derive(clap::Args, Debug, Clone)]
 #[group(skip)]
 pub struct TraceArgs {
-    /// Host of the collector that spans are sent to, by OTLP over gRPC without TLS. Without it nothing is traced, and what
-    /// clients say about traces (traceparent, tracestate) passes through.
+    /// Host of the collector that spans are sent to, by OTLP over gRPC. Without it nothing is traced, and what clients say
+    /// about traces (traceparent, tracestate) passes through.
     #[arg(long, value_name = "HOST", value_parser = NonEmptyStringValueParser::new())]
     pub otlp_collector_host: Option<String>,
 
     /// Port of that collector.
     #[arg(long, value_name = "PORT", default_value_t = 4317)]
     pub otlp_collector_port: u16,
+
+    /// Speak TLS to that collector, which must prove to be that host.
+    #[arg(long, requires = "otlp_collector_host")]
+    pub otlp_collector_tls: bool,
+
+    /// File with the certificates, as PEM, that its certificate is verified by; read at the start. Without it: those that the
+    /// system trusts.
+    #[arg(long, value_name = "FILE", requires = "otlp_collector_tls")]
+    pub otlp_collector_ca_file: Option<PathBuf>,
 
     /// Trace all requests but those for Ingresses that opt out (enable-opentelemetry: "false"). Without it: only those for
     /// Ingresses that ask for it.
@@ -86,11 +96,12 @@ impl TraceArgs {
             self.otlp_collector_host.as_deref()?,
             self.otlp_collector_port,
         );
+        let scheme = scheme(self.otlp_collector_tls);
         let is_v6 = host.parse::<Ipv6Addr>().is_ok();
         Some(if is_v6 {
-            format!("http://[{host}]:{port}")
+            format!("{scheme}://[{host}]:{port}")
         } else {
-            format!("http://{host}:{port}")
+            format!("{scheme}://{host}:{port}")
         })
     }
 
@@ -150,6 +161,9 @@ mod tests {
             let args = parse(&["--otlp-collector-host", host, "--enable-opentelemetry"]);
             assert_eq!(args.and_then(|args| args.collector()).as_deref(), Some(url));
         }
+        let args = parse(&["--otlp-collector-host=c", "--otlp-collector-tls"]);
+        let url = args.and_then(|args| args.collector());
+        assert_eq!(url.as_deref(), Some("https://c:4317"));
         assert!(parse(&[]).is_some_and(|args| args.collector().is_none()));
     }
 
@@ -158,6 +172,8 @@ mod tests {
         for bad in [
             "--enable-opentelemetry",
             "--otlp-collector-host=",
+            "--otlp-collector-tls",
+            "--otlp-collector-ca-file=/ca",
             "--otel-sampler=Perhaps",
             "--otel-sampler-ratio=1.1",
             "--otel-sampler-ratio=NaN",

@@ -10,7 +10,7 @@ use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, Tr
 use opentelemetry::{InstrumentationScope, KeyValue, Value};
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
-use super::{Attempt, Trace};
+use super::{Attempt, Question, Trace};
 use crate::message::answer::Reason;
 use crate::message::variables::scheme;
 use crate::routes::Route;
@@ -58,10 +58,12 @@ impl Trace {
     pub(super) fn spans(self, served: &Served<'_>) -> Vec<SpanData> {
         let end = self.clock.elapsed();
         let count = self.attempts.len();
+        let questions = self.questions.iter();
+        let questions = questions.map(|question| self.question_span(question, end, served));
         let attempts = self.attempts.iter().zip(1..);
-        let mut spans: Vec<_> = attempts
-            .map(|(attempt, number)| self.attempt_span(attempt, number == count, end, served))
-            .collect();
+        let attempts = attempts
+            .map(|(attempt, number)| self.attempt_span(attempt, number == count, end, served));
+        let mut spans: Vec<_> = questions.chain(attempts).collect();
         spans.push(self.request_span(end, served));
         spans
     }
@@ -97,6 +99,42 @@ impl Trace {
             attributes: attributes.0,
             status: failure.verdict(),
             ..self.span(self.context.span, SpanKind::Server, Duration::ZERO, end)
+        }
+    }
+
+    fn question_span(&self, question: &Question, end: Duration, served: &Served<'_>) -> SpanData {
+        let (ended, status) = question.ended.unwrap_or((end, None));
+        let is_error = |status: &StatusCode| status.is_client_error() || status.is_server_error();
+        let reason = match question.ended {
+            Some(_) => Reason::AuthFailed,
+            // The request was over before there was an answer.
+            None => served.reason.unwrap_or(Reason::ClientGone),
+        };
+        let failure = Failure {
+            status: status.filter(is_error),
+            reason: status.is_none().then_some(reason),
+        };
+        let url = &question.url;
+        let mut attributes = Attributes::of(&question.method, served);
+        if let (Some(scheme), Some(host)) = (url.scheme_str(), url.host()) {
+            let port = url
+                .port()
+                .map_or_else(String::new, |port| format!(":{port}"));
+            let path = url.path();
+            attributes.put("url.full", format!("{scheme}://{host}{port}{path}"));
+            attributes.put("server.address", host.to_owned());
+        }
+        attributes.maybe("server.port", url.port_u16().map(i64::from));
+        if let Some(status) = status {
+            attributes.status(status);
+        }
+        attributes.maybe("error.type", failure.kind());
+        SpanData {
+            parent_span_id: self.context.span,
+            name: name(&question.method).into(),
+            attributes: attributes.0,
+            status: failure.verdict(),
+            ..self.span(question.span, SpanKind::Client, question.began, ended)
         }
     }
 

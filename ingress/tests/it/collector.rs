@@ -16,6 +16,8 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind};
 use prost::Message;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsAcceptor;
 
 use crate::backend::Backend;
 use crate::harness::eventually;
@@ -32,12 +34,24 @@ impl Collector {
     pub(crate) async fn start() -> Self {
         let requests = Requests::default();
         let kept = requests.clone();
+        let backend = Backend::serve(move |stream, _| serve(stream, kept.clone()));
+        Self {
+            backend: backend.await,
+            requests,
+        }
+    }
+
+    /// One that ends TLS by `acceptor`.
+    pub(crate) async fn over_tls(acceptor: TlsAcceptor) -> Self {
+        let requests = Requests::default();
+        let kept = requests.clone();
         let backend = Backend::serve(move |stream, _| {
-            let kept = kept.clone();
+            let (acceptor, kept) = (acceptor.clone(), kept.clone());
             async move {
-                let service = service_fn(move |request| take(kept.clone(), request));
-                let server = http2::Builder::new(TokioExecutor::new());
-                drop(server.serve_connection(TokioIo::new(stream), service).await);
+                // A client that does not trust it goes away.
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    serve(stream, kept).await;
+                }
             }
         });
         Self {
@@ -109,6 +123,12 @@ pub(crate) fn attribute(attributes: &[KeyValue], key: &str) -> Option<String> {
         Value::IntValue(number) => number.to_string(),
         other => format!("{other:?}"),
     })
+}
+
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, kept: Requests) {
+    let service = service_fn(move |request| take(kept.clone(), request));
+    let server = http2::Builder::new(TokioExecutor::new());
+    drop(server.serve_connection(TokioIo::new(stream), service).await);
 }
 
 /// Takes a request as a gRPC server does.

@@ -1,19 +1,24 @@
 //! Spans of requests: what they say, which trace they belong to, who is told of it, and that nobody waits for them.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::Full;
 use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind, status::StatusCode as Verdict};
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
 use crate::api::{Api, CLASSES, INGRESSES, Program, SERVICES, SLICES, of_class, our_class};
 use crate::backend::Backend;
 use crate::client::{Answer, Http, get};
 use crate::collector::{Collector, attribute, text};
-use crate::harness::{Gateway, annotated, eventually, ingress, service, service_of, slice};
+use crate::harness::{
+    Gateway, annotated, arguments, eventually, ingress, service, service_of, slice,
+};
+use crate::tls::authority;
 
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -396,6 +401,119 @@ async fn lines_of_the_access_log_name_the_span() {
     get(gateway.http, "a.org", "/off").await;
     let line = gateway.log_text(|line| line.starts_with("/off")).await;
     assert_eq!(line, "/off|-|-|-|-");
+}
+
+#[tokio::test]
+async fn a_question_about_a_request_has_a_span_which_the_service_is_told() {
+    let collector = Collector::start().await;
+    let backend = Backend::echo("b").await;
+    let (told, mut heads) = tokio::sync::mpsc::unbounded_channel();
+    let service = Backend::serve(move |mut stream, _| {
+        let told = told.clone();
+        async move {
+            while let Some(head) = crate::backend::read_head(&mut stream).await {
+                let status = match head.contains("x-want: no") {
+                    true => "403 Forbidden",
+                    false => "200 OK",
+                };
+                told.send(head).unwrap();
+                let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        }
+    })
+    .await;
+    let gone = Backend::echo("gone").await.address;
+    let asking = |name, path, service: SocketAddr| {
+        let url = format!("http://{service}/check?for=$request_uri");
+        annotated(
+            ingress(name, &[("a.org", path, "s")]),
+            &[("auth-url", &url)],
+        )
+    };
+    let mut objects = vec![
+        asking("i", "/", service.address),
+        asking("lost", "/lost", gone),
+    ];
+    objects.extend(service_of("s", &[backend.address]));
+    let gateway = tracing(&objects, collector.address(), &[]);
+    for (path, want, status, answered) in [
+        ("/in", "yes", 200, Some("200")),
+        ("/out", "no", 403, Some("403")),
+        ("/lost", "yes", 500, None),
+    ] {
+        let fields = [("traceparent", PARENT), ("x-want", want)];
+        let answer = get_with(gateway.http, path, &fields).await;
+        assert_eq!(answer.status, status, "{path}");
+        let spans = collector.path(path).await;
+        let (server, question) = (&spans[0], &spans[1]);
+        assert_eq!(spans.len(), if status == 200 { 3 } else { 2 }, "{spans:?}");
+        assert_eq!(question.kind, i32::from(SpanKind::Client));
+        assert_eq!(question.parent_span_id, server.span_id);
+        assert!(question.end_time_unix_nano <= server.end_time_unix_nano);
+        assert_eq!(
+            text(question, "http.response.status_code").as_deref(),
+            answered
+        );
+        assert_eq!(is_error(question), status != 200);
+        let asked = if answered.is_some() {
+            service.address
+        } else {
+            gone
+        };
+        let url = format!("http://{asked}/check");
+        check(
+            question,
+            &[("url.full", &url), ("server.address", "127.0.0.1")],
+        );
+        if answered.is_some() {
+            let head = heads.recv().await.unwrap();
+            let line = format!("traceparent: {}\r\n", parent_header(question));
+            assert!(head.contains(&line), "{head}");
+        } else {
+            check(question, &[("error.type", "auth_failed")]);
+        }
+        // The backend belongs beneath its own span, not beneath the question's.
+        if status == 200 {
+            let seen = seen(&answer, "traceparent").unwrap();
+            assert_eq!(seen, parent_header(&spans[2]));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_collector_over_tls_must_prove_who_it_is() {
+    let (trusted, other) = (authority(), authority());
+    let backend = Backend::echo("b").await;
+    let mut objects = vec![ingress("i", &[("a.org", "/", "s")])];
+    objects.extend(service_of("s", &[backend.address]));
+    let file = trusted.file();
+    let file = format!("--otlp-collector-ca-file={}", file.path().display());
+    let more = ["--otlp-collector-tls", &file];
+    for (authority, host, is_taken) in [
+        (&trusted, "127.0.0.1", true),
+        (&trusted, "elsewhere.org", false),
+        (&other, "127.0.0.1", false),
+    ] {
+        let collector = Collector::over_tls(authority.acceptor(host, b"h2")).await;
+        let gateway = tracing(&objects, collector.address(), &more);
+        get_with(gateway.http, "/secret", &[]).await;
+        let metrics = &gateway.shared.metrics;
+        let counted = match is_taken {
+            true => &metrics.spans_exported,
+            false => &metrics.spans_refused,
+        };
+        eventually("spans", async || (counted.get() == 2).then_some(())).await;
+        assert_eq!(collector.batches().is_empty(), !is_taken);
+    }
+    let missing = [
+        more[0],
+        "--otlp-collector-ca-file=/nowhere",
+        "--otlp-collector-host=c",
+    ];
+    let settings = arguments(&missing).gateway.trace;
+    let error = ingress::trace::start(&settings, Arc::default()).unwrap_err();
+    assert!(error.to_string().contains("/nowhere"), "{error}");
 }
 
 #[tokio::test]
