@@ -290,9 +290,22 @@ pub struct GatewayArgs {
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub slow_start: Option<Duration>,
 
+    /// Most idle connections to backends that each thread keeps, for all of them together. One more, and the one that has
+    /// been idle for longest is closed. HTTP/2 needs few, and they are not counted.
+    #[arg(long, value_name = "N", default_value_t = 320)]
+    pub upstream_keepalive_connections: usize,
+
     /// How long an idle connection to a backend is kept.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
-    pub backend_keep_alive: Duration,
+    pub upstream_keepalive_timeout: Duration,
+
+    /// Most requests over one connection to a backend. After them another is opened.
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub upstream_keepalive_requests: u32,
+
+    /// How long a connection to a backend is used. Requests under way then are finished.
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
+    pub upstream_keepalive_time: Duration,
 
     /// File with the certificates, as PEM, by which those of backends are verified where the Ingress names none
     /// (proxy-ssl-secret), and those of other services that it names by URL (auth-url, mirror-target). Without it: those
@@ -303,10 +316,6 @@ pub struct GatewayArgs {
     /// Do not verify these certificates unless the Ingress asks for it (proxy-ssl-verify), as ingress-nginx does.
     #[arg(long)]
     pub no_backend_verify: bool,
-
-    /// Most idle connections that each thread keeps to one endpoint.
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    pub backend_idle_connections: usize,
 
     /// Node that this gateway runs on. Endpoints are then chosen by the hints of their EndpointSlices (trafficDistribution
     /// and topology-aware routing), as kube-proxy does; without this and --zone all endpoints are used alike.

@@ -6,6 +6,7 @@
 
 pub mod attempts;
 pub mod exchange;
+mod idle;
 pub mod multiplex;
 pub mod pool;
 pub mod protocol;

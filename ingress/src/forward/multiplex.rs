@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::connection::LocalExecutor;
-use crate::forward::pool::{Dialer, Key};
+use crate::forward::pool::{Dialer, Key, Limits};
 use crate::message::answer::Reason;
 use crate::message::body::RequestBody;
 use crate::request::strict::MAX_HEADER_BYTES;
@@ -53,6 +53,12 @@ struct Session {
     allowed: Box<dyn Fn() -> usize>,
     streams: Cell<usize>,
     idle_since: Cell<Instant>,
+    opened: Instant,
+    /// How many requests it has had.
+    requests: Cell<u32>,
+    /// Whether it takes no more. Requests under way go on.
+    is_used_up: Cell<bool>,
+    limits: Limits,
 }
 
 /// The right to send one request on a connection. Dropping it makes room for another.
@@ -119,12 +125,14 @@ impl Multiplexed {
         }
     }
 
-    /// Closes what has been idle for too long, and forgets what was closed by its backend.
+    /// Closes what has been idle or used for too long, and forgets what was closed by its backend.
     pub fn sweep(&self) {
-        let keep = self.dialer.limits.keep;
+        let (keep, now) = (self.dialer.limits.keep, Instant::now());
         let is_kept = |session: &Rc<Session>| {
-            let is_idle = session.streams.get() == 0 && session.idle_since.get().elapsed() > keep;
-            !session.sender.is_closed() && !is_idle
+            session.check_use(now);
+            let is_idle = session.streams.get() == 0 && now - session.idle_since.get() > keep;
+            // Whoever still uses one that is used up holds on to it.
+            !session.sender.is_closed() && !is_idle && !session.is_used_up.get()
         };
         self.open.borrow_mut().retain(|_, of_key| {
             of_key.retain(is_kept);
@@ -140,8 +148,11 @@ impl Session {
     async fn open(key: Key, dialer: Dialer) -> Result<Rc<Self>, Reason> {
         let stream = dialer.dial(&key).await?;
         let session = match &key.spoken.tls {
-            None => Self::over(stream).await,
-            Some(expected) => Self::over(dialer.secure(&key, expected, stream).await?).await,
+            None => Self::over(stream, dialer.limits).await,
+            Some(expected) => {
+                let stream = dialer.secure(&key, expected, stream).await?;
+                Self::over(stream, dialer.limits).await
+            }
         };
         let session = session.map_err(|_| Reason::ConnectFailed)?;
         let ready = timeout(dialer.limits.connect, session.settings()).await;
@@ -161,7 +172,7 @@ impl Session {
         Ok(())
     }
 
-    async fn over<S>(stream: S) -> hyper::Result<Rc<Self>>
+    async fn over<S>(stream: S, limits: Limits) -> hyper::Result<Rc<Self>>
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
@@ -183,17 +194,30 @@ impl Session {
                 .map_or(0, Connection::current_max_send_streams)
         };
         tokio::task::spawn_local(drive(connection));
+        let opened = Instant::now();
         Ok(Rc::new(Self {
             sender,
             allowed: Box::new(allowed),
             streams: Cell::new(0),
-            idle_since: Cell::new(Instant::now()),
+            idle_since: Cell::new(opened),
+            opened,
+            requests: Cell::new(0),
+            is_used_up: Cell::new(false),
+            limits,
         }))
     }
 
     fn has_room(&self) -> bool {
         let room = (self.allowed)().min(MAX_STREAMS);
-        !self.sender.is_closed() && self.streams.get() < room
+        !self.sender.is_closed() && !self.is_used_up.get() && self.streams.get() < room
+    }
+
+    /// Finds out whether it is used up.
+    fn check_use(&self, now: Instant) {
+        let requests = self.requests.get();
+        if self.limits.are_used_up(self.opened, requests, now) {
+            self.is_used_up.set(true);
+        }
     }
 }
 
@@ -225,6 +249,12 @@ impl fmt::Debug for Session {
 impl Lease {
     fn of(session: &Rc<Session>) -> Self {
         session.streams.set(session.streams.get() + 1);
+        let requests = session.requests.get().saturating_add(1);
+        session.requests.set(requests);
+        // Those that come at once would be too many by the time that the first of them ends.
+        if requests >= session.limits.requests {
+            session.is_used_up.set(true);
+        }
         Self {
             session: session.clone(),
             sender: session.sender.clone(),
@@ -241,6 +271,8 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let session = &self.session;
         session.streams.set(session.streams.get().saturating_sub(1));
-        session.idle_since.set(Instant::now());
+        let now = Instant::now();
+        session.idle_since.set(now);
+        session.check_use(now);
     }
 }

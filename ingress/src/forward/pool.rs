@@ -4,9 +4,11 @@
 //! at a time and comes back only when request and response are both complete; dropped at any other time it is closed at
 //! once, since nobody could tell what would come out of it next. One of HTTP/2 is lent to as many requests as its backend
 //! allows, and a lease that is dropped early costs its stream only.
+//!
+//! No connection is used for ever: after so many requests, or so long, it is closed, so that what a balancer in front of
+//! backends has decided once is decided again.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,6 +26,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
 
+use crate::forward::idle::{Idle, Shelf};
 use crate::forward::multiplex::{self, Multiplexed};
 use crate::forward::protocol::{Expected, Http, Spoken};
 use crate::message::answer::Reason;
@@ -37,7 +40,7 @@ const MAX_BUFFER: usize = 64 * 1024;
 /// The connections of a thread that can take requests.
 #[derive(Debug)]
 pub struct Pool {
-    idle: RefCell<HashMap<Key, Vec<Idle>>>,
+    idle: RefCell<Shelf>,
     multiplexed: Multiplexed,
     dialer: Dialer,
 }
@@ -57,8 +60,12 @@ pub struct Limits {
     pub connect: Duration,
     /// How long an idle connection is kept.
     pub keep: Duration,
-    /// Most idle connections to one endpoint.
+    /// Most idle connections of HTTP/1.1.
     pub idle: usize,
+    /// Most requests over one connection.
+    pub requests: u32,
+    /// How long a connection is used.
+    pub age: Duration,
 }
 
 /// What a connection is good for. Requests that differ here never share one.
@@ -86,15 +93,11 @@ enum Kind {
 
 /// A connection of HTTP/1.1. Dropping it closes it.
 #[derive(Debug)]
-struct Exclusive {
+pub(super) struct Exclusive {
     sender: http1::SendRequest<RequestBody>,
     driver: AbortHandle,
-}
-
-#[derive(Debug)]
-struct Idle {
-    connection: Exclusive,
-    since: Instant,
+    opened: Instant,
+    requests: u32,
 }
 
 impl Pool {
@@ -123,8 +126,8 @@ impl Pool {
 
     async fn take_idle(&self, key: &Key) -> Option<Exclusive> {
         loop {
-            let idle = self.idle.borrow_mut().get_mut(key)?.pop()?;
-            if idle.since.elapsed() > self.dialer.limits.keep {
+            let idle = self.idle.borrow_mut().pop(key)?;
+            if !self.is_good(&idle, Instant::now()) {
                 continue;
             }
             let mut connection = idle.connection;
@@ -136,20 +139,28 @@ impl Pool {
 
     /// Takes back a connection whose request and response are complete.
     pub fn put(&self, connection: Connection) {
-        let Kind::One(exclusive) = connection.kind else {
+        let Kind::One(mut exclusive) = connection.kind else {
             return;
         };
-        if exclusive.sender.is_closed() {
-            return;
+        exclusive.requests += 1;
+        let since = Instant::now();
+        let idle = Idle {
+            connection: exclusive,
+            since,
+        };
+        if self.is_good(&idle, since) {
+            let most = self.dialer.limits.idle;
+            self.idle.borrow_mut().push(connection.key, idle, most);
         }
-        let mut idle = self.idle.borrow_mut();
-        let of_key = idle.entry(connection.key).or_default();
-        if of_key.len() < self.dialer.limits.idle {
-            of_key.push(Idle {
-                connection: exclusive,
-                since: Instant::now(),
-            });
-        }
+    }
+
+    /// Whether `idle` may take another request.
+    fn is_good(&self, idle: &Idle, now: Instant) -> bool {
+        let Idle { connection, since } = idle;
+        let limits = &self.dialer.limits;
+        now - *since <= limits.keep
+            && !limits.are_used_up(connection.opened, connection.requests, now)
+            && !connection.sender.is_closed()
     }
 
     /// Opens a connection that is good for `key`, which may take as long as `limit`. Requests that ask for one of HTTP/2 at
@@ -166,17 +177,19 @@ impl Pool {
         })
     }
 
-    /// Closes what has been idle for too long or was closed by its backend.
+    /// Closes what has been idle or used for too long, or was closed by its backend.
     pub fn sweep(&self) {
         self.multiplexed.sweep();
-        let mut idle = self.idle.borrow_mut();
-        idle.retain(|_, of_key| {
-            of_key.retain(|idle| {
-                !idle.connection.sender.is_closed()
-                    && idle.since.elapsed() <= self.dialer.limits.keep
-            });
-            !of_key.is_empty()
-        });
+        let now = Instant::now();
+        let is_good = |idle: &Idle| self.is_good(idle, now);
+        self.idle.borrow_mut().retain(is_good);
+    }
+}
+
+impl Limits {
+    /// Whether a connection that was `opened` then and has had so many `requests` is to take no more.
+    pub fn are_used_up(&self, opened: Instant, requests: u32, now: Instant) -> bool {
+        requests >= self.requests || now - opened >= self.age
     }
 }
 
@@ -255,7 +268,12 @@ impl Exclusive {
             .await;
         let (sender, connection) = handshake.map_err(|_| Reason::ConnectFailed)?;
         let driver = tokio::task::spawn_local(connection.with_upgrades()).abort_handle();
-        Ok(Self { sender, driver })
+        Ok(Self {
+            sender,
+            driver,
+            opened: Instant::now(),
+            requests: 0,
+        })
     }
 
     /// Whether it can take a request now. Its task may have the end of the last response still before it, so it is given

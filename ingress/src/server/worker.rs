@@ -270,8 +270,10 @@ impl Worker {
         let settings = &shared.settings;
         let limits = Limits {
             connect: settings.connect_timeout,
-            keep: settings.backend_keep_alive,
-            idle: settings.backend_idle_connections,
+            keep: settings.upstream_keepalive_timeout,
+            idle: settings.upstream_keepalive_connections,
+            requests: settings.upstream_keepalive_requests,
+            age: settings.upstream_keepalive_time,
         };
         Self {
             routes: RefCell::new(Cache::new(shared.routes.clone())),

@@ -17,10 +17,10 @@ use crate::backend::Backend;
 use crate::client::{Http, get};
 use crate::harness::{Gateway, ingress, service_speaking, slice};
 
-const H2C: &str = "kubernetes.io/h2c";
+pub(crate) const H2C: &str = "kubernetes.io/h2c";
 
 /// A backend that knows nothing but HTTP/2 and answers every request by `answer`.
-async fn backend<F>(
+pub(crate) async fn backend<F>(
     builder: h2::server::Builder,
     answer: impl Fn(Request<h2::RecvStream>, SendResponse<Bytes>) -> F + Clone + Send + Sync + 'static,
 ) -> Backend
@@ -63,12 +63,12 @@ fn told(request: &Request<h2::RecvStream>) -> Bytes {
     told.to_string().into()
 }
 
-async fn tell(request: Request<h2::RecvStream>, mut respond: SendResponse<Bytes>) {
+pub(crate) async fn tell(request: Request<h2::RecvStream>, mut respond: SendResponse<Bytes>) {
     let mut body = respond.send_response(Response::new(()), false).unwrap();
     body.send_data(told(&request), true).unwrap();
 }
 
-fn objects(protocol: &str, backend: SocketAddr) -> Vec<Value> {
+pub(crate) fn objects(protocol: &str, backend: SocketAddr) -> Vec<Value> {
     vec![
         ingress("i", &[("a.org", "/", "s")]),
         service_speaking("s", protocol),

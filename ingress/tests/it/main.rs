@@ -25,6 +25,7 @@ mod harness;
 mod http11probe;
 mod http2;
 mod inspect;
+mod keepalive;
 mod kubernetes;
 mod leader;
 mod limits;
