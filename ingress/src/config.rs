@@ -20,6 +20,7 @@ use crate::request::allowance::BodyLimits;
 use crate::tls::settings::TlsArgs;
 use crate::trace::settings::TraceArgs;
 use crate::upstream::Ejection;
+use crate::upstream::external::ExternalNameArgs;
 
 /// Command line arguments.
 #[derive(clap::Args, Debug, Clone)]
@@ -180,6 +181,13 @@ pub struct GatewayArgs {
     /// backend. Without it, or while it does not exist: 404.
     #[arg(long, value_name = "SERVICE", value_parser = object_name)]
     pub default_backend_service: Option<ObjectName>,
+
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "clap would take a comment for the title of the whole help"
+    )]
+    pub external_name: ExternalNameArgs,
 
     #[command(flatten)]
     #[expect(

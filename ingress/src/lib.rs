@@ -10,7 +10,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -44,6 +44,7 @@ pub mod upstream;
 
 use api::controller::{Controller, Report};
 use api::leader::Candidate;
+use api::names::Resolver;
 use api::{events, leader, published, status, watch};
 use config::IngressArgs;
 use observe::access_log::{self, Sink};
@@ -54,6 +55,7 @@ use server::gateway::{Serving, Shared};
 use server::handover;
 use server::worker::Outlets;
 use tls::certificate::BadCertificate;
+use upstream::external::ExternalNameArgs;
 
 /// How long the end waits for the collector to take the last spans.
 const LAST_SPANS: Duration = Duration::from_secs(5);
@@ -89,6 +91,9 @@ pub enum Error {
         /// Why.
         source: tls::backend::BadRoots,
     },
+    /// Name servers cannot be asked.
+    #[error("cannot look up names outside the cluster")]
+    Resolver(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Spans cannot be sent.
     #[error("cannot send spans")]
     Collector(#[source] trace::BadCollector),
@@ -105,7 +110,10 @@ pub enum Error {
 
 /// Runs the gateway until `shutdown`, then finishes the requests under way.
 pub async fn run(args: IngressArgs, shutdown: CancellationToken) -> Result<(), Error> {
-    let client = client(args.kubeconfig.as_deref()).await?;
+    let config = kube_config(args.kubeconfig.as_deref()).await?;
+    let api_addresses = api_addresses(&config).await;
+    let client = client(config)?;
+    let resolver = resolver(&args.gateway.external_name)?;
     let shared = Shared::counted(args.gateway.clone(), Metrics::of(identity(&args)))?;
     let admin = admin::bind(args.gateway.admin_bind).await?;
     // The control half goes on while requests are being finished: their endpoints may still change.
@@ -116,9 +124,10 @@ pub async fn run(args: IngressArgs, shutdown: CancellationToken) -> Result<(), E
     tokio::spawn(inspect::socket::run(shared.clone(), socket, ended.clone()));
     let (sender, mut reports) = channel::channel(None);
     let classes = Classes::new(args.controller_class.clone(), args.ingress_class.clone());
-    let controller = Controller::new(shared.clone(), classes);
+    let controller = Controller::new(shared.clone(), classes, api_addresses);
     tokio::spawn(watch::run(
         client.clone(),
+        resolver,
         controller,
         sender,
         ended.clone(),
@@ -152,20 +161,41 @@ fn identity(args: &IngressArgs) -> Identity {
     }
 }
 
-async fn client(kubeconfig: Option<&Path>) -> Result<Client, Error> {
-    let config = match kubeconfig {
+/// How to reach the API.
+async fn kube_config(kubeconfig: Option<&Path>) -> Result<kube::Config, Error> {
+    match kubeconfig {
         Some(file) => {
             let kubeconfig =
                 Kubeconfig::read_from(file).map_err(|error| Error::Kubeconfig(error.into()))?;
             let options = KubeConfigOptions::default();
             let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await;
-            config.map_err(|error| Error::Kubeconfig(error.into()))?
+            config.map_err(|error| Error::Kubeconfig(error.into()))
         }
         None => kube::Config::infer()
             .await
-            .map_err(|error| Error::Kubeconfig(error.into()))?,
-    };
+            .map_err(|error| Error::Kubeconfig(error.into())),
+    }
+}
+
+fn client(config: kube::Config) -> Result<Client, Error> {
     Client::try_from(config).map_err(|error| Error::Client(Box::new(error)))
+}
+
+/// Where the API server is. If its name cannot be looked up, the cluster still says where it is inside.
+async fn api_addresses(config: &kube::Config) -> Vec<IpAddr> {
+    let host = config.cluster_url.host().unwrap_or_default();
+    let host = host.trim_matches(['[', ']']);
+    let found = tokio::net::lookup_host((host, 0)).await;
+    let found = found.into_iter().flatten();
+    found.map(|address| address.ip().to_canonical()).collect()
+}
+
+/// Who looks up names outside the cluster, if anybody may stand for one.
+fn resolver(settings: &ExternalNameArgs) -> Result<Option<Resolver>, Error> {
+    let wanted = settings.allow_external_name;
+    let resolver = wanted.then(|| Resolver::new(settings));
+    let failed = |error| Error::Resolver(Box::new(error));
+    resolver.transpose().map_err(failed)
 }
 
 /// Waits until every object has been seen. Should the watch die, its channel closes, and nothing is ever served.

@@ -71,6 +71,32 @@ pub enum Fault {
         "Service {0} is of type ExternalName, which is not allowed; requests are answered with 503"
     )]
     ExternalName(ObjectName),
+    /// The name outside the cluster cannot be looked up.
+    #[error("cannot look up {name}, for which Service {service} stands: {why}; {instead}")]
+    NameUnresolved {
+        /// The Service.
+        service: ObjectName,
+        /// The name.
+        name: String,
+        /// Why.
+        why: String,
+        /// What becomes of requests.
+        instead: Reached,
+    },
+    /// The name outside the cluster leads where backends may not be.
+    #[error(
+        "{name}, for which Service {service} stands, leads to {addresses}, where no backend may be; {instead}"
+    )]
+    NameRefused {
+        /// The Service.
+        service: ObjectName,
+        /// The name.
+        name: String,
+        /// The addresses.
+        addresses: String,
+        /// What becomes of requests.
+        instead: Reached,
+    },
     /// The backend is an object other than a Service.
     #[error("a resource backend ({0}) is not supported; requests are answered with 503")]
     ResourceBackend(String),
@@ -99,6 +125,15 @@ pub enum Fault {
     },
 }
 
+/// Where requests for a name outside the cluster go when something is wrong with where it leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reached {
+    /// To the addresses that are known to be good.
+    Others,
+    /// Nowhere.
+    Nothing,
+}
+
 /// What is served in place of a certificate that cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Instead {
@@ -119,6 +154,8 @@ impl Fault {
             Self::ServiceMissing(_) => "ServiceNotFound",
             Self::PortMissing { .. } => "PortNotFound",
             Self::ExternalName(_) => "ExternalNameRefused",
+            Self::NameUnresolved { .. } => "ExternalNameUnresolved",
+            Self::NameRefused { .. } => "ExternalAddressRefused",
             Self::ResourceBackend(_) => "ResourceBackendUnsupported",
             Self::SecretMissing(..) => "SecretNotFound",
             Self::BadCertificate { .. } => "BadCertificate",
@@ -130,6 +167,15 @@ impl Fault {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.field, self.fault)
+    }
+}
+
+impl fmt::Display for Reached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Others => "requests go to the addresses that are known to be good",
+            Self::Nothing => "requests are answered with 503",
+        })
     }
 }
 

@@ -1,4 +1,5 @@
-//! The Secrets and ConfigMaps that annotations name. Nothing else of their kinds is ever read.
+//! What Ingresses name beside Services: the Secrets and ConfigMaps of annotations, of whose kinds nothing else is ever read,
+//! and names outside the cluster.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,13 +11,15 @@ use model::ObjectName;
 /// The entries of a Secret or a ConfigMap.
 pub type Data = BTreeMap<String, Vec<u8>>;
 
-/// An object that an annotation names.
+/// What an Ingress names beside Services.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reference {
     /// A Secret.
     Secret(ObjectName),
     /// A ConfigMap.
     ConfigMap(ObjectName),
+    /// A name in DNS, for which one of its Services stands.
+    ExternalName(Box<str>),
 }
 
 /// What was found where an annotation points.
@@ -78,6 +81,7 @@ impl fmt::Display for Reference {
         match self {
             Self::Secret(name) => write!(f, "Secret {name}"),
             Self::ConfigMap(name) => write!(f, "ConfigMap {name}"),
+            Self::ExternalName(name) => f.write_str(name),
         }
     }
 }

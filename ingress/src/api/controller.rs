@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use model::ObjectName;
@@ -20,6 +21,7 @@ use crate::routes::index::Changed;
 use crate::routes::ingress::{Context, reference};
 use crate::routes::{Routes, default_backend};
 use crate::server::gateway::Shared;
+use crate::upstream::external::Names;
 
 /// What turns objects into routes.
 #[derive(Debug)]
@@ -35,6 +37,7 @@ pub struct Controller {
     /// Those of them that nobody has looked for yet.
     awaited: BTreeSet<Reference>,
     certificate_problems: Vec<Problem>,
+    is_published: bool,
 }
 
 #[derive(Debug, Default)]
@@ -67,11 +70,12 @@ pub struct Served {
 }
 
 impl Controller {
-    /// A controller of `shared` that knows no objects yet.
-    pub fn new(shared: Arc<Shared>, classes: Classes) -> Self {
+    /// A controller of `shared` that knows no objects yet, and that the API server is at the addresses `api`.
+    pub fn new(shared: Arc<Shared>, classes: Classes, api: Vec<IpAddr>) -> Self {
         let references = own_references(&shared);
+        let names = Names::new(shared.settings.external_name.clone(), api);
         Self {
-            objects: Objects::new(classes, shared.settings.node()),
+            objects: Objects::new(classes, names, shared.settings.node()),
             shared,
             stale: Stale::default(),
             routes: Routes::default(),
@@ -79,6 +83,7 @@ impl Controller {
             awaited: references.clone(),
             references,
             certificate_problems: Vec::new(),
+            is_published: false,
         }
     }
 
@@ -98,11 +103,15 @@ impl Controller {
         self.pending.routes |= changed.routes;
         self.pending.certificates |= changed.claims || stale.certificates;
         self.pending.statuses |= stale.statuses;
-        let world = self.objects.world();
-        self.shared.upstreams.refresh(world, &stale.endpoints);
+        let (upstreams, sources) = (&self.shared.upstreams, self.objects.sources());
+        upstreams.refresh(sources, &stale.endpoints);
+        if stale.names {
+            upstreams.refresh_external(sources);
+        }
         if !self.awaited.is_empty() {
             return None;
         }
+        self.is_published = true;
         let pending = std::mem::take(&mut self.pending);
         if pending.certificates {
             self.publish_certificates();
@@ -134,6 +143,7 @@ impl Controller {
         let objects = names.iter().map(|name| (name, self.objects.ingress(name)));
         let context = Context {
             world: self.objects.world(),
+            names: self.objects.names(),
             upstreams: &self.shared.upstreams,
             referenced: self.objects.referenced(),
             metrics: &self.shared.metrics,
@@ -159,9 +169,12 @@ impl Controller {
             self.references = own_references(&self.shared);
             self.references.extend(self.routes.references().cloned());
             self.objects.keep_referenced(&self.references);
-            let seen = self.objects.referenced();
             let unseen = self.references.iter();
-            let unseen = unseen.filter(|reference| seen.get(reference).is_none());
+            let unseen = unseen.filter(|reference| !self.objects.have_seen(reference));
+            // Name servers can take long, or not answer at all. So they are waited for at the start, but keep nothing from
+            // being put into effect later.
+            let is_late = |reference: &Reference| matches!(reference, Reference::ExternalName(_));
+            let unseen = unseen.filter(|reference| !self.is_published || !is_late(reference));
             self.awaited = unseen.cloned().collect();
         }
     }

@@ -7,6 +7,7 @@
 pub mod controller;
 pub mod events;
 pub mod leader;
+pub mod names;
 pub mod objects;
 pub mod published;
 pub mod status;

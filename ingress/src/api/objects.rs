@@ -17,6 +17,8 @@ use crate::annotations::{Reference, Referenced, Seen};
 use crate::routes::class::Classes;
 use crate::tls::Secrets;
 use crate::tls::certificate::{CERTIFICATE_KEY, Certificate, PRIVATE_KEY_KEY};
+use crate::upstream::Sources;
+use crate::upstream::external::{Names, Resolution, api_service};
 
 /// Something that was seen in the API.
 #[derive(Debug, Clone)]
@@ -31,6 +33,8 @@ pub enum Change {
     Slice(Delta<EndpointSlice>),
     /// Of an object that an Ingress names.
     Referenced(Reference, Seen),
+    /// Of where a name outside the cluster leads.
+    Resolved(Box<str>, Resolution),
 }
 
 /// A change of objects of one kind.
@@ -59,6 +63,8 @@ pub struct Stale {
     pub services: BTreeSet<ServiceName>,
     /// The Services whose endpoints changed.
     pub endpoints: BTreeSet<ServiceName>,
+    /// Where names outside the cluster lead.
+    pub names: bool,
 }
 
 /// All objects.
@@ -69,6 +75,7 @@ pub struct Objects {
     /// The certificates in what is referenced.
     secrets: Secrets,
     referenced: Referenced,
+    names: Names,
     world: World,
     listed: Listed,
 }
@@ -80,8 +87,8 @@ struct Listed {
 }
 
 impl Objects {
-    /// No objects yet, seen from that node.
-    pub fn new(classes: Classes, node: Option<Node>) -> Self {
+    /// No objects and `names` yet, seen from that node.
+    pub fn new(classes: Classes, names: Names, node: Option<Node>) -> Self {
         // Where the gateway does not know on which node it is, no topology binds it.
         let name = node.as_ref().map(|node| node.name.clone());
         let mut world = World::new(name.unwrap_or_default());
@@ -91,6 +98,7 @@ impl Objects {
             classes,
             secrets: Secrets::new(),
             referenced: Referenced::default(),
+            names,
             world,
             listed: Listed::default(),
         }
@@ -125,6 +133,27 @@ impl Objects {
         &self.referenced
     }
 
+    /// Names outside the cluster, as far as anybody has looked them up.
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// Where the endpoints of backends come from.
+    pub fn sources(&self) -> Sources<'_> {
+        Sources {
+            world: &self.world,
+            names: &self.names,
+        }
+    }
+
+    /// Whether anybody has looked for what `reference` names.
+    pub fn have_seen(&self, reference: &Reference) -> bool {
+        match reference {
+            Reference::ExternalName(name) => self.names.knows(name),
+            of_object => self.referenced.get(of_object).is_some(),
+        }
+    }
+
     /// The certificates of Secrets that Ingresses name.
     pub fn secrets(&self) -> &Secrets {
         &self.secrets
@@ -142,11 +171,17 @@ impl Objects {
             Change::Class(delta) => self.apply_class(delta, stale),
             Change::Service(delta) => {
                 let changed = self.world.apply(service_event(delta));
+                self.outdate_names(&changed, stale);
                 stale.endpoints.extend(changed.iter().cloned());
                 stale.services.extend(changed);
             }
-            Change::Slice(delta) => stale.endpoints.extend(self.apply_slice(delta)),
+            Change::Slice(delta) => {
+                let changed = self.apply_slice(delta);
+                self.outdate_names(&changed, stale);
+                stale.endpoints.extend(changed);
+            }
             Change::Referenced(reference, seen) => self.apply_referenced(reference, seen, stale),
+            Change::Resolved(name, resolution) => self.apply_resolved(name, resolution, stale),
         }
     }
 }
@@ -316,7 +351,33 @@ impl Objects {
     /// Forgets what no Ingress names.
     pub fn keep_referenced(&mut self, wanted: &BTreeSet<Reference>) {
         self.referenced.keep(wanted);
+        self.names.keep(wanted);
         let is_wanted = |name: &ObjectName| wanted.contains(&Reference::Secret(name.clone()));
         self.secrets.retain(|name, _| is_wanted(name));
+    }
+}
+
+// Names outside the cluster.
+
+impl Objects {
+    /// Those who name it are read again only if there is something else to say about it.
+    fn apply_resolved(&mut self, name: Box<str>, resolution: Resolution, stale: &mut Stale) {
+        let said =
+            |names: &Names, world: &World| names.knows(&name).then(|| names.doubt(world, &name));
+        let before = said(&self.names, &self.world);
+        self.names.put(name.clone(), resolution);
+        stale.names = true;
+        if said(&self.names, &self.world) != before {
+            stale.references.insert(Reference::ExternalName(name));
+        }
+    }
+
+    /// Names may not lead to the API server, so where they lead is judged again if that is somewhere else now.
+    fn outdate_names(&self, changed: &BTreeSet<ServiceName>, stale: &mut Stale) {
+        if changed.contains(&api_service()) {
+            stale.names = true;
+            let names = self.names.known().map(Box::from);
+            stale.references.extend(names.map(Reference::ExternalName));
+        }
     }
 }

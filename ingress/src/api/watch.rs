@@ -1,4 +1,4 @@
-//! Watching the API: all objects of four kinds, and single objects that Ingresses name, in one loop.
+//! Watching the API: all objects of four kinds, and single objects and names in DNS that Ingresses name, in one loop.
 //!
 //! The loop takes whatever has arrived, then publishes once, so a burst costs one update and a quiet moment none. Each
 //! Secret and ConfigMap has a watch of its own, by name: RBAC can then allow just these (`resourceNames`), and all
@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::future::ready;
-use futures::stream::{BoxStream, SelectAll};
+use futures::stream::{self, BoxStream, SelectAll};
 use futures::{Stream, StreamExt};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
@@ -23,15 +23,17 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::annotations::referenced::{config_map_data, secret_data};
 use crate::annotations::{Data, Reference, Seen};
 use crate::api::controller::{Controller, Report};
+use crate::api::names::{self, Resolver};
 use crate::api::objects::{Change, Delta};
 
 /// Most changes that are taken in before the result is published.
 const BURST: usize = 4096;
 
 /// Keeps the data plane at the state of the API until `shutdown`, and `reports` at what the world should be told. The
-/// first report says that everything is in effect.
+/// first report says that everything is in effect. Without a `resolver` nobody stands for a name outside the cluster.
 pub async fn run(
     client: Client,
+    resolver: Option<Resolver>,
     mut controller: Controller,
     reports: watch::Sender<Option<Arc<Report>>>,
     shutdown: CancellationToken,
@@ -51,20 +53,21 @@ pub async fn run(
         if let Some(report) = controller.publish() {
             reports.send_replace(Some(Arc::new(report)));
         }
-        watched.follow(controller.references(), &client, changes.get_mut());
+        let look = |reference: &Reference| look(&client, resolver.as_ref(), reference);
+        watched.follow(controller.references(), look, changes.get_mut());
     }
 }
 
-/// The objects that Ingresses name and that are watched one by one, each with what ends its watch.
+/// What Ingresses name and is watched one by one, each with what ends its watch.
 #[derive(Default)]
 struct Watched(BTreeMap<Reference, DropGuard>);
 
 impl Watched {
-    /// Watches `wanted` and nothing else.
+    /// Watches `wanted`, which is done by `look`, and nothing else.
     fn follow(
         &mut self,
         wanted: &BTreeSet<Reference>,
-        client: &Client,
+        look: impl Fn(&Reference) -> BoxStream<'static, Change>,
         changes: &mut SelectAll<BoxStream<'static, Change>>,
     ) {
         self.0.retain(|reference, _| wanted.contains(reference));
@@ -73,19 +76,32 @@ impl Watched {
                 continue;
             }
             let end = CancellationToken::new();
-            let seen = look(client, reference.clone());
+            let seen = look(reference);
             changes.push(seen.take_until(end.clone().cancelled_owned()).boxed());
             self.0.insert(reference.clone(), end.drop_guard());
         }
     }
 }
 
-/// What is seen of one object over time.
-fn look(client: &Client, reference: Reference) -> BoxStream<'static, Change> {
-    match &reference {
+/// What is seen over time of what `reference` names.
+fn look(
+    client: &Client,
+    resolver: Option<&Resolver>,
+    reference: &Reference,
+) -> BoxStream<'static, Change> {
+    match reference {
         Reference::Secret(name) => look_at::<Secret>(client, name, secret_data, reference.clone()),
         Reference::ConfigMap(name) => {
             look_at::<ConfigMap>(client, name, config_map_data, reference.clone())
+        }
+        Reference::ExternalName(name) => {
+            let Some(resolver) = resolver else {
+                return stream::empty().boxed();
+            };
+            let resolutions = names::follow(resolver.clone(), name.clone());
+            let name = name.clone();
+            let change = move |resolution| Change::Resolved(name.clone(), resolution);
+            resolutions.map(change).boxed()
         }
     }
 }

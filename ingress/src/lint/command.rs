@@ -103,7 +103,8 @@ fn print(args: &LintArgs, remark: &Remark, out: &mut impl Write) -> io::Result<(
 }
 
 async fn from_cluster(args: &LintArgs) -> Result<Vec<Ingress>, Error> {
-    let client = crate::client(args.kubeconfig.as_deref()).await?;
+    let config = crate::kube_config(args.kubeconfig.as_deref()).await?;
+    let client = crate::client(config)?;
     let listed = Api::<Ingress>::all(client)
         .list(&ListParams::default())
         .await;

@@ -16,6 +16,7 @@ use crate::observe::metrics::Metrics;
 use crate::problem::{Fault, Problem};
 use crate::routes::Routes;
 use crate::routes::ingress::{self, Context, Reading};
+use crate::upstream::external::Names;
 use crate::upstream::registry::Upstreams;
 
 pub mod command;
@@ -111,6 +112,7 @@ pub(crate) fn alone(ingress: &Ingress) -> Alone {
 fn in_the_dark<R>(read: impl FnOnce(Context<'_>) -> R) -> R {
     read(Context {
         world: &World::new(""),
+        names: &Names::default(),
         upstreams: &Upstreams::default(),
         referenced: &Referenced::default(),
         metrics: &Metrics::default(),

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use model::service::Kind;
 use model::{ObjectName, Protocol, Service, ServicePort, World};
 
-use super::ingress::{Context, cluster_name};
+use super::backend::cluster_name;
+use super::ingress::Context;
 use super::{Route, Target};
 use crate::forward::protocol::{Protocol as Spoken, Security};
 use crate::problem::IngressRef;
@@ -14,9 +15,10 @@ use crate::upstream::Reach;
 /// The route to the first port of the Service `name`, if it has one. It belongs to no Ingress.
 pub fn route(name: &ObjectName, context: Context<'_>) -> Option<Arc<Route>> {
     let (service, port) = first_port(context.world, name)?;
-    let upstream = context
-        .upstreams
-        .get(context.world, service.port_name(port), Reach::Endpoints);
+    let upstream =
+        context
+            .upstreams
+            .get(context.sources(), service.port_name(port), Reach::Endpoints);
     let ingress = IngressRef {
         name: ObjectName::new(name.namespace.clone(), ""),
         uid: "".into(),

@@ -8,25 +8,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::networking::v1::{
-    HTTPIngressPath, Ingress, IngressBackend, IngressRule, IngressServiceBackend, IngressSpec,
-    IngressTLS,
+    HTTPIngressPath, Ingress, IngressBackend, IngressRule, IngressSpec, IngressTLS,
 };
-use model::service::Kind;
-use model::{ObjectName, Protocol, Service, ServiceName, ServicePort, World};
+use model::{ObjectName, ServiceName, World};
 
-use rustls_pki_types::ServerName;
-
+use super::backend::{Found, cluster_name, outside_name};
 use super::class::{class_annotation, class_field};
 use super::default_backend::first_port;
-use super::validate::{self, PortRef};
+use super::validate;
 use super::{PathMatch, Route, Target, further};
 use crate::annotations::{Pattern, Policy, Reference, Referenced, known};
-use crate::forward::protocol::{Protocol as Spoken, Security};
+use crate::forward::protocol::Security;
 use crate::message::host::HostPattern;
 use crate::observe::metrics::Metrics;
 use crate::problem::{Fault, IngressRef, Problem};
+use crate::upstream::external::Names;
 use crate::upstream::registry::Upstreams;
-use crate::upstream::{Reach, Upstream};
+use crate::upstream::{Reach, Sources, Upstream};
 
 /// What one Ingress asks for.
 #[derive(Debug)]
@@ -91,12 +89,22 @@ pub struct TlsClaim {
 pub struct Context<'c> {
     /// Where Services are looked up.
     pub world: &'c World,
+    /// Where names outside the cluster are looked up. One that nobody has looked up yet will be.
+    pub names: &'c Names,
     /// Where the backends of routes come from.
     pub upstreams: &'c Upstreams,
     /// Where Secrets are looked up. One that nobody has looked for yet will be, and then the object is read again.
     pub referenced: &'c Referenced,
     /// Where the series of routes come from.
     pub metrics: &'c Metrics,
+}
+
+impl<'c> Context<'c> {
+    /// Where the endpoints of backends come from.
+    pub(super) fn sources(self) -> Sources<'c> {
+        let Self { world, names, .. } = self;
+        Sources { world, names }
+    }
 }
 
 /// Reads `ingress`, which is ours.
@@ -117,9 +125,9 @@ pub fn reference(ingress: &Ingress) -> IngressRef {
 }
 
 /// What takes up an object, field by field.
-struct Reader<'c> {
-    context: Context<'c>,
-    reading: Reading,
+pub(super) struct Reader<'c> {
+    pub(super) context: Context<'c>,
+    pub(super) reading: Reading,
     policy: Option<Arc<Policy>>,
     /// The backend that an annotation names.
     fallback: Option<Arc<Upstream>>,
@@ -173,7 +181,10 @@ impl<'c> Reader<'c> {
     }
 
     /// What the annotations ask of one feature.
-    fn asks<T: Clone>(&self, feature: impl FnOnce(&Policy) -> &Option<Box<T>>) -> Option<T> {
+    pub(super) fn asks<T: Clone>(
+        &self,
+        feature: impl FnOnce(&Policy) -> &Option<Box<T>>,
+    ) -> Option<T> {
         feature(self.policy.as_ref()?).as_deref().cloned()
     }
 
@@ -181,7 +192,7 @@ impl<'c> Reader<'c> {
         self.problem(field, Fault::Invalid(message.into()));
     }
 
-    fn problem(&mut self, field: impl Into<String>, fault: Fault) {
+    pub(super) fn problem(&mut self, field: impl Into<String>, fault: Fault) {
         self.reading.problems.push(Problem {
             ingress: self.reading.ingress.clone(),
             field: field.into(),
@@ -241,7 +252,7 @@ impl Reader<'_> {
             let field = format!("metadata.annotations[{}]", known::key("default-backend"));
             self.invalid(field, format!("there is no Service {name} with a TCP port"));
         }
-        port.map(|port| upstreams.get(world, port, Reach::Endpoints))
+        port.map(|port| upstreams.get(self.context.sources(), port, Reach::Endpoints))
     }
 
     /// A default backend serves what its own hosts do not route. Without a rule it serves all hosts nobody names.
@@ -317,13 +328,16 @@ impl Reader<'_> {
     }
 
     fn route(&mut self, field: &str, place: Place<'_>, backend: &IngressBackend) -> Arc<Route> {
-        let (target, protocol) = match self.backend(backend) {
-            Ok(found) => found,
-            Err((name, fault)) => {
+        let Found {
+            target,
+            protocol,
+            external,
+        } = self
+            .backend(field, backend)
+            .unwrap_or_else(|(name, fault)| {
                 self.problem(format!("{field}.{name}"), fault);
-                (Target::Nowhere, Spoken::default())
-            }
-        };
+                Found::nothing()
+            });
         let asked = self
             .policy
             .as_ref()
@@ -339,7 +353,10 @@ impl Reader<'_> {
         let ingress = self.reading.ingress.clone();
         let backend_name = match protocol.security {
             Security::Clear => None,
-            _ => name.or_else(|| cluster_name(&service, &ingress.name.namespace)),
+            _ => name.or_else(|| match &external {
+                Some(external) => outside_name(external),
+                None => cluster_name(&service, &ingress.name.namespace),
+            }),
         };
         Arc::new(Route {
             series: metrics
@@ -358,82 +375,6 @@ impl Reader<'_> {
             policy: self.policy.clone(),
         })
     }
-}
-
-// Backends.
-
-impl Reader<'_> {
-    /// Where `backend` leads and what is spoken there, or the field at fault and why.
-    fn backend(
-        &mut self,
-        backend: &IngressBackend,
-    ) -> Result<(Target, Spoken), (&'static str, Fault)> {
-        match (&backend.service, &backend.resource) {
-            (Some(service), None) => self.service_backend(service),
-            (None, Some(resource)) => {
-                let named = format!("{} {}", resource.kind, resource.name);
-                Err(("resource", Fault::ResourceBackend(named)))
-            }
-            _ => {
-                let message = "must name a Service or a resource, and not both";
-                Err(("service", Fault::Invalid(message.to_owned())))
-            }
-        }
-    }
-
-    fn service_backend(
-        &mut self,
-        backend: &IngressServiceBackend,
-    ) -> Result<(Target, Spoken), (&'static str, Fault)> {
-        let Context {
-            world, upstreams, ..
-        } = self.context;
-        let namespace = self.reading.ingress.name.namespace.clone();
-        let name = ObjectName::new(namespace, backend.name.as_str());
-        self.reading.services.insert(name.clone());
-        let invalid = |message: &str| ("service.port", Fault::Invalid(message.to_owned()));
-        let port = validate::port(backend).map_err(invalid)?;
-        let Some(service) = world.service(&name) else {
-            return Err(("service.name", Fault::ServiceMissing(name)));
-        };
-        if matches!(service.kind, Kind::ExternalName(_)) {
-            return Err(("service.name", Fault::ExternalName(name)));
-        }
-        let Some(port) = find_port(service, port) else {
-            let port = match port {
-                PortRef::Name(name) => name.to_owned(),
-                PortRef::Number(number) => number.to_string(),
-            };
-            return Err((
-                "service.port",
-                Fault::PortMissing {
-                    service: name,
-                    port,
-                },
-            ));
-        };
-        let spoken = Spoken::of_app_protocol(port.app_protocol.as_deref());
-        let balancing = self.asks(|policy| &policy.balancing);
-        let reach = balancing.map_or(Reach::Endpoints, |balancing| balancing.reach);
-        let upstream = upstreams.get(world, service.port_name(port), reach);
-        Ok((Target::Backend(upstream), spoken))
-    }
-}
-
-/// The name of a Service in the cluster's DNS, which is what certificates are issued for there.
-pub(super) fn cluster_name(service: &str, namespace: &str) -> Option<ServerName<'static>> {
-    ServerName::try_from(format!("{service}.{namespace}.svc")).ok()
-}
-
-fn find_port<'s>(service: &'s Service, port: PortRef<'_>) -> Option<&'s ServicePort> {
-    let mut tcp = service
-        .ports
-        .iter()
-        .filter(|port| port.protocol == Protocol::Tcp);
-    tcp.find(|candidate| match port {
-        PortRef::Name(name) => *candidate.name == *name,
-        PortRef::Number(number) => i32::from(candidate.port.get()) == number,
-    })
 }
 
 // TLS.

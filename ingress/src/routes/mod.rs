@@ -18,6 +18,7 @@ use crate::tls::backend::BackendTls;
 use crate::tls::client_certificate::Authority;
 use crate::upstream::Upstream;
 
+mod backend;
 pub mod class;
 pub mod default_backend;
 mod further;

@@ -16,6 +16,7 @@ use super::{Routes, Table, Target};
 use crate::annotations::Referenced;
 use crate::observe::metrics::Metrics;
 use crate::problem::Problem;
+use crate::upstream::external::Names;
 use crate::upstream::registry::Upstreams;
 
 mod annotated;
@@ -119,6 +120,7 @@ impl Bench {
     ) -> Changed {
         let context = Context {
             world,
+            names: &Names::default(),
             upstreams: &self.upstreams,
             referenced: &Referenced::default(),
             metrics: &self.metrics,

@@ -3,6 +3,8 @@
 //! An API server has checked them, but it may be older, newer or not have all rules, so they are checked here again.
 //! What breaks one is left out; everything else in the object goes on.
 
+use std::fmt;
+
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, IngressServiceBackend};
 
 use super::matcher::PathMatch;
@@ -77,6 +79,15 @@ pub(super) enum PortRef<'a> {
     Name(&'a str),
     /// By number.
     Number(i32),
+}
+
+impl fmt::Display for PortRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Number(number) => write!(f, "{number}"),
+        }
+    }
 }
 
 /// The port that `backend` names.

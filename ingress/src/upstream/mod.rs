@@ -6,6 +6,7 @@
 pub mod balance;
 mod budget;
 pub mod endpoint;
+pub mod external;
 pub mod hash_key;
 mod health;
 mod latency;
@@ -16,17 +17,20 @@ pub mod session_cookie;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use model::service::Kind;
 use model::{Family, Service, ServicePort, ServicePortName, World, select};
 use tokio::time::Instant;
 
 use self::balance::{Choice, Endpoints};
 use self::budget::Budget;
 use self::endpoint::{Endpoint, InFlight};
+use self::external::Names;
 use self::session::Token;
 use crate::message::answer::Reason;
 
@@ -53,6 +57,17 @@ pub enum Reach {
     /// At its cluster address, so that whoever serves that chooses the endpoint (`service-upstream`). One without is
     /// reached at its endpoints all the same.
     ClusterAddress,
+    /// At this port of wherever the name leads that it stands for (type ExternalName).
+    ExternalName(NonZeroU16),
+}
+
+/// Where the addresses of endpoints come from.
+#[derive(Debug, Clone, Copy)]
+pub struct Sources<'s> {
+    /// Services and their endpoints.
+    pub world: &'s World,
+    /// Names outside the cluster.
+    pub names: &'s Names,
 }
 
 /// When an endpoint that fails is to be left alone.
@@ -118,12 +133,12 @@ impl Upstream {
             .withdraw(self.picks.load(Ordering::Relaxed), now)
     }
 
-    /// Takes over the endpoints that its Service has in `world`.
-    pub fn refresh(&self, world: &World) {
-        let service = world.service(&self.name.service);
+    /// Takes over the endpoints that its Service has now.
+    pub fn refresh(&self, from: Sources<'_>) {
+        let service = from.world.service(&self.name.service);
         let uid = service.and_then(|service| service.uid.as_deref());
         self.set(
-            &addresses(world, &self.name, self.reach),
+            &addresses(from, &self.name, self.reach),
             uid.unwrap_or_default(),
         );
     }
@@ -224,13 +239,23 @@ fn restore_surplus(endpoints: &[Arc<Endpoint>]) {
     }
 }
 
-/// The addresses that requests for the Service port `name` may go to: its cluster address if it is to be reached there, else
-/// the ready endpoints, else those that are on their way out but still serve. A dual-stack Service is reached by its first
-/// family as long as that has any.
-fn addresses(world: &World, name: &ServicePortName, reach: Reach) -> Vec<SocketAddr> {
+/// The addresses that requests for the Service port `name` may go to: those of a name outside the cluster if it stands for
+/// one, its cluster address if it is to be reached there, else the ready endpoints, else those that are on their way out but
+/// still serve. A dual-stack Service is reached by its first family as long as that has any.
+fn addresses(from: Sources<'_>, name: &ServicePortName, reach: Reach) -> Vec<SocketAddr> {
+    let world = from.world;
     let Some(service) = world.service(&name.service) else {
         return Vec::new();
     };
+    match (&service.kind, reach) {
+        (Kind::ExternalName(external), Reach::ExternalName(port)) => {
+            let ips = from.names.addresses(world, external).into_iter();
+            return ips.map(|ip| SocketAddr::new(ip, port.get())).collect();
+        }
+        // It has changed its type, and whoever leads here is about to notice.
+        (Kind::ExternalName(_), _) | (_, Reach::ExternalName(_)) => return Vec::new(),
+        _ => {}
+    }
     let is_port = |port: &&ServicePort| port.name == name.port && port.protocol == name.protocol;
     let Some(port) = service.ports.iter().find(is_port) else {
         return Vec::new();

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use model::{ServiceName, ServicePortName, World};
+use model::{ServiceName, ServicePortName};
 
-use crate::upstream::{Reach, Upstream};
+use crate::upstream::{Reach, Sources, Upstream};
 
 /// All backends that are in use. Requests never come here: a route carries its own.
 #[derive(Debug, Default)]
@@ -15,8 +15,8 @@ type ByService = BTreeMap<ServiceName, Vec<Arc<Upstream>>>;
 
 impl Upstreams {
     /// The upstream called `name` that is reached like this: the one that is in use, else a new one with the endpoints that
-    /// `world` knows.
-    pub fn get(&self, world: &World, name: ServicePortName, reach: Reach) -> Arc<Upstream> {
+    /// it has now.
+    pub fn get(&self, from: Sources<'_>, name: ServicePortName, reach: Reach) -> Arc<Upstream> {
         let mut all = self.lock();
         let of_service = all.entry(name.service.clone()).or_default();
         let is_it = |known: &&Arc<Upstream>| *known.name() == name && known.reach() == reach;
@@ -24,16 +24,25 @@ impl Upstreams {
             return known.clone();
         }
         let upstream = Arc::new(Upstream::new(name, reach));
-        upstream.refresh(world);
+        upstream.refresh(from);
         of_service.push(upstream.clone());
         upstream
     }
 
-    /// Takes over the endpoints that `services` have in `world`.
-    pub fn refresh(&self, world: &World, services: &BTreeSet<ServiceName>) {
+    /// Takes over the endpoints that `services` have now.
+    pub fn refresh(&self, from: Sources<'_>, services: &BTreeSet<ServiceName>) {
         let all = self.lock();
         for upstream in services.iter().filter_map(|name| all.get(name)).flatten() {
-            upstream.refresh(world);
+            upstream.refresh(from);
+        }
+    }
+
+    /// Takes over where the names lead now that Services stand for.
+    pub fn refresh_external(&self, from: Sources<'_>) {
+        for upstream in self.lock().values().flatten() {
+            if matches!(upstream.reach(), Reach::ExternalName(_)) {
+                upstream.refresh(from);
+            }
         }
     }
 
@@ -58,18 +67,23 @@ impl Upstreams {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{ObjectName, Protocol};
+    use crate::upstream::external::Names;
+    use model::{ObjectName, Protocol, World};
 
     #[test]
     fn a_backend_is_shared_while_somebody_uses_it() {
-        let (upstreams, world) = (Upstreams::default(), World::new(""));
+        let (upstreams, world, names) = (Upstreams::default(), World::new(""), Names::default());
+        let from = Sources {
+            world: &world,
+            names: &names,
+        };
         let get = |service: &str, port: &str| {
             let name = ServicePortName {
                 service: ObjectName::new("ns", service),
                 port: port.into(),
                 protocol: Protocol::Tcp,
             };
-            upstreams.get(&world, name, Reach::Endpoints)
+            upstreams.get(from, name, Reach::Endpoints)
         };
         let first = get("a", "http");
         assert!(Arc::ptr_eq(&first, &get("a", "http")));

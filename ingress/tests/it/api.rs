@@ -78,6 +78,11 @@ impl Api {
         api
     }
 
+    /// Where it is.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// A file that says how to reach it.
     pub(crate) fn kubeconfig(&self) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().unwrap();

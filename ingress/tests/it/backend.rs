@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -18,6 +18,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+/// Any port of loopback.
+const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
 /// A backend. Dropping it closes its socket and all its connections.
 pub(crate) struct Backend {
     pub(crate) address: SocketAddr,
@@ -29,7 +32,12 @@ pub(crate) struct Backend {
 impl Backend {
     /// A backend that answers with its name and the request, as JSON.
     pub(crate) async fn echo(name: &'static str) -> Self {
-        Self::serve(move |stream, requests| async move {
+        Self::echo_at(LOOPBACK, name).await
+    }
+
+    /// The same at `address`.
+    pub(crate) async fn echo_at(address: SocketAddr, name: &'static str) -> Self {
+        Self::serve_at(address, move |stream, requests| async move {
             let service = service_fn(move |request| {
                 requests.fetch_add(1, Ordering::SeqCst);
                 answer(name, request)
@@ -60,7 +68,17 @@ impl Backend {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::serve_at(LOOPBACK, treat).await
+    }
+
+    async fn serve_at<F>(
+        address: SocketAddr,
+        treat: impl Fn(TcpStream, Arc<AtomicUsize>) -> F + Send + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (connections, requests) =
             (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());

@@ -1,7 +1,7 @@
 //! A gateway of its own for each test: ephemeral ports, objects from JSON, and its access log within reach.
 
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use ingress::server::gateway::{Serving, Shared};
 use ingress::server::listener::Listener;
 use ingress::server::worker::Outlets;
 use ingress::trace;
+use ingress::upstream::external::Resolution;
 use model::ObjectName;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -75,7 +76,7 @@ impl Gateway {
     ) -> (Self, Vec<Listener>) {
         let shared = Shared::new(arguments(more).gateway).unwrap();
         let classes = Classes::new("portolan.dev/ingress", "portolan");
-        let mut controller = Controller::new(shared.clone(), classes);
+        let mut controller = Controller::new(shared.clone(), classes, Vec::new());
         controller.apply(Change::Ingress(Delta::All(of_kind(objects, "Ingress"))));
         controller.apply(Change::Class(Delta::All(vec![])));
         controller.apply(Change::Service(Delta::All(of_kind(objects, "Service"))));
@@ -124,10 +125,20 @@ impl Gateway {
     fn show(&mut self, reference: Reference, object: Value) -> Option<Report> {
         self.objects.insert(0, object);
         if self.controller.references().contains(&reference) {
-            let seen = look(&self.objects, &reference);
-            self.controller.apply(Change::Referenced(reference, seen));
+            self.controller.apply(look(&self.objects, reference));
         }
         publish(&mut self.controller, &self.objects)
+    }
+
+    /// Lets `name` lead to `addresses`.
+    pub(crate) fn resolve(&mut self, name: &str, addresses: &[IpAddr]) -> Option<Report> {
+        let resolution = Resolution {
+            addresses: addresses.to_vec(),
+            failure: None,
+        };
+        self.controller
+            .apply(Change::Resolved(name.into(), resolution));
+        self.controller.publish()
     }
 
     /// Deletes an EndpointSlice.
@@ -208,28 +219,35 @@ fn object_name(object: &Value) -> ObjectName {
 fn publish(controller: &mut Controller, objects: &[Value]) -> Option<Report> {
     let report = controller.publish();
     for reference in controller.awaited().clone() {
-        let seen = look(objects, &reference);
-        controller.apply(Change::Referenced(reference, seen));
+        controller.apply(look(objects, reference));
     }
     controller.publish().or(report)
 }
 
-/// What there is of `reference` among `objects`.
-fn look(objects: &[Value], reference: &Reference) -> Seen {
-    let (kind, name) = match reference {
+/// What there is of `reference` among `objects`. Of names outside the cluster nothing is known.
+fn look(objects: &[Value], reference: Reference) -> Change {
+    let (kind, name) = match &reference {
         Reference::Secret(name) => ("Secret", name),
         Reference::ConfigMap(name) => ("ConfigMap", name),
+        Reference::ExternalName(name) => {
+            let resolution = Resolution {
+                addresses: Vec::new(),
+                failure: Some("nobody has said".to_owned()),
+            };
+            return Change::Resolved(name.clone(), resolution);
+        }
     };
     let is_it =
         |object: &&Value| object["kind"] == kind && object["metadata"]["name"] == *name.name;
     let Some(object) = objects.iter().find(is_it) else {
-        return Seen::Absent;
+        return Change::Referenced(reference, Seen::Absent);
     };
     let object = object.clone();
-    Seen::Present(match reference {
-        Reference::Secret(_) => secret_data(&serde_json::from_value(object).unwrap()),
-        Reference::ConfigMap(_) => config_map_data(&serde_json::from_value(object).unwrap()),
-    })
+    let data = match kind {
+        "Secret" => secret_data(&serde_json::from_value(object).unwrap()),
+        _ => config_map_data(&serde_json::from_value(object).unwrap()),
+    };
+    Change::Referenced(reference, Seen::Present(data))
 }
 
 fn of_kind<T: serde::de::DeserializeOwned>(objects: &[Value], kind: &str) -> Vec<T> {

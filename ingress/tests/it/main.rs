@@ -16,6 +16,7 @@ mod client_certificates;
 mod collector;
 mod conformance;
 mod dashboards;
+mod external_name;
 mod filters;
 mod floods;
 mod frames;
