@@ -84,8 +84,7 @@ const STREAMED: &str = "bodies pass through as they come, so there are no buffer
 const KEPT: &str = "connections to the service are always kept";
 const LIMITED: &str = "refused with 429, or what --limit-status-code says";
 const SNIPPET: &str = "text is never made part of a configuration";
-const SNIPPET_INSTEAD: &str =
-    "portolan.dev/set-request-headers and its like do what snippets are mostly used for";
+const SNIPPET_INSTEAD: &str = "portolan.dev/set-request-headers and its like, portolan.dev/return and portolan.dev/deny-paths do what snippets are mostly used for";
 const WAF: &str = "there is no ModSecurity here";
 const WAF_INSTEAD: &str = "put a web application firewall in front, or before the application";
 const FASTCGI: &str = "FastCGI is not spoken";
@@ -176,9 +175,11 @@ pub const ALL: &[Known] = &[
     same("permanent-redirect"),
     same("permanent-redirect-code"),
     own("portolan.dev/compat"),
+    guard(own("portolan.dev/deny-paths")),
     own("portolan.dev/remove-request-headers"),
     own("portolan.dev/remove-response-headers"),
     same("portolan.dev/request-timeout"),
+    guard(own("portolan.dev/return")),
     own("portolan.dev/set-request-headers"),
     own("portolan.dev/set-response-headers"),
     same("preserve-trailing-slash"),

@@ -13,7 +13,9 @@ use super::backend::Backend;
 use super::balancing::Balancing;
 use super::body::RequestBody;
 use super::client_certificate::ClientCertificates;
+use super::denied_paths::DeniedPaths;
 use super::errors::Errors;
+use super::fixed_answer::FixedAnswer;
 use super::headers::Headers;
 use super::hosts::Hosts;
 use super::https::HttpsRedirect;
@@ -43,6 +45,10 @@ use crate::filters::pace::Pace;
 pub struct Policy {
     /// Something that guards the routes cannot be carried out, so they are closed.
     pub is_closed: bool,
+    /// Paths that nobody gets at.
+    pub denied_paths: Option<Box<DeniedPaths>>,
+    /// What answers in place of backends.
+    pub fixed_answer: Option<Box<FixedAnswer>>,
     /// How backends are spoken to.
     pub backend: Option<Box<Backend>>,
     /// Who answers in place of a backend that cannot.
@@ -105,6 +111,8 @@ impl Policy {
         let rewrite = Rewrite::parse(from);
         Self {
             is_closed: false,
+            denied_paths: DeniedPaths::parse(from).map(Box::new),
+            fixed_answer: FixedAnswer::parse(from).map(Box::new),
             backend: asked(Backend::parse(from)),
             errors: asked(Errors::parse(from)),
             headers: asked(Headers::parse(from)),

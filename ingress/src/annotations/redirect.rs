@@ -1,9 +1,9 @@
-//! Answers that send clients elsewhere: `permanent-redirect`, `temporal-redirect`, `app-root` and how their targets are
-//! written.
+//! Answers that send clients elsewhere: `permanent-redirect`, `temporal-redirect`, `app-root`, `portolan.dev/return` as far
+//! as that is one, and how their targets are written.
 
 use http::StatusCode;
 
-use super::Annotations;
+use super::{Annotations, fixed_answer};
 use crate::message::variables::{Template, UrlTemplate};
 
 /// Which requests of an Ingress are answered with a redirect, other than to HTTPS.
@@ -51,7 +51,7 @@ impl Redirects {
             );
         }
         Self {
-            all: temporal.or(permanent),
+            all: fixed_answer::elsewhere(from).or(temporal).or(permanent),
             root: from.get("app-root", root),
             relative: from.flag("relative-redirects").unwrap_or_default(),
             with_port: from.flag("use-port-in-redirects").unwrap_or_default(),
@@ -75,7 +75,7 @@ fn elsewhere(
 }
 
 /// A URL that browsers follow without running anything, or a path at the same host.
-fn target(text: &str) -> Result<Template, String> {
+pub(super) fn target(text: &str) -> Result<Template, String> {
     if !is_path(text) {
         UrlTemplate::parse(text).map_err(|error| format!("{text:?} {error}"))?;
     }

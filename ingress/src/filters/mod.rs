@@ -3,10 +3,11 @@
 //! The order is that of nginx's phases as ingress-nginx fills them, so that what kept a request out there keeps it out
 //! here:
 //!
-//! 1. [`greet`] answers preflights of CORS, before redirects and before anybody asks who the client is;
-//! 2. [`enter`] applies limits, then asks the guards: address, password, external authentication;
-//! 3. [`copy`] mirrors the request;
-//! 4. [`choose`] sends it to the canary or to the Service beside it.
+//! 1. [`deny`] keeps everybody from paths that nobody gets at;
+//! 2. [`greet`] answers preflights of CORS, before redirects and before anybody asks who the client is;
+//! 3. [`enter`] applies limits, then asks the guards: address, password, external authentication;
+//! 4. [`copy`] mirrors the request;
+//! 5. [`choose`] sends it to the canary or to the Service beside it.
 //!
 //! What is left to do for the answer, whoever gives it, is noted in an [`Exit`].
 
@@ -107,6 +108,18 @@ impl State {
             limit_status: settings.limit_status_code,
         }
     }
+}
+
+/// Refuses requests for paths that nobody gets at.
+pub fn deny(route: &Route, parts: &Parts, exit: &mut Exit) -> Result<(), Reason> {
+    let Some(denied) = route.asks(|policy| &policy.denied_paths) else {
+        return Ok(());
+    };
+    if !denied.deny(parts.uri.path()) {
+        return Ok(());
+    }
+    exit.answer_with(denied.status);
+    Err(Reason::PathDenied)
 }
 
 /// Answers preflights of CORS, and notes what the answers to other requests are marked with.

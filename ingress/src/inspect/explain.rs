@@ -1,6 +1,6 @@
 //! What becomes of a request, and why: the way that [`request`](crate::request) takes, in words.
 
-use http::Uri;
+use http::{StatusCode, Uri};
 use serde::Serialize;
 
 use super::{EndpointView, Format, endpoints, json, kind};
@@ -79,7 +79,7 @@ impl Explanation {
             certificate,
             tls: routes.is_secure(host),
             policy: route.and_then(|route| Some(format!("{:?}", route.policy.as_ref()?))),
-            answer: answer(route.map(AsRef::as_ref), found.len()).map(AnswerView::new),
+            answer: answer(route.map(AsRef::as_ref), path, found.len()),
             endpoints: found,
         }
     }
@@ -142,8 +142,12 @@ impl RuleView {
 
 impl AnswerView {
     fn new(reason: Reason) -> Self {
+        Self::with(reason, reason.status())
+    }
+
+    fn with(reason: Reason, status: StatusCode) -> Self {
         Self {
-            status: reason.status().as_u16(),
+            status: status.as_u16(),
             reason: reason.name(),
         }
     }
@@ -156,17 +160,27 @@ fn endpoints_of(route: &Route) -> Vec<EndpointView> {
     }
 }
 
-/// Why no endpoint would see the request, as far as that follows from the routes.
-fn answer(route: Option<&Route>, endpoints: usize) -> Option<Reason> {
+/// The answer in place of an endpoint's, as far as that follows from the routes.
+fn answer(route: Option<&Route>, path: &str, endpoints: usize) -> Option<AnswerView> {
     let Some(route) = route else {
-        return Some(Reason::NoRoute);
+        return Some(AnswerView::new(Reason::NoRoute));
     };
-    match &route.target {
-        _ if route.is_closed() => Some(Reason::Closed),
-        Target::WithSlash => Some(Reason::Redirect),
-        _ if endpoints == 0 && route.fallback.is_some() => None,
-        Target::Nowhere => Some(Reason::NoBackend),
-        Target::Backend(_) if endpoints == 0 => Some(Reason::NoEndpoint),
-        Target::Backend(_) => None,
+    if route.is_closed() {
+        return Some(AnswerView::new(Reason::Closed));
     }
+    let denied = route.asks(|policy| &policy.denied_paths);
+    if let Some(denied) = denied.filter(|denied| denied.deny(path)) {
+        return Some(AnswerView::with(Reason::PathDenied, denied.status));
+    }
+    if let Some(fixed) = route.asks(|policy| &policy.fixed_answer) {
+        return Some(AnswerView::with(Reason::FixedAnswer, fixed.status));
+    }
+    let reason = match &route.target {
+        Target::WithSlash => Reason::Redirect,
+        _ if endpoints == 0 && route.fallback.is_some() => return None,
+        Target::Nowhere => Reason::NoBackend,
+        Target::Backend(_) if endpoints == 0 => Reason::NoEndpoint,
+        Target::Backend(_) => return None,
+    };
+    Some(AnswerView::new(reason))
 }

@@ -49,6 +49,8 @@ pub enum Reason {
     HttpsRedirect,
     /// The Ingress sends its clients elsewhere.
     Redirect,
+    /// The Ingress has an answer for all requests.
+    FixedAnswer,
     /// The Ingress wants another answer in place of the backend's.
     Intercepted,
     /// No rule matches.
@@ -57,6 +59,8 @@ pub enum Reason {
     NoBackend,
     /// The object guards the route in a way that cannot be carried out.
     Closed,
+    /// The path is one that nobody gets at.
+    PathDenied,
     /// A browser asks whether it may send a request for another origin.
     CorsPreflight,
     /// The client's address is not one that may use the route.
@@ -139,10 +143,12 @@ impl Reason {
         Self::Misdirected,
         Self::HttpsRedirect,
         Self::Redirect,
+        Self::FixedAnswer,
         Self::Intercepted,
         Self::NoRoute,
         Self::NoBackend,
         Self::Closed,
+        Self::PathDenied,
         Self::CorsPreflight,
         Self::SourceDenied,
         Self::RateLimited,
@@ -195,10 +201,12 @@ impl Reason {
             Self::Misdirected => "misdirected",
             Self::HttpsRedirect => "https_redirect",
             Self::Redirect => "redirect",
+            Self::FixedAnswer => "fixed_answer",
             Self::Intercepted => "intercepted",
             Self::NoRoute => "no_route",
             Self::NoBackend => "no_backend",
             Self::Closed => "closed",
+            Self::PathDenied => "path_denied",
             Self::CorsPreflight => "cors_preflight",
             Self::SourceDenied => "source_denied",
             Self::RateLimited => "rate_limited",
@@ -250,7 +258,7 @@ impl Reason {
             Self::UnknownTransferCoding => StatusCode::NOT_IMPLEMENTED,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::MethodRefused => StatusCode::METHOD_NOT_ALLOWED,
-            Self::ServerOptions => StatusCode::OK,
+            Self::ServerOptions | Self::FixedAnswer => StatusCode::OK,
             Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
             Self::ClientCertificateRefused => StatusCode::FORBIDDEN,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
@@ -262,7 +270,7 @@ impl Reason {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::CorsPreflight => StatusCode::NO_CONTENT,
-            Self::SourceDenied | Self::AuthForbidden => StatusCode::FORBIDDEN,
+            Self::PathDenied | Self::SourceDenied | Self::AuthForbidden => StatusCode::FORBIDDEN,
             Self::RateLimited | Self::ConnectionLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::PasswordWanted | Self::AuthUnauthorized => StatusCode::UNAUTHORIZED,
             Self::AuthBusy => StatusCode::SERVICE_UNAVAILABLE,

@@ -101,8 +101,8 @@ fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-/// Resolves `.` and `..` (RFC 3986 section 5.2.4; above the root there is the root).
-fn resolve_dots(path: &str, slashes: Slashes) -> String {
+/// Resolves `.` and `..` in a `path` that begins with a slash (RFC 3986 section 5.2.4; above the root there is the root).
+pub(crate) fn resolve_dots(path: &str, slashes: Slashes) -> String {
     let mut out = String::with_capacity(path.len());
     let mut elements = path[1..].split('/').peekable();
     while let Some(element) = elements.next() {

@@ -107,9 +107,14 @@ async fn answer(
     if route.is_closed() {
         return Err(Reason::Closed);
     }
+    filters::deny(route, &parts, exit)?;
     filters::greet(route, &parts, exit)?;
     if peer.is_secure && route.ends_tls() {
         return Err(Reason::Misdirected);
+    }
+    if let Some(fixed) = route.asks(|policy| &policy.fixed_answer) {
+        let own = fixed.answer(parts.version);
+        return Ok(Outcome::Own(Reason::FixedAnswer, own));
     }
     if let Some(redirect) = redirect::find(&visit, &routes, &parts) {
         return Ok(redirected(redirect, &parts));

@@ -205,6 +205,17 @@ async fn what_would_not_be_done_is_refused_and_what_is_done_otherwise_is_told() 
             Some("spec.rules[0].http.paths[0].path: ingress-nginx makes an expression"),
         ),
         (with("portolan.dev/request-timeout", "5s"), None, None),
+        (with("portolan.dev/return", "503 closed"), None, None),
+        (
+            with("portolan.dev/return", "https://b.org"),
+            Some("portolan.dev/return: "),
+            None,
+        ),
+        (
+            with("portolan.dev/deny-paths", "admin"),
+            Some("portolan.dev/deny-paths: "),
+            None,
+        ),
     ];
     let (mut passed, mut refusals) = (0, 0);
     for (object, refused, warned) in rows {

@@ -59,7 +59,7 @@ async fn what_is_wrong_with_an_annotation_is_told_and_takes_no_route_away() {
     let told: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
     let expected = [
         "metadata.annotations[nginx.ingress.kubernetes.io/server-snippet]: text is never made part of a configuration; \
-         portolan.dev/set-request-headers and its like do what snippets are mostly used for",
+         portolan.dev/set-request-headers and its like, portolan.dev/return and portolan.dev/deny-paths do what snippets are mostly used for",
         "metadata.annotations[nginx.ingress.kubernetes.io/ssl-redirects]: no such annotation; is ssl-redirect meant?",
     ];
     assert_eq!(told, expected);

@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 mod addresses;
+mod blocked;
 mod canary;
 mod compression;
 mod cors;
