@@ -41,20 +41,7 @@ fn pulled(cluster: &Cluster) -> Result<()> {
 
 fn loaded(cluster: &Cluster) -> Result<()> {
     let dir = scratch(cluster, "archive")?;
-    let archive = Image::build(&dir)?.save(&dir, "docker.io/team/loaded:v1")?;
-    let mut command = cluster.portolan();
-    let store = cluster.state_dir().join("images");
-    let output = command
-        .args(["image", "load", "--image-dir"])
-        .arg(&store)
-        .arg(&archive)
-        .output()?;
-    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure!(
-        printed.contains("docker.io/team/loaded:v1"),
-        "{printed}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    Image::build(&dir)?.load(cluster, &dir, "docker.io/team/loaded:v1")?;
     cluster.kubectl(&["run", "loaded", "--image=team/loaded:v1"])?;
     cluster.kubectl(&[
         "wait",
@@ -79,14 +66,15 @@ fn says_its_line(cluster: &Cluster, pod: &str) -> Result<()> {
         .map(drop)
 }
 
-fn scratch(cluster: &Cluster, name: &str) -> Result<std::path::PathBuf> {
+/// A directory for the files of a scenario, gone with the cluster.
+pub(crate) fn scratch(cluster: &Cluster, name: &str) -> Result<std::path::PathBuf> {
     let dir = cluster.state_dir().join(name);
     std::fs::create_dir_all(&dir)?;
     Ok(dir)
 }
 
 /// An image of one layer, as files.
-struct Image {
+pub(crate) struct Image {
     layer: std::path::PathBuf,
     layer_digest: String,
     config: Vec<u8>,
@@ -99,18 +87,24 @@ impl Image {
         std::fs::create_dir_all(root.join("bin"))?;
         std::fs::copy("/bin/busybox", root.join("bin/busybox"))?;
         std::fs::write(root.join("line"), "from the layer\n")?;
+        let script = "/bin/busybox cat /line; exec /bin/busybox sleep 3600";
+        let command = json!({"Cmd": ["/bin/busybox", "sh", "-c", script]});
+        Image::pack(dir, &root, &command)
+    }
+
+    /// The files below `root`, run as the configuration `run_as` says.
+    pub(crate) fn pack(dir: &Path, root: &Path, run_as: &Value) -> Result<Image> {
         let layer = dir.join("layer.tar");
         run(Command::new("tar")
             .arg("-C")
-            .arg(&root)
+            .arg(root)
             .arg("-cf")
             .arg(&layer)
             .arg("."))?;
         let layer_digest = digest(&layer)?;
-        let script = "/bin/busybox cat /line; exec /bin/busybox sleep 3600";
         let config = json!({
             "architecture": "amd64", "os": "linux",
-            "config": {"Cmd": ["/bin/busybox", "sh", "-c", script]},
+            "config": run_as,
             "rootfs": {"type": "layers", "diff_ids": [&layer_digest]},
         });
         let config = serde_json::to_vec(&config)?;
@@ -123,6 +117,25 @@ impl Image {
             config,
             config_digest,
         })
+    }
+
+    /// Puts it where the cluster's nodes find it by `name`.
+    pub(crate) fn load(&self, cluster: &Cluster, dir: &Path, name: &str) -> Result<()> {
+        let archive = self.save(dir, name)?;
+        let mut command = cluster.portolan();
+        let store = cluster.state_dir().join("images");
+        let output = command
+            .args(["image", "load", "--image-dir"])
+            .arg(&store)
+            .arg(&archive)
+            .output()?;
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(
+            printed.contains(name),
+            "{printed}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
     }
 
     /// What `docker save` would write.
@@ -254,7 +267,8 @@ fn digest(file: &Path) -> Result<String> {
     ))
 }
 
-fn run(command: &mut Command) -> Result<String> {
+/// What the command printed.
+pub(crate) fn run(command: &mut Command) -> Result<String> {
     let output = command
         .output()
         .with_context(|| format!("running {command:?}"))?;

@@ -7,6 +7,7 @@ mod affinity;
 mod errors;
 mod exposure;
 mod flows;
+mod gateway;
 mod images;
 mod ingress;
 mod lifecycle;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         exposure::ALL,
         flows::ALL,
         ingress::ALL,
+        gateway::ALL,
         pods::ALL,
         images::ALL,
         errors::ALL,
