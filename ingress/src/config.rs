@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::{Args, FromArgMatches};
 use http::{HeaderValue, StatusCode};
 use ipnetwork::IpNetwork;
 use model::Node;
@@ -38,6 +39,16 @@ pub struct IngressArgs {
     /// exists.
     #[arg(long, value_name = "NAME", default_value = "portolan")]
     pub ingress_class: String,
+
+    /// ConfigMap with settings, as NAMESPACE/NAME, which has the keys of ingress-nginx's. It is followed: what it says takes
+    /// effect at once, but for a few settings that wait for the next start, of which a line of the log tells. What an Ingress
+    /// says by annotation goes over the ConfigMap, and the ConfigMap over the command line. A value that cannot be used
+    /// counts as absent, with an Event. What keeps requests out (block-*, denylist-source-range, whitelist-source-range,
+    /// global-auth-*) and cannot be used stays as it last could; at the start the gateway does not become ready with it, nor
+    /// while it may not read the ConfigMap. One that does not exist says nothing. `lint` tells what becomes of each key.
+    /// The gateway needs the right to list and watch it by name, and those that it names (proxy-set-headers, add-headers).
+    #[arg(long, value_name = "CONFIGMAP", value_parser = object_name)]
+    pub configmap: Option<ObjectName>,
 
     /// Addresses or host names at which clients reach this gateway. They are written to the status of every Ingress it
     /// serves; without them no status is written.
@@ -355,6 +366,20 @@ pub struct GatewayArgs {
     pub drain_timeout: Duration,
 }
 
+impl Default for GatewayArgs {
+    /// Those of a command line without any.
+    fn default() -> Self {
+        let command = Self::augment_args(clap::Command::new("portolan-ingress"));
+        let matches = command.try_get_matches_from(["portolan-ingress"]);
+        let args = matches.and_then(|matches| Self::from_arg_matches(&matches));
+        #[expect(
+            clippy::expect_used,
+            reason = "no argument is required, and a test says so"
+        )]
+        args.expect("all arguments have defaults")
+    }
+}
+
 impl GatewayArgs {
     /// The node that the gateway runs on, as far as that is known.
     pub fn node(&self) -> Option<Node> {
@@ -401,7 +426,7 @@ impl GatewayArgs {
 }
 
 /// Parses `NAMESPACE/NAME`.
-fn object_name(text: &str) -> Result<ObjectName, String> {
+pub(crate) fn object_name(text: &str) -> Result<ObjectName, String> {
     let parts = text.split_once('/');
     let parts = parts.filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty());
     let (namespace, name) = parts.ok_or("must be NAMESPACE/NAME")?;

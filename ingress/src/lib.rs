@@ -1,5 +1,7 @@
 //! portolan-ingress: routes HTTP by host and path, with TLS, from Ingress objects.
 //!
+//! Settings come from the command line ([`config`]) and from a ConfigMap ([`configmap`]), which is followed.
+//!
 //! Two halves meet at immutable snapshots. The control half ([`api`]) watches the API, computes routes ([`routes`]) and
 //! certificates ([`tls`]) and swaps them in; it reports what is wrong and what is served, and judges objects before
 //! they are kept ([`admission`]). The data half ([`server`]) is a set of threads that share nothing else: a thread accepts
@@ -27,6 +29,7 @@ pub mod admission;
 pub mod annotations;
 pub mod api;
 pub mod config;
+pub mod configmap;
 pub mod connection;
 pub mod filters;
 pub mod forward;
@@ -47,7 +50,7 @@ use api::leader::Candidate;
 use api::names::Resolver;
 use api::{events, leader, published, status, watch};
 use config::IngressArgs;
-use observe::access_log::{self, Sink};
+use observe::access_log;
 use observe::admin;
 use observe::metrics::{Identity, Metrics};
 use routes::class::Classes;
@@ -124,7 +127,8 @@ pub async fn run(args: IngressArgs, shutdown: CancellationToken) -> Result<(), E
     tokio::spawn(inspect::socket::run(shared.clone(), socket, ended.clone()));
     let (sender, mut reports) = channel::channel(None);
     let classes = Classes::new(args.controller_class.clone(), args.ingress_class.clone());
-    let controller = Controller::new(shared.clone(), classes, api_addresses);
+    let settings = args.configmap.clone();
+    let controller = Controller::new(shared.clone(), classes, settings, api_addresses);
     tokio::spawn(watch::run(
         client.clone(),
         resolver,
@@ -274,14 +278,8 @@ async fn serve(
     shared: &Arc<Shared>,
     shutdown: &CancellationToken,
 ) -> Result<(), Error> {
-    let (sink, log) = match args.gateway.no_access_log {
-        true => (Sink::off(), None),
-        false => {
-            let (sink, thread) = access_log::start(io::stdout()).map_err(Error::Thread)?;
-            (sink, Some(thread))
-        }
-    };
-    let tracing = trace::start(&args.gateway.trace, shared.metrics.clone());
+    let (sink, log) = access_log::start(io::stdout()).map_err(Error::Thread)?;
+    let tracing = trace::start(&shared.settings().trace, shared.metrics.clone());
     let (tracer, spans) = tracing.map_err(Error::Collector)?.unzip();
     let outlets = Outlets { log: sink, tracer };
     let serving = take_over(args, shared, &outlets, shutdown).await?;
@@ -291,10 +289,8 @@ async fn serve(
         finished = serving.finished() => finished?,
         never = announce_end(shared, shutdown) => match never {},
     }
-    if let Some(log) = log {
-        // All senders are gone, so it ends as soon as the last block is written.
-        drop(tokio::task::spawn_blocking(|| log.join()).await);
-    }
+    // All senders are gone, so it ends as soon as the last block is written.
+    drop(tokio::task::spawn_blocking(|| log.join()).await);
     if let Some(spans) = spans
         && timeout(LAST_SPANS, spans).await.is_err()
     {

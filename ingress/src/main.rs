@@ -21,7 +21,7 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 /// Portolan's ingress gateway: serves HTTP and HTTPS by the Ingress objects of a Kubernetes cluster.
 ///
 /// Needs to list and watch ingresses, ingressclasses, services and endpointslices, and by name the secrets and configmaps
-/// that Ingresses name; to patch ingresses/status; to create, get and patch events; and to get, create and update its
+/// that Ingresses and --configmap name; to patch ingresses/status; to create, get and patch events; and to get, create and update its
 /// lease. The access log goes to standard output as JSON,
 /// everything else to standard error; RUST_LOG says how much of that.
 #[derive(Parser)]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use model::ObjectName;
 
-/// An Ingress object. Two objects of one name that existed one after the other differ in `uid`.
+/// An Ingress object, or the ConfigMap with the gateway's settings. Two objects of one name that existed one after the other differ in `uid`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IngressRef {
     /// Its name.
@@ -37,6 +37,9 @@ pub enum Fault {
     /// The object asks for what is not done here.
     #[error("{0}")]
     Refused(String),
+    /// A setting in a ConfigMap cannot be carried out.
+    #[error("{0}")]
+    Setting(String),
     /// Annotation and field name different classes.
     #[error(
         "annotation names class {annotation:?}, spec.ingressClassName {field:?}; the annotation decides"
@@ -149,6 +152,7 @@ impl Fault {
         match self {
             Self::Invalid(_) => "InvalidField",
             Self::Refused(_) => "AnnotationRefused",
+            Self::Setting(_) => "InvalidSetting",
             Self::ClassMismatch { .. } => "ClassMismatch",
             Self::Conflict { .. } => "Conflict",
             Self::ServiceMissing(_) => "ServiceNotFound",
@@ -160,6 +164,16 @@ impl Fault {
             Self::SecretMissing(..) => "SecretNotFound",
             Self::BadCertificate { .. } => "BadCertificate",
             Self::HostNotCovered { .. } => "CertificateNameMismatch",
+        }
+    }
+}
+
+impl Problem {
+    /// The version and the kind of the object at fault.
+    pub fn kind(&self) -> (&'static str, &'static str) {
+        match self.fault {
+            Fault::Setting(_) => ("v1", "ConfigMap"),
+            _ => ("networking.k8s.io/v1", "Ingress"),
         }
     }
 }

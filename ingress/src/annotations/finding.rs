@@ -9,7 +9,7 @@ use crate::problem::{Fault, IngressRef, Problem};
 /// What becomes of one annotation.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
-    /// Its key, with prefix.
+    /// Its key: with prefix that of an Ingress, without that of a ConfigMap.
     pub annotation: String,
     /// What becomes of it.
     pub verdict: Verdict,
@@ -65,6 +65,21 @@ impl fmt::Display for Verdict {
 }
 
 impl Finding {
+    /// Whether what is asked for is not done.
+    pub fn is_bad(&self) -> bool {
+        matches!(self.verdict, Verdict::Refused { .. } | Verdict::Invalid(_))
+    }
+
+    /// What is wrong with the ConfigMap `map` that has the gateway's settings, if this is something wrong.
+    pub fn problem_of_settings(&self, map: &Arc<IngressRef>) -> Option<Problem> {
+        let is_bad = self.is_bad();
+        is_bad.then(|| Problem {
+            ingress: map.clone(),
+            field: format!("data[{}]", self.annotation),
+            fault: Fault::Setting(self.verdict.to_string()),
+        })
+    }
+
     /// What is wrong with `ingress`, if this is something wrong.
     pub fn problem(&self, ingress: &Arc<IngressRef>) -> Option<Problem> {
         let fault = match &self.verdict {

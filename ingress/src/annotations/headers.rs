@@ -47,6 +47,18 @@ pub struct Changes {
     pub set: Vec<(HeaderName, HeaderValue)>,
 }
 
+impl Changes {
+    /// These, and then `more`, which decide where both speak of a field.
+    fn and(&self, more: Self) -> Self {
+        let set = self.set.iter();
+        let set = set.filter(|(name, _)| !more.removed.contains(name));
+        Self {
+            removed: [&*self.removed, &*more.removed].concat(),
+            set: set.cloned().chain(more.set.iter().cloned()).collect(),
+        }
+    }
+}
+
 impl Headers {
     /// Reads the annotations.
     pub fn parse(from: &mut Annotations<'_>) -> Self {
@@ -65,16 +77,17 @@ impl Headers {
         response
             .set
             .extend(from.get(SET_RESPONSE, fields).unwrap_or_default());
+        let everywhere = from.defaults();
         Self {
             host: from.get("upstream-vhost", host),
             closes: from
                 .choice("connection-proxy-header", &connection)
                 .unwrap_or_default(),
-            request: Changes {
+            request: everywhere.request.and(Changes {
                 removed: from.get(REMOVE_REQUEST, names).unwrap_or_default(),
                 set: from.get(SET_REQUEST, fields).unwrap_or_default(),
-            },
-            response,
+            }),
+            response: everywhere.response.and(response),
         }
     }
 }
@@ -113,7 +126,7 @@ fn names(text: &str) -> Result<Vec<HeaderName>, String> {
     value::list(text)?.into_iter().map(allowed).collect()
 }
 
-fn allowed(name: &str) -> Result<HeaderName, String> {
+pub(crate) fn allowed(name: &str) -> Result<HeaderName, String> {
     let name = value::header_name(name)?;
     match OURS.contains(&name) {
         true => Err(format!("{name} is not for others to change")),

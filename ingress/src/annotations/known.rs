@@ -25,6 +25,8 @@ pub enum Meaning {
     Same,
     /// It is read and means something else.
     Differs(&'static str),
+    /// It is not read, as there is nothing here that it would set, and why.
+    Moot(&'static str),
     /// It is not read.
     Refused {
         /// Why.
@@ -34,7 +36,7 @@ pub enum Meaning {
     },
 }
 
-const fn same(name: &'static str) -> Known {
+pub(crate) const fn same(name: &'static str) -> Known {
     Known {
         name,
         meaning: Meaning::Same,
@@ -43,7 +45,7 @@ const fn same(name: &'static str) -> Known {
     }
 }
 
-const fn differs(name: &'static str, how: &'static str) -> Known {
+pub(crate) const fn differs(name: &'static str, how: &'static str) -> Known {
     Known {
         name,
         meaning: Meaning::Differs(how),
@@ -52,12 +54,21 @@ const fn differs(name: &'static str, how: &'static str) -> Known {
     }
 }
 
+pub(crate) const fn moot(name: &'static str, why: &'static str) -> Known {
+    Known {
+        name,
+        meaning: Meaning::Moot(why),
+        is_guard: false,
+        is_harmless: true,
+    }
+}
+
 /// One of ours.
 const fn own(name: &'static str) -> Known {
     differs(name, "an annotation of Portolan")
 }
 
-const fn refused(name: &'static str, why: &'static str, instead: &'static str) -> Known {
+pub(crate) const fn refused(name: &'static str, why: &'static str, instead: &'static str) -> Known {
     Known {
         name,
         meaning: Meaning::Refused { why, instead },
@@ -66,7 +77,7 @@ const fn refused(name: &'static str, why: &'static str, instead: &'static str) -
     }
 }
 
-const fn guard(known: Known) -> Known {
+pub(crate) const fn guard(known: Known) -> Known {
     Known {
         is_guard: true,
         ..known
@@ -83,10 +94,11 @@ const fn harmless(known: Known) -> Known {
 const STREAMED: &str = "bodies pass through as they come, so there are no buffers to set";
 const KEPT: &str = "connections to the service are always kept";
 const LIMITED: &str = "refused with 429, or what --limit-status-code says";
-const SNIPPET: &str = "text is never made part of a configuration";
-const SNIPPET_INSTEAD: &str = "portolan.dev/set-request-headers and its like, portolan.dev/return and portolan.dev/deny-paths do what snippets are mostly used for";
-const WAF: &str = "there is no ModSecurity here";
-const WAF_INSTEAD: &str = "put a web application firewall in front, or before the application";
+pub(crate) const SNIPPET: &str = "text is never made part of a configuration";
+pub(crate) const SNIPPET_INSTEAD: &str = "portolan.dev/set-request-headers and its like, portolan.dev/return and portolan.dev/deny-paths do what snippets are mostly used for";
+pub(crate) const WAF: &str = "there is no ModSecurity here";
+pub(crate) const WAF_INSTEAD: &str =
+    "put a web application firewall in front, or before the application";
 const FASTCGI: &str = "FastCGI is not spoken";
 const FASTCGI_INSTEAD: &str = "let a web server beside the application speak it";
 

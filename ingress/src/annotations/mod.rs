@@ -27,6 +27,7 @@ pub mod buffering;
 pub mod canary;
 pub mod client_certificate;
 pub mod cors;
+pub mod defaults;
 pub mod denied_paths;
 pub mod errors;
 pub mod external_auth;
@@ -53,6 +54,7 @@ pub mod substitute;
 pub mod timeouts;
 pub mod value;
 
+pub use defaults::Defaults;
 pub use finding::{Finding, Verdict};
 pub use pattern::Pattern;
 pub use policy::{Policy, Reading};
@@ -76,6 +78,7 @@ pub const OWN_PREFIX: &str = "portolan.dev/";
 pub struct Annotations<'a> {
     namespace: &'a str,
     given: Vec<Given<'a>>,
+    defaults: &'a Defaults,
     objects: Option<&'a Referenced>,
     references: BTreeSet<Reference>,
     findings: Vec<Finding>,
@@ -104,10 +107,51 @@ pub(crate) struct Remarks {
 }
 
 impl<'a> Annotations<'a> {
-    /// The annotations of `ingress`. The objects they name are looked up in `objects`; without it, as in a check of a
-    /// file, those are taken on trust.
-    pub fn new(ingress: &'a Ingress, objects: Option<&'a Referenced>) -> Self {
-        Self::among(known::find, ingress, objects)
+    /// The annotations of `ingress`, and `defaults` where it has none. The objects they name are looked up in `objects`;
+    /// without it, as in a check of a file, those are taken on trust.
+    pub fn new(
+        ingress: &'a Ingress,
+        objects: Option<&'a Referenced>,
+        defaults: &'a Defaults,
+    ) -> Self {
+        Self {
+            defaults,
+            ..Self::among(known::find, ingress, objects)
+        }
+    }
+
+    /// `defaults` without an Ingress.
+    pub(crate) fn of_defaults(defaults: &'a Defaults) -> Self {
+        Self {
+            defaults,
+            ..Self::nothing("", None)
+        }
+    }
+
+    /// The entries of a ConfigMap in `namespace`, each as what it is known for, which may have another name. Objects are
+    /// looked up as in [`new`](Self::new).
+    pub(crate) fn of_entries(
+        namespace: &'a str,
+        entries: impl IntoIterator<Item = (&'a str, &'static Known, &'a str)>,
+        objects: Option<&'a Referenced>,
+    ) -> Self {
+        let mut reader = Self::nothing(namespace, objects);
+        for (key, known, value) in entries {
+            reader.admit(key, (true, key == known.name), known, value);
+        }
+        reader
+    }
+
+    fn nothing(namespace: &'a str, objects: Option<&'a Referenced>) -> Self {
+        Self {
+            namespace,
+            given: Vec::new(),
+            defaults: &defaults::NONE,
+            objects,
+            references: BTreeSet::new(),
+            findings: Vec::new(),
+            is_closed: false,
+        }
     }
 
     /// The same, where the annotations that `find` finds are those we know.
@@ -116,14 +160,8 @@ impl<'a> Annotations<'a> {
         ingress: &'a Ingress,
         objects: Option<&'a Referenced>,
     ) -> Self {
-        let mut reader = Self {
-            namespace: ingress.metadata.namespace.as_deref().unwrap_or("default"),
-            given: Vec::new(),
-            objects,
-            references: BTreeSet::new(),
-            findings: Vec::new(),
-            is_closed: false,
-        };
+        let namespace = ingress.metadata.namespace.as_deref();
+        let mut reader = Self::nothing(namespace.unwrap_or("default"), objects);
         for (key, value) in ingress.metadata.annotations.iter().flatten() {
             reader.take(&find, key, value);
         }
@@ -149,6 +187,11 @@ impl<'a> Annotations<'a> {
             };
             return self.note(key, Verdict::Invalid(message));
         };
+        self.admit(key, name.rank, known, value);
+    }
+
+    /// Takes in what is known, unless it is refused.
+    fn admit(&mut self, key: &'a str, rank: (bool, bool), known: &'static Known, value: &'a str) {
         if let Meaning::Refused { why, instead } = known.meaning {
             if value.trim().is_empty() || value::flag(value.trim()) == Ok(false) {
                 return self.note(key, Verdict::Same);
@@ -159,7 +202,7 @@ impl<'a> Annotations<'a> {
         }
         self.keep(Given {
             key,
-            rank: name.rank,
+            rank,
             known,
             value: value.trim(),
             is_read: false,
@@ -199,6 +242,7 @@ impl<'a> Annotations<'a> {
                 }
                 Meaning::Same if given.is_read => Verdict::Same,
                 Meaning::Differs(how) if given.is_read => Verdict::Differs(how.to_owned()),
+                Meaning::Moot(why) => Verdict::Differs(why.to_owned()),
                 _ => Verdict::unsupported(),
             };
             self.is_closed |= given.known.is_guard && !given.is_read;
@@ -218,21 +262,36 @@ impl<'a> Annotations<'a> {
 // Any value, and remarks about it.
 
 impl<'a> Annotations<'a> {
+    /// What holds where nothing else is said.
+    pub(crate) fn defaults(&self) -> &'a Defaults {
+        self.defaults
+    }
+
     /// The value of `name` as it stands.
     pub fn text(&mut self, name: &'static str) -> Option<&'a str> {
+        self.own(name).or_else(|| self.default(name))
+    }
+
+    fn own(&mut self, name: &'static str) -> Option<&'a str> {
         let given = self.given(name)?;
         given.is_read = true;
         (!given.value.is_empty()).then_some(given.value)
+    }
+
+    fn default(&self, name: &'static str) -> Option<&'a str> {
+        self.defaults.values.get(name).map(String::as_str)
     }
 
     /// The value of `name` as `parse` understands it.
     pub fn get<T, E: Display>(
         &mut self,
         name: &'static str,
-        parse: impl FnOnce(&'a str) -> Result<T, E>,
+        parse: impl Fn(&'a str) -> Result<T, E>,
     ) -> Option<T> {
-        let parsed = parse(self.text(name)?);
-        parsed.map_err(|error| self.invalid(name, error)).ok()
+        let own = self.own(name).map(&parse);
+        let own = own.and_then(|own| own.map_err(|error| self.invalid(name, error)).ok());
+        // Those by default are good.
+        own.or_else(|| parse(self.default(name)?).ok())
     }
 
     /// Notes that the value of `name` cannot be used. If it guards the route, the route is closed.
@@ -359,6 +418,16 @@ impl<'a> Annotations<'a> {
         parse: impl FnOnce(&Data) -> Result<T, E>,
     ) -> Option<T> {
         let reference = kind(self.object_name(name)?);
+        self.content(name, reference, parse)
+    }
+
+    /// The content of `reference`, which `name` names, as `parse` understands it.
+    pub(crate) fn content<T, E: Display>(
+        &mut self,
+        name: &'static str,
+        reference: Reference,
+        parse: impl FnOnce(&Data) -> Result<T, E>,
+    ) -> Option<T> {
         self.references.insert(reference.clone());
         let parsed = match self.objects?.get(&reference) {
             Some(Seen::Present(data)) => {

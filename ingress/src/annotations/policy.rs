@@ -28,7 +28,7 @@ use super::retries::Retries;
 use super::rewrite::Rewrite;
 use super::substitute::Substitutes;
 use super::timeouts::Timeouts;
-use super::{Annotations, Finding, Reference, Referenced};
+use super::{Annotations, Defaults, Finding, Reference, Referenced, defaults};
 use super::{access, basic_auth, buffering, canary, cors, external_auth, limits, mirror};
 use crate::filters::Satisfy;
 use crate::filters::access::Access;
@@ -106,7 +106,7 @@ pub struct Policy {
 }
 
 impl Policy {
-    fn parse(from: &mut Annotations<'_>) -> Self {
+    pub(crate) fn parse(from: &mut Annotations<'_>) -> Self {
         buffering::check(from);
         let rewrite = Rewrite::parse(from);
         Self {
@@ -159,9 +159,21 @@ impl Policy {
     /// Reads the annotations of `ingress`. The objects they name are looked up in `objects`; without it, as in a check of
     /// a file, those are taken on trust.
     pub fn read(ingress: &Ingress, objects: Option<&Referenced>) -> Reading {
-        let mut from = Annotations::new(ingress, objects);
+        Self::read_over(&defaults::NONE, ingress, objects)
+    }
+
+    /// The same over `defaults`: what holds where the Ingress says nothing else.
+    pub fn read_over(
+        defaults: &Defaults,
+        ingress: &Ingress,
+        objects: Option<&Referenced>,
+    ) -> Reading {
+        let mut from = Annotations::new(ingress, objects, defaults);
         if from.is_empty() {
-            return Reading::default();
+            return Reading {
+                policy: defaults.policy().cloned(),
+                ..Reading::default()
+            };
         }
         let mut policy = Self::parse(&mut from);
         let remarks = from.finish();
@@ -171,6 +183,14 @@ impl Policy {
             findings: remarks.findings,
             references: remarks.references,
         }
+    }
+}
+
+impl Policy {
+    /// What an Ingress without annotations asks for by `defaults`, if that is anything.
+    pub(crate) fn of_defaults(defaults: &Defaults) -> Option<Arc<Self>> {
+        let policy = Self::parse(&mut Annotations::of_defaults(defaults));
+        (policy != Self::default()).then(|| Arc::new(policy))
     }
 }
 

@@ -59,7 +59,7 @@ impl Retries {
         let tries = from.number("proxy-next-upstream-tries", 0..=u32::MAX);
         Self {
             causes,
-            repeats_all,
+            repeats_all: repeats_all || from.defaults().repeats_all,
             tries: tries.unwrap_or(usual.tries),
             within: from
                 .seconds("proxy-next-upstream-timeout")

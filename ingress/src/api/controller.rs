@@ -13,6 +13,7 @@ use std::sync::Arc;
 use model::ObjectName;
 
 use crate::annotations::Reference;
+use crate::api::configuration::Configuration;
 use crate::api::objects::{Change, Objects, Stale};
 use crate::api::status;
 use crate::problem::Problem;
@@ -27,6 +28,7 @@ use crate::upstream::external::Names;
 #[derive(Debug)]
 pub struct Controller {
     objects: Objects,
+    configuration: Configuration,
     shared: Arc<Shared>,
     stale: Stale,
     routes: Routes,
@@ -42,6 +44,7 @@ pub struct Controller {
 
 #[derive(Debug, Default)]
 struct Pending {
+    settings: bool,
     routes: bool,
     certificates: bool,
     statuses: bool,
@@ -70,12 +73,21 @@ pub struct Served {
 }
 
 impl Controller {
-    /// A controller of `shared` that knows no objects yet, and that the API server is at the addresses `api`.
-    pub fn new(shared: Arc<Shared>, classes: Classes, api: Vec<IpAddr>) -> Self {
-        let references = own_references(&shared);
-        let names = Names::new(shared.settings.external_name.clone(), api);
+    /// A controller of `shared` that knows no objects yet, and that the API server is at the addresses `api`. Settings are
+    /// those that `shared` has, with those of the ConfigMap `settings` over them.
+    pub fn new(
+        shared: Arc<Shared>,
+        classes: Classes,
+        settings: Option<ObjectName>,
+        api: Vec<IpAddr>,
+    ) -> Self {
+        let given = shared.settings();
+        let configuration = Configuration::new(settings, given.args().clone());
+        let references = own_references(&shared, &configuration);
+        let names = Names::new(given.external_name.clone(), api);
         Self {
-            objects: Objects::new(classes, names, shared.settings.node()),
+            objects: Objects::new(classes, names, given.node()),
+            configuration,
             shared,
             stale: Stale::default(),
             routes: Routes::default(),
@@ -97,9 +109,12 @@ impl Controller {
         if !self.objects.is_complete() {
             return None;
         }
-        let stale = std::mem::take(&mut self.stale);
-        let changed = self.read(&stale);
+        let mut stale = std::mem::take(&mut self.stale);
+        let is_set = self.refresh_settings(&mut stale);
+        let mut changed = self.read(&stale);
+        changed.references |= is_set;
         self.await_references(changed, &stale);
+        self.pending.settings |= is_set;
         self.pending.routes |= changed.routes;
         self.pending.certificates |= changed.claims || stale.certificates;
         self.pending.statuses |= stale.statuses;
@@ -108,11 +123,14 @@ impl Controller {
         if stale.names {
             upstreams.refresh_external(sources);
         }
-        if !self.awaited.is_empty() {
+        if !self.awaited.is_empty() || !self.configuration.is_usable() {
             return None;
         }
         self.is_published = true;
         let pending = std::mem::take(&mut self.pending);
+        if pending.settings {
+            self.publish_settings();
+        }
         if pending.certificates {
             self.publish_certificates();
         }
@@ -133,6 +151,28 @@ impl Controller {
         &self.awaited
     }
 
+    /// Reads the settings anew if they may be others. What they say counts for all Ingresses, so those are all stale then.
+    fn refresh_settings(&mut self, stale: &mut Stale) -> bool {
+        let named = self.configuration.references();
+        if stale.references.is_disjoint(&named) {
+            return false;
+        }
+        // What is wrong with them is reported even where nothing comes of them.
+        stale.statuses = true;
+        let is_set = self.configuration.refresh(self.objects.referenced());
+        if is_set {
+            let all = self
+                .objects
+                .ingresses()
+                .map(|ingress| reference(ingress).name);
+            stale.ingresses.extend(all);
+            stale
+                .services
+                .extend(self.shared.settings().default_backend_service.clone());
+        }
+        is_set
+    }
+
     /// Reads the Ingresses anew that changed, or that name something that did.
     fn read(&mut self, stale: &Stale) -> Changed {
         let services = stale.services.iter();
@@ -146,10 +186,12 @@ impl Controller {
             names: self.objects.names(),
             upstreams: &self.shared.upstreams,
             referenced: self.objects.referenced(),
+            defaults: self.configuration.defaults(),
             metrics: &self.shared.metrics,
         };
         let mut changed = self.routes.update(objects, context);
-        let default = self.shared.settings.default_backend_service.as_ref();
+        let settings = self.shared.settings();
+        let default = settings.default_backend_service.as_ref();
         if let Some(name) = default.filter(|name| stale.services.contains(*name)) {
             let route = default_backend::route(name, context);
             if route.is_none() {
@@ -166,7 +208,7 @@ impl Controller {
             self.awaited.remove(reference);
         }
         if changed.references {
-            self.references = own_references(&self.shared);
+            self.references = own_references(&self.shared, &self.configuration);
             self.references.extend(self.routes.references().cloned());
             self.objects.keep_referenced(&self.references);
             let unseen = self.references.iter();
@@ -179,10 +221,18 @@ impl Controller {
         }
     }
 
+    fn publish_settings(&self) {
+        let (args, everywhere) = self.configuration.settings();
+        match self.shared.change_settings(args, everywhere) {
+            Ok(()) => tracing::info!("settings of the ConfigMap are in effect"),
+            Err(error) => tracing::error!(%error, "the settings of the ConfigMap cannot be used"),
+        }
+    }
+
     fn publish_certificates(&mut self) {
         let in_use = self.shared.certificates.load();
         let secrets = self.objects.secrets();
-        if let Some(name) = &self.shared.settings.default_ssl_certificate {
+        if let Some(name) = &self.shared.settings().default_ssl_certificate {
             let why = match secrets.get(name) {
                 Some(Ok(_)) => None,
                 Some(Err(error)) => Some(error.to_string()),
@@ -209,6 +259,7 @@ impl Controller {
 
     fn report(&self) -> Report {
         let problems = self.routes.problems().chain(&self.certificate_problems);
+        let problems = problems.chain(self.configuration.problems());
         let problems: Vec<Problem> = problems.cloned().collect();
         self.shared.metrics.set_problems(&problems);
         let served = self.objects.ingresses().map(|ingress| Served {
@@ -242,7 +293,11 @@ fn configuration(served: &[Served]) -> u64 {
 }
 
 /// The objects that the settings name.
-fn own_references(shared: &Shared) -> BTreeSet<Reference> {
-    let certificate = shared.settings.default_ssl_certificate.clone();
-    certificate.map(Reference::Secret).into_iter().collect()
+fn own_references(shared: &Shared, configuration: &Configuration) -> BTreeSet<Reference> {
+    let certificate = shared.settings().default_ssl_certificate.clone();
+    let certificate = certificate.map(Reference::Secret);
+    certificate
+        .into_iter()
+        .chain(configuration.references())
+        .collect()
 }

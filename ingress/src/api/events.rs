@@ -56,11 +56,13 @@ async fn tell_all(client: &Client, problems: &[Problem], told: &mut BTreeSet<Pro
         if told.contains(&problem) {
             continue;
         }
-        tracing::warn!(ingress = %problem.ingress.name, reason = problem.fault.reason(), "{problem}");
+        let (_, kind) = problem.kind();
+        let reason = problem.fault.reason();
+        tracing::warn!(kind, name = %problem.ingress.name, reason, "{problem}");
         match tell(client, &problem).await {
             Ok(()) => drop(told.insert(problem)),
             Err(error) => {
-                tracing::warn!(ingress = %problem.ingress.name, %error, "cannot write an Event");
+                tracing::warn!(kind, name = %problem.ingress.name, %error, "cannot write an Event");
                 is_done = false;
             }
         }
@@ -90,6 +92,7 @@ async fn count_again(api: &Api<Event>, event: &Event) -> kube::Result<()> {
 
 fn event(problem: &Problem, now: jiff::Timestamp) -> Event {
     let ingress = &problem.ingress;
+    let (version, kind) = problem.kind();
     let (namespace, name) = (
         ingress.name.namespace.to_string(),
         ingress.name.name.to_string(),
@@ -101,11 +104,11 @@ fn event(problem: &Problem, now: jiff::Timestamp) -> Event {
             ..ObjectMeta::default()
         },
         involved_object: ObjectReference {
-            api_version: Some("networking.k8s.io/v1".to_owned()),
-            kind: Some("Ingress".to_owned()),
+            api_version: Some(version.to_owned()),
+            kind: Some(kind.to_owned()),
             namespace: Some(namespace),
             name: Some(name),
-            uid: Some(ingress.uid.to_string()),
+            uid: Some(ingress.uid.to_string()).filter(|uid| !uid.is_empty()),
             ..ObjectReference::default()
         },
         type_: Some("Warning".to_owned()),

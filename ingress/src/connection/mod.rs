@@ -144,8 +144,9 @@ async fn client(
 /// Whether a connection from `address` begins with a PROXY protocol header.
 fn has_proxy_header(worker: &Worker, address: SocketAddr) -> bool {
     let ip = address.ip().to_canonical();
-    let sources = &worker.settings().proxy_protocol_from;
-    sources.iter().any(|range| range.contains(ip))
+    let settings = worker.settings();
+    let mut sources = settings.proxy_protocol_from.iter();
+    sources.any(|range| range.contains(ip))
 }
 
 /// Sets what the socket needs: no waiting for acknowledgements before the next response, probes that find out about
@@ -209,9 +210,9 @@ fn tls_config(worker: &Worker, host: Option<&Host>) -> Result<Arc<ServerConfig>,
     let shared = worker.shared();
     match host.and_then(Host::authority) {
         Some(authority) => authority.config(|clients| {
-            tls::server_config(shared.certificates.clone(), clients, &shared.settings.tls)
+            tls::server_config(shared.certificates.clone(), clients, &worker.settings().tls)
         }),
-        None => Ok(shared.tls.clone()),
+        None => Ok(worker.settings().without_certificate.clone()),
     }
 }
 
@@ -258,7 +259,8 @@ fn peer(
     server_name: Option<Box<str>>,
     certificate: Option<Rc<ClientCertificate>>,
 ) -> Rc<Peer> {
-    let trusted = &worker.settings().trusted_proxies;
+    let settings = worker.settings();
+    let trusted = &settings.trusted_proxies;
     let via = Via::new(client.address.ip(), client.port, is_secure, trusted);
     let is_strict = |name: &str| is_secure && worker.routes().is_secure(name);
     let is_strict = server_name.as_deref().is_some_and(is_strict);

@@ -65,7 +65,7 @@ pub async fn ask(
         return (*known).clone();
     }
     record.asks(&mut question);
-    let limit = visit.worker.settings().backend_timeout;
+    let limit = visit.settings.backend_timeout;
     let call = visit
         .worker
         .outbound()

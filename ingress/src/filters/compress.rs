@@ -20,7 +20,7 @@ use http::{Method, StatusCode, Version};
 /// Levels as in ingress-nginx: what matters is the time they take.
 const GZIP_LEVEL: u32 = 1;
 const BROTLI_LEVEL: u32 = 4;
-const ZSTD_LEVEL: i32 = 3;
+const ZSTD_LEVEL: u32 = 3;
 /// The window of brotli, as a power of two: half a megabyte, as in nginx.
 const BROTLI_WINDOW: u32 = 19;
 const BROTLI_BUFFER: usize = 4096;
@@ -46,6 +46,20 @@ pub struct CompressArgs {
     /// Types of answers that are compressed.
     #[arg(long, value_name = "TYPE", value_delimiter = ',', default_value = TYPES)]
     pub compress_types: Vec<String>,
+
+    #[arg(skip = GZIP_LEVEL)]
+    #[expect(
+        missing_docs,
+        reason = "clap would take a comment for the help of an argument that there is not"
+    )]
+    pub gzip_level: u32,
+
+    #[arg(skip = BROTLI_LEVEL)]
+    #[expect(
+        missing_docs,
+        reason = "clap would take a comment for the help of an argument that there is not"
+    )]
+    pub brotli_level: u32,
 }
 
 /// A content coding (RFC 9110 section 8.4.1).
@@ -110,6 +124,16 @@ impl CompressArgs {
         true
     }
 
+    /// What compresses with `coding`.
+    pub fn compressor(&self, coding: Coding) -> io::Result<Compressor> {
+        let level = match coding {
+            Coding::Gzip => self.gzip_level,
+            Coding::Br => self.brotli_level,
+            Coding::Zstd => ZSTD_LEVEL,
+        };
+        Compressor::new(coding, level)
+    }
+
     fn is_fit(&self, status: StatusCode, headers: &HeaderMap) -> bool {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let length = text(CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
@@ -126,7 +150,7 @@ impl CompressArgs {
             && self
                 .compress_types
                 .iter()
-                .any(|listed| listed.eq_ignore_ascii_case(kind))
+                .any(|listed| listed == "*" || listed.eq_ignore_ascii_case(kind))
     }
 }
 
@@ -181,16 +205,21 @@ impl Coding {
 }
 
 impl Compressor {
-    /// An encoder for `coding`.
-    pub fn new(coding: Coding) -> io::Result<Self> {
+    /// An encoder for `coding`. What `level` may be is the coding's to say, and what is beyond is the nearest.
+    pub fn new(coding: Coding, level: u32) -> io::Result<Self> {
         let encoder = match coding {
-            Coding::Gzip => Encoder::Gzip(GzEncoder::new(Vec::new(), Compression::new(GZIP_LEVEL))),
+            Coding::Gzip => {
+                Encoder::Gzip(GzEncoder::new(Vec::new(), Compression::new(level.min(9))))
+            }
             Coding::Br => {
                 let writer =
-                    CompressorWriter::new(Vec::new(), BROTLI_BUFFER, BROTLI_LEVEL, BROTLI_WINDOW);
+                    CompressorWriter::new(Vec::new(), BROTLI_BUFFER, level.min(11), BROTLI_WINDOW);
                 Encoder::Br(Box::new(writer))
             }
-            Coding::Zstd => Encoder::Zstd(zstd::Encoder::new(Vec::new(), ZSTD_LEVEL)?),
+            Coding::Zstd => Encoder::Zstd(zstd::Encoder::new(
+                Vec::new(),
+                level.try_into().unwrap_or(0),
+            )?),
         };
         Ok(Self {
             encoder,
@@ -276,6 +305,8 @@ mod tests {
             compress: codings.to_vec(),
             compress_min_length: 256,
             compress_types: TYPES.split(',').map(str::to_owned).collect(),
+            gzip_level: GZIP_LEVEL,
+            brotli_level: BROTLI_LEVEL,
         }
     }
 
@@ -382,7 +413,7 @@ mod tests {
     #[test]
     fn what_was_written_comes_out_when_asked_for() {
         for coding in ALL {
-            let mut compressor = Compressor::new(coding).unwrap();
+            let mut compressor = Compressor::new(coding, 1).unwrap();
             let mut out = compressor.write(b"hello").unwrap().to_vec();
             out.extend(compressor.flush().unwrap());
             let mut seen = [0; 5];
@@ -405,7 +436,7 @@ mod tests {
             pieces in proptest::collection::vec((proptest::collection::vec(any::<u8>(), 0..3000), any::<bool>()), 0..12),
         ) {
             for coding in ALL {
-                let mut compressor = Compressor::new(coding).unwrap();
+                let mut compressor = Compressor::new(coding, 1).unwrap();
                 let (mut plain, mut out) = (Vec::new(), Vec::new());
                 for (piece, flushes) in &pieces {
                     plain.extend_from_slice(piece);

@@ -3,7 +3,7 @@
 //! The order is that of nginx's phases as ingress-nginx fills them, so that what kept a request out there keeps it out
 //! here:
 //!
-//! 1. [`deny`] keeps everybody from paths that nobody gets at;
+//! 1. [`ban`] refuses those that nobody wants, and [`deny`] keeps everybody from paths that nobody gets at;
 //! 2. [`greet`] answers preflights of CORS, before redirects and before anybody asks who the client is;
 //! 3. [`enter`] applies limits, then asks the guards: address, password, external authentication;
 //! 4. [`copy`] mirrors the request;
@@ -28,12 +28,14 @@ use crate::message::body::RequestBody;
 use crate::message::variables::Facts;
 use crate::observe::record::Record;
 use crate::routes::{Route, Target};
+use crate::server::settings::Settings;
 use crate::server::worker::Worker;
 use crate::upstream::Upstream;
 use crate::upstream::session::{self, Home};
 
 pub mod access;
 pub mod ask;
+pub mod bans;
 pub mod basic_auth;
 pub mod canary;
 pub mod compress;
@@ -57,10 +59,6 @@ use basic_auth::{Refused, Verifier};
 use external_auth::{ExternalAuth, Verdict};
 use limits::{Exceeded, Limiter};
 
-/// Rules whose requests no password guards and nobody is asked about: ACME servers have none (`no-auth-locations` of
-/// ingress-nginx).
-const UNGUARDED: &str = "/.well-known/acme-challenge";
-
 /// How many of a route's guards must let a request in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Satisfy {
@@ -77,9 +75,6 @@ pub struct State {
     limiter: Arc<Limiter>,
     verifier: Arc<Verifier>,
     answers: Answers,
-    /// Whom to ask about requests for all routes that do not ask somebody else.
-    global_auth: Option<Box<ExternalAuth>>,
-    limit_status: StatusCode,
 }
 
 /// A request on its way.
@@ -87,6 +82,8 @@ pub struct State {
 pub struct Visit<'r> {
     /// The thread.
     pub worker: &'r Rc<Worker>,
+    /// The settings.
+    pub settings: &'r Settings,
     /// The route that it takes.
     pub route: &'r Route,
     /// The host that it is for.
@@ -104,9 +101,16 @@ impl State {
             limiter: Limiter::new(settings.limit_ipv6_prefix),
             verifier: Verifier::new(),
             answers: Answers::new(),
-            global_auth: settings.global_auth.external_auth().map(Box::new),
-            limit_status: settings.limit_status_code,
         }
+    }
+}
+
+/// Refuses those that nobody wants.
+pub fn ban(visit: &Visit<'_>, parts: &Parts) -> Result<(), Reason> {
+    let bans = &visit.settings.everywhere.bans;
+    match !bans.is_empty() && bans.concern(visit.client, &parts.headers) {
+        true => Err(Reason::Blocked),
+        false => Ok(()),
     }
 }
 
@@ -188,7 +192,12 @@ impl Visit<'_> {
                 Ok(())
             }
             Err(exceeded) => {
-                exit.answer_with(state.limit_status);
+                let by_rate = self.settings.limit_status_code;
+                let at_a_time = self.settings.everywhere.connection_limit_status;
+                exit.answer_with(match exceeded {
+                    Exceeded::Rate(_) => by_rate,
+                    Exceeded::AtATime => at_a_time.unwrap_or(by_rate),
+                });
                 Err(match exceeded {
                     Exceeded::Rate(wait) => {
                         exit.retry_after(wait);
@@ -208,13 +217,16 @@ impl Visit<'_> {
             .policy
             .as_ref()
             .is_some_and(|policy| policy.no_global_auth);
-        let global = || self.worker.shared().filters.global_auth.as_deref();
+        let global = || self.settings.global_auth.as_deref();
         let auth = own.or_else(|| global().filter(|_| !is_out))?;
         (!self.is_unguarded()).then_some(auth)
     }
 
     fn is_unguarded(&self) -> bool {
-        self.route.path.starts_with(UNGUARDED)
+        let unguarded = &self.settings.everywhere.unguarded;
+        unguarded
+            .iter()
+            .any(|path| self.route.path.starts_with(&**path))
     }
 
     /// Asks the guards in turn. Where one is enough, the first that lets the request in decides, and who is refused by all

@@ -59,7 +59,7 @@ impl<'r> Manner<'r> {
             session: None,
             spoken: Spoken::PLAIN,
             retries: &USUAL,
-            patience: Patience::new(None, worker.settings()),
+            patience: Patience::new(None, &worker.settings()),
         }
     }
 
@@ -99,7 +99,7 @@ impl<'r> Manner<'r> {
             }),
             spoken,
             retries: route.asks(|policy| &policy.retries).unwrap_or(&USUAL),
-            patience: Patience::new(timeouts, visit.worker.settings()),
+            patience: Patience::new(timeouts, visit.settings),
         }
     }
 }

@@ -54,7 +54,7 @@ pub fn explain(shared: &Shared, url: &str, format: Format) -> Result<String, Str
     let authority = uri.authority().map(http::uri::Authority::as_str);
     let authority = authority.ok_or("must be a URL with a host, like https://a.example/path")?;
     let authority = Authority::parse(authority).ok_or("this host would be refused with 400")?;
-    let path = path::normalise(uri.path(), shared.rules.slashes);
+    let path = path::normalise(uri.path(), shared.settings().rules.slashes);
     let path =
         path.map_err(|error| format!("the path {error}, so it would be refused with 400"))?;
     let explanation = Explanation::new(shared, &authority.host, &path);

@@ -4,21 +4,28 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::networking::v1::Ingress;
 use kube::Api;
 use kube::api::ListParams;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Remark, lint};
+use model::ObjectName;
+use model::kube::object_name;
 
-/// Tell what becomes of Ingresses here that were written for ingress-nginx.
+use super::{Remark, Report, lint, lint_settings};
+use crate::config;
+
+/// Tell what becomes of Ingresses here that were written for ingress-nginx, and of its ConfigMap.
 ///
-/// Every annotation is the same as there, differs, is refused, or has a value that cannot be used; so are fields, and
-/// paths that ingress-nginx matches in another way. Ends with 1 if something is refused or cannot be used.
+/// Every annotation is the same as there, differs, is refused, or has a value that cannot be used; so are keys of the
+/// ConfigMap, fields, and paths that ingress-nginx matches in another way. Ends with 1 if something is refused or cannot
+/// be used.
 #[derive(clap::Args, Debug, Clone)]
 pub struct LintArgs {
-    /// Files with objects in YAML or JSON; - is standard input. What is no Ingress is passed over.
+    /// Files with objects in YAML or JSON; - is standard input. What is no Ingress is passed over, nor a ConfigMap that is
+    /// ingress-nginx's by its name or labels.
     #[arg(value_name = "FILE", required_unless_present = "cluster")]
     pub files: Vec<PathBuf>,
 
@@ -29,6 +36,10 @@ pub struct LintArgs {
     /// File that says how to reach the cluster. Without it: $KUBECONFIG or ~/.kube/config.
     #[arg(long, value_name = "FILE", requires = "cluster")]
     pub kubeconfig: Option<PathBuf>,
+
+    /// ConfigMap with settings, as NAMESPACE/NAME, whatever its labels.
+    #[arg(long, value_name = "CONFIGMAP", value_parser = config::object_name)]
+    pub configmap: Option<ObjectName>,
 
     /// Print a JSON object a line.
     #[arg(long)]
@@ -58,8 +69,8 @@ pub enum Error {
         /// Why.
         source: serde_norway::Error,
     },
-    /// An Ingress is none by its form.
-    #[error("{path} has an Ingress that is none")]
+    /// An Ingress or a ConfigMap is none by its form.
+    #[error("{path} has an object that is not of its kind")]
     Object {
         /// The file.
         path: PathBuf,
@@ -72,6 +83,12 @@ pub enum Error {
     /// The Ingresses cannot be listed.
     #[error("cannot list the Ingresses of the cluster")]
     List(#[source] Box<kube::Error>),
+    /// The ConfigMap cannot be read.
+    #[error("cannot read the ConfigMap {0}")]
+    Settings(ObjectName, #[source] Box<kube::Error>),
+    /// There is no such ConfigMap.
+    #[error("there is no ConfigMap {0}")]
+    NoSettings(ObjectName),
     /// What there is to say cannot be printed.
     #[error("cannot print")]
     Print(#[source] io::Error),
@@ -79,17 +96,19 @@ pub enum Error {
 
 /// Prints what there is to say to `out`. Says whether all that is asked for is done.
 pub async fn run(args: &LintArgs, mut out: impl Write) -> Result<bool, Error> {
-    let ingresses = match args.cluster {
+    let objects = match args.cluster {
         true => from_cluster(args).await?,
-        false => from_files(&args.files)?,
+        false => from_files(args)?,
     };
-    let reports = lint(&ingresses);
+    let of_ingresses = lint(&objects.ingresses);
+    let of_settings = objects.settings.iter().filter_map(lint_settings);
+    let reports: Vec<Report> = of_ingresses.into_iter().chain(of_settings).collect();
     for remark in reports.iter().flat_map(|report| report.remarks()) {
         if !(args.quiet && remark.verdict == "same") {
             print(args, &remark, &mut out).map_err(Error::Print)?;
         }
     }
-    Ok(!reports.iter().any(super::Report::is_bad))
+    Ok(!reports.iter().any(Report::is_bad))
 }
 
 fn print(args: &LintArgs, remark: &Remark, out: &mut impl Write) -> io::Result<()> {
@@ -102,19 +121,41 @@ fn print(args: &LintArgs, remark: &Remark, out: &mut impl Write) -> io::Result<(
     }
 }
 
-async fn from_cluster(args: &LintArgs) -> Result<Vec<Ingress>, Error> {
+/// What there is to look at.
+#[derive(Default)]
+struct Objects {
+    ingresses: Vec<Ingress>,
+    settings: Vec<ConfigMap>,
+}
+
+async fn from_cluster(args: &LintArgs) -> Result<Objects, Error> {
     let config = crate::kube_config(args.kubeconfig.as_deref()).await?;
     let client = crate::client(config)?;
-    let listed = Api::<Ingress>::all(client)
+    let listed = Api::<Ingress>::all(client.clone())
         .list(&ListParams::default())
         .await;
     let listed = listed.map_err(|error| Error::List(Box::new(error)))?;
-    Ok(listed.items)
+    let mut objects = Objects {
+        ingresses: listed.items,
+        settings: Vec::new(),
+    };
+    if let Some(name) = &args.configmap {
+        let api = Api::<ConfigMap>::namespaced(client, &name.namespace);
+        // As the gateway does it, so the same right is enough.
+        let one = ListParams::default().fields(&format!("metadata.name={}", name.name));
+        let found = api.list(&one).await;
+        let found = found.map_err(|error| Error::Settings(name.clone(), Box::new(error)))?;
+        let mut found = found.into_iter();
+        let map = found.find(|map| object_name(&map.metadata).as_ref() == Some(name));
+        let map = map.ok_or_else(|| Error::NoSettings(name.clone()))?;
+        objects.settings.push(map);
+    }
+    Ok(objects)
 }
 
-fn from_files(files: &[PathBuf]) -> Result<Vec<Ingress>, Error> {
-    let mut ingresses = Vec::new();
-    for path in files {
+fn from_files(args: &LintArgs) -> Result<Objects, Error> {
+    let mut objects = Objects::default();
+    for path in &args.files {
         let text = read(path).map_err(|source| Error::File {
             path: path.clone(),
             source,
@@ -125,15 +166,14 @@ fn from_files(files: &[PathBuf]) -> Result<Vec<Ingress>, Error> {
                 source,
             };
             let object = Value::deserialize(document).map_err(yaml)?;
-            let found = in_object(object);
-            let found = found.map_err(|source| Error::Object {
+            let taken = objects.take(object, args.configmap.as_ref());
+            taken.map_err(|source| Error::Object {
                 path: path.clone(),
                 source,
             })?;
-            ingresses.extend(found);
         }
     }
-    Ok(ingresses)
+    Ok(objects)
 }
 
 fn read(path: &Path) -> io::Result<String> {
@@ -145,26 +185,54 @@ fn read(path: &Path) -> io::Result<String> {
     fs::read_to_string(path)
 }
 
-/// The Ingress that `object` is, or those in it if it is a list. An object from a file may lack its namespace.
-fn in_object(mut object: Value) -> Result<Vec<Ingress>, serde_json::Error> {
-    if let Some(items) = object.get_mut("items").and_then(Value::as_array_mut) {
-        let found: Result<Vec<_>, _> = items.drain(..).map(in_object).collect();
-        return Ok(found?.into_iter().flatten().collect());
+impl Objects {
+    /// Takes up `object`, or those in it if it is a list, as far as they are looked at. One from a file may lack its
+    /// namespace.
+    fn take(
+        &mut self,
+        mut object: Value,
+        settings: Option<&ObjectName>,
+    ) -> Result<(), serde_json::Error> {
+        if let Some(items) = object.get_mut("items").and_then(Value::as_array_mut) {
+            let mut items = items.drain(..);
+            return items.try_for_each(|item| self.take(item, settings));
+        }
+        let text = |field: &str| object.get(field).and_then(Value::as_str);
+        let (version, kind) = (text("apiVersion"), text("kind"));
+        let is_ours = version.is_some_and(|version| version.starts_with("networking.k8s.io/"));
+        match kind {
+            Some("Ingress") if is_ours => {
+                let mut ingress: Ingress = serde_json::from_value(object)?;
+                let namespace = &mut ingress.metadata.namespace;
+                namespace.get_or_insert_with(|| "default".to_owned());
+                self.ingresses.push(ingress);
+            }
+            Some("ConfigMap") if version == Some("v1") => {
+                let mut map: ConfigMap = serde_json::from_value(object)?;
+                let namespace = &mut map.metadata.namespace;
+                namespace.get_or_insert_with(|| "default".to_owned());
+                if has_settings(&map, settings) {
+                    self.settings.push(map);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
     }
-    let is_ingress = object.get("kind").is_some_and(|kind| kind == "Ingress");
-    let group = object
-        .get("apiVersion")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    if !is_ingress || !group.starts_with("networking.k8s.io/") {
-        return Ok(Vec::new());
-    }
-    let mut ingress: Ingress = serde_json::from_value(object)?;
-    ingress
-        .metadata
-        .namespace
-        .get_or_insert_with(|| "default".to_owned());
-    Ok(vec![ingress])
+}
+
+/// Whether `map` is the one that is `named`, or ingress-nginx's by its name or the labels of its Helm chart.
+fn has_settings(map: &ConfigMap, named: Option<&ObjectName>) -> bool {
+    const NAMES: [&str; 2] = ["ingress-nginx-controller", "nginx-configuration"];
+    let Some(name) = object_name(&map.metadata) else {
+        return false;
+    };
+    let label = |key| map.metadata.labels.as_ref()?.get(key).map(String::as_str);
+    let is_its = label("app.kubernetes.io/name") == Some("ingress-nginx")
+        && label("app.kubernetes.io/component") == Some("controller")
+        // Others of the chart have the same labels, and headers or ports in them.
+        && name.name.ends_with("-controller");
+    named == Some(&name) || NAMES.contains(&&*name.name) || is_its
 }
 
 #[cfg(test)]
@@ -234,7 +302,7 @@ spec:
         let (_, text) = printed(OBJECTS, &["--json", "--quiet"]).await;
         let line: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(
-            (&line["ingress"], &line["verdict"]),
+            (&line["object"], &line["verdict"]),
             (&"ns/snippet".into(), &"refused".into())
         );
     }
@@ -253,5 +321,41 @@ spec:
             Err(Error::Object { .. })
         ));
         assert!(Cli::try_parse_from(["lint"]).is_err());
+    }
+
+    const SETTINGS: &str = "
+apiVersion: v1
+kind: ConfigMap
+metadata: { name: ingress-nginx-controller, namespace: ingress-nginx }
+data: { proxy-body-size: 8m, http-snippet: x }
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: { name: other }
+data: { use-gzip: 'true' }
+---
+apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: edge-controller
+  labels: { app.kubernetes.io/name: ingress-nginx, app.kubernetes.io/component: controller }
+data: { worker-processes: '4' }
+";
+
+    #[tokio::test]
+    async fn the_settings_of_ingress_nginx_are_looked_at() {
+        let (ended, text) = printed(SETTINGS, &[]).await;
+        assert!(!ended.unwrap());
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        let refused = "ingress-nginx/ingress-nginx-controller: refused: http-snippet: ";
+        assert!(lines[0].starts_with(refused), "{text}");
+        assert_eq!(
+            lines[1],
+            "ingress-nginx/ingress-nginx-controller: same: proxy-body-size: as in ingress-nginx"
+        );
+        assert!(lines[2].starts_with("default/edge-controller: differs: worker-processes: "));
+        let (ended, text) = printed(SETTINGS, &["--configmap=default/other", "--json"]).await;
+        assert!(!ended.unwrap() && text.contains("use-gzip"));
     }
 }

@@ -1,4 +1,5 @@
-//! What becomes of Ingresses here that were written for ingress-nginx: the same, something else, or nothing.
+//! What becomes of Ingresses here that were written for ingress-nginx, and of its ConfigMap: the same, something else, or
+//! nothing.
 //!
 //! It reads objects as the gateway does, but takes on trust what they name: Services, Secrets and ConfigMaps are not
 //! looked for. So it works on files, and what it says depends on nothing else.
@@ -6,12 +7,15 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::networking::v1::Ingress;
 use model::kube::object_name;
 use model::{ObjectName, World};
 use serde::Serialize;
 
-use crate::annotations::{Finding, Policy, Referenced, Verdict};
+use crate::annotations::{Finding, Policy, Referenced, defaults};
+use crate::config::GatewayArgs;
+use crate::configmap;
 use crate::observe::metrics::Metrics;
 use crate::problem::{Fault, Problem};
 use crate::routes::Routes;
@@ -24,12 +28,12 @@ mod quirks;
 
 pub use quirks::Quirk;
 
-/// What there is to say about one Ingress.
+/// What there is to say about one Ingress or ConfigMap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     /// The object.
-    pub ingress: ObjectName,
-    /// What becomes of each of its annotations.
+    pub object: ObjectName,
+    /// What becomes of each of its annotations or entries.
     pub findings: Vec<Finding>,
     /// Where requests take another way than in ingress-nginx, and the field that is concerned.
     pub quirks: Vec<(String, Quirk)>,
@@ -41,8 +45,8 @@ pub struct Report {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Remark {
     /// `namespace/name` of the object.
-    pub ingress: String,
-    /// The annotation's key or the path of the field.
+    pub object: String,
+    /// The key of the annotation or entry, or the path of the field.
     pub subject: String,
     /// `same`, `differs`, `refused` or `invalid`.
     pub verdict: &'static str,
@@ -61,9 +65,22 @@ pub fn lint(ingresses: &[Ingress]) -> Vec<Report> {
         findings: Policy::read(ingress, None).findings,
         quirks: quirks.remove(&name).unwrap_or_default(),
         faults: faults.remove(&name).unwrap_or_default(),
-        ingress: name,
+        object: name,
     };
     named.map(report).collect()
+}
+
+/// Looks at a ConfigMap with settings.
+pub fn lint_settings(map: &ConfigMap) -> Option<Report> {
+    let object = object_name(&map.metadata)?;
+    let entries = map.data.clone().unwrap_or_default();
+    let args = GatewayArgs::default();
+    Some(Report {
+        findings: configmap::read(&object.namespace, &entries, &args, None).findings,
+        quirks: Vec::new(),
+        faults: Vec::new(),
+        object,
+    })
 }
 
 /// What is wrong with fields, by object. What is wrong with annotations is among the findings.
@@ -111,6 +128,7 @@ pub(crate) fn alone(ingress: &Ingress) -> Alone {
 /// Reads where nothing that an object names can be seen.
 fn in_the_dark<R>(read: impl FnOnce(Context<'_>) -> R) -> R {
     read(Context {
+        defaults: &defaults::NONE,
         world: &World::new(""),
         names: &Names::default(),
         upstreams: &Upstreams::default(),
@@ -134,7 +152,7 @@ impl Report {
     /// All there is to say, one by one.
     pub fn remarks(&self) -> impl Iterator<Item = Remark> {
         let remark = |subject: &str, verdict, message: String| Remark {
-            ingress: self.ingress.to_string(),
+            object: self.object.to_string(),
             subject: subject.to_owned(),
             verdict,
             message,
@@ -152,25 +170,19 @@ impl Report {
 
     /// Whether something that the object asks for is not done.
     pub fn is_bad(&self) -> bool {
-        let is_bad = |finding: &Finding| {
-            matches!(
-                finding.verdict,
-                Verdict::Refused { .. } | Verdict::Invalid(_)
-            )
-        };
-        !self.faults.is_empty() || self.findings.iter().any(is_bad)
+        !self.faults.is_empty() || self.findings.iter().any(Finding::is_bad)
     }
 }
 
 impl fmt::Display for Remark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
-            ingress,
+            object,
             subject,
             verdict,
             message,
         } = self;
-        write!(f, "{ingress}: {verdict}: {subject}: {message}")
+        write!(f, "{object}: {verdict}: {subject}: {message}")
     }
 }
 

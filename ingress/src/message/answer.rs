@@ -63,6 +63,8 @@ pub enum Reason {
     PathDenied,
     /// A browser asks whether it may send a request for another origin.
     CorsPreflight,
+    /// The client, or what it says it is or where it comes from, is one of those that nobody wants.
+    Blocked,
     /// The client's address is not one that may use the route.
     SourceDenied,
     /// The client sends more requests than it may.
@@ -150,6 +152,7 @@ impl Reason {
         Self::Closed,
         Self::PathDenied,
         Self::CorsPreflight,
+        Self::Blocked,
         Self::SourceDenied,
         Self::RateLimited,
         Self::ConnectionLimited,
@@ -208,6 +211,7 @@ impl Reason {
             Self::Closed => "closed",
             Self::PathDenied => "path_denied",
             Self::CorsPreflight => "cors_preflight",
+            Self::Blocked => "blocked",
             Self::SourceDenied => "source_denied",
             Self::RateLimited => "rate_limited",
             Self::ConnectionLimited => "connection_limited",
@@ -270,7 +274,9 @@ impl Reason {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::CorsPreflight => StatusCode::NO_CONTENT,
-            Self::PathDenied | Self::SourceDenied | Self::AuthForbidden => StatusCode::FORBIDDEN,
+            Self::PathDenied | Self::Blocked | Self::SourceDenied | Self::AuthForbidden => {
+                StatusCode::FORBIDDEN
+            }
             Self::RateLimited | Self::ConnectionLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::PasswordWanted | Self::AuthUnauthorized => StatusCode::UNAUTHORIZED,
             Self::AuthBusy => StatusCode::SERVICE_UNAVAILABLE,

@@ -16,7 +16,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep};
 
 use crate::annotations::timeouts::Patience;
-use crate::filters::compress::{Coding, Compressor};
+use crate::filters::compress::Compressor;
 use crate::filters::mirror::BodyCopy;
 use crate::filters::outbound::Outgoing;
 use crate::filters::pace::{Pace, Paced};
@@ -498,9 +498,9 @@ impl ResponseBody {
         }
     }
 
-    /// The same, compressed with `coding`. Its headers must say so.
-    pub fn compressed(mut self, coding: Option<Coding>) -> Self {
-        self.compression = coding.map(|coding| Box::new(Compression::new(coding)));
+    /// The same, compressed by `compressor`. Its headers must say so.
+    pub fn compressed(mut self, compressor: Option<io::Result<Compressor>>) -> Self {
+        self.compression = compressor.map(|compressor| Box::new(Compression::new(compressor)));
         self
     }
 
@@ -589,9 +589,9 @@ impl Source {
 }
 
 impl Compression {
-    fn new(coding: Coding) -> Self {
+    fn new(compressor: io::Result<Compressor>) -> Self {
         Self {
-            compressor: Compressor::new(coding),
+            compressor,
             trailers: None,
         }
     }

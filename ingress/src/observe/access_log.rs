@@ -24,7 +24,7 @@ const QUEUE: usize = 128;
 
 /// The sending side, to be cloned for each thread.
 #[derive(Debug, Clone)]
-pub struct Sink(Option<SyncSender<Vec<u8>>>);
+pub struct Sink(SyncSender<Vec<u8>>);
 
 /// A thread's access log.
 #[derive(Debug)]
@@ -34,7 +34,6 @@ pub struct AccessLog {
     /// Told of the first line of a block.
     begun: Notify,
     metrics: Arc<Metrics>,
-    format: LogFormat,
 }
 
 /// Starts a thread that writes to `writer`. It ends when all senders are gone.
@@ -42,7 +41,7 @@ pub fn start(writer: impl Write + Send + 'static) -> std::io::Result<(Sink, Join
     let (sender, receiver) = sync_channel(QUEUE);
     let thread = std::thread::Builder::new().name("access-log".to_owned());
     let thread = thread.spawn(move || write_blocks(writer, &receiver))?;
-    Ok((Sink(Some(sender)), thread))
+    Ok((Sink(sender), thread))
 }
 
 fn write_blocks(mut writer: impl Write, blocks: &Receiver<Vec<u8>>) {
@@ -54,38 +53,20 @@ fn write_blocks(mut writer: impl Write, blocks: &Receiver<Vec<u8>>) {
     }
 }
 
-impl Sink {
-    /// No access log.
-    pub fn off() -> Self {
-        Self(None)
-    }
-}
-
 impl AccessLog {
     /// A thread's log that goes to `sink`.
-    pub fn new(sink: Sink, metrics: Arc<Metrics>, format: LogFormat) -> Self {
+    pub fn new(sink: Sink, metrics: Arc<Metrics>) -> Self {
         Self {
             sink,
             block: RefCell::default(),
             begun: Notify::new(),
             metrics,
-            format,
         }
     }
 
-    /// How lines look.
-    pub fn format(&self) -> &LogFormat {
-        &self.format
-    }
-
-    /// Whether lines go anywhere.
-    pub fn is_on(&self) -> bool {
-        self.sink.0.is_some()
-    }
-
-    /// Adds a line.
-    pub fn write(&self, line: &impl Serialize) {
-        let (before, after) = self.append(line);
+    /// Adds a line that looks like `format`.
+    pub fn write(&self, format: &LogFormat, line: &impl Serialize) {
+        let (before, after) = self.append(format, line);
         if after >= BLOCK_BYTES {
             self.flush();
         } else if before == 0 {
@@ -94,10 +75,10 @@ impl AccessLog {
     }
 
     /// Adds a line to the block and returns its length before and after.
-    fn append(&self, line: &impl Serialize) -> (usize, usize) {
+    fn append(&self, format: &LogFormat, line: &impl Serialize) -> (usize, usize) {
         let mut block = self.block.borrow_mut();
         let before = block.len();
-        match self.format.write(line, &mut block) {
+        match format.write(line, &mut block) {
             Ok(()) => block.push(b'\n'),
             Err(_) => {
                 block.truncate(before);
@@ -120,10 +101,10 @@ impl AccessLog {
     /// Hands over what has gathered.
     pub fn flush(&self) {
         let block = std::mem::take(&mut *self.block.borrow_mut());
-        let Some(sender) = self.sink.0.as_ref().filter(|_| !block.is_empty()) else {
+        if block.is_empty() {
             return;
-        };
-        if let Err(error) = sender.try_send(block) {
+        }
+        if let Err(error) = self.sink.0.try_send(block) {
             use std::sync::mpsc::TrySendError::{Disconnected, Full};
             let (Full(block) | Disconnected(block)) = error;
             let lines = block.iter().filter(|byte| **byte == b'\n').count();

@@ -24,6 +24,7 @@ use crate::message::body::Progress;
 use crate::observe::log_format::LogFormat;
 use crate::observe::series::{BackendTimes, Observed};
 use crate::routes::{Route, Target};
+use crate::server::settings::Settings;
 use crate::server::worker::{Peer, Worker};
 use crate::trace::context::Context;
 use crate::trace::span::Served;
@@ -264,11 +265,13 @@ impl Record {
                 sent: self.sent,
             });
         }
-        if self.worker.log().is_on() && self.is_logged() {
+        let settings = self.worker.settings();
+        if !settings.no_access_log && self.is_logged(&settings) {
             let line = self.line(status, elapsed);
-            match self.worker.log().format() {
-                LogFormat::Json => self.worker.log().write(&line),
-                LogFormat::Text(_) => self.worker.log().write(&self.text_line(line)),
+            let format = &settings.access_log_format;
+            match format {
+                LogFormat::Json => self.worker.log().write(format, &line),
+                LogFormat::Text(_) => self.worker.log().write(format, &self.text_line(line)),
             }
         }
         if let Some(trace) = self.trace.take() {
@@ -296,8 +299,17 @@ impl Record {
         tracer.finish(trace, &served);
     }
 
-    /// Whether the Ingress wants requests to be written down.
-    fn is_logged(&self) -> bool {
+    /// Whether the Ingress wants requests to be written down, and nobody else wants this one not to be.
+    fn is_logged(&self, settings: &Settings) -> bool {
+        let unlogged = &settings.everywhere.unlogged;
+        let target = || {
+            self.target
+                .path_and_query()
+                .map_or("", |target| target.as_str())
+        };
+        if !unlogged.is_empty() && unlogged.has(target()) {
+            return false;
+        }
         let asked = self
             .route
             .as_ref()

@@ -65,7 +65,7 @@ pub async fn serve(
         Err(reason) => deliver_own(reason, exit.answer(reason, version), record, is_call),
     };
     if peer.is_strict
-        && let Some(hsts) = &worker.shared().hsts
+        && let Some(hsts) = &worker.settings().hsts
     {
         headers::add_hsts(hsts, response.headers_mut());
     }
@@ -80,25 +80,23 @@ async fn answer(
     record: &mut Record,
     exit: &mut Exit,
 ) -> Result<Outcome, Reason> {
-    let head = strict::check(&mut parts, worker.shared().rules)?;
+    let settings = worker.settings();
+    let head = strict::check(&mut parts, settings.rules)?;
     check_direction(worker, peer, &head)?;
     let routes = worker.routes();
     let is_secure = peer.is_secure || peer.via.vouches_for_https(&parts.headers);
     let Some(route) = routes.find(&head.host, parts.uri.path()) else {
         let moved = routes.moved(&head.host).ok_or(Reason::NoRoute)?;
-        let redirect = redirect::to_host(moved, is_secure, &parts);
+        let redirect = redirect::to_host(moved, is_secure, &parts, &settings);
         return Ok(redirected(redirect, &parts));
     };
     record.routed(route.clone());
     let visit = Visit {
         worker,
+        settings: &settings,
         route,
         host: &head.host,
-        client: forwarding::client(
-            peer.address.ip(),
-            &parts.headers,
-            &worker.settings().trusted_proxies,
-        ),
+        client: forwarding::client(peer.address.ip(), &parts.headers, &settings.trusted_proxies),
         is_secure,
     };
     if let Some(tracer) = worker.tracer() {
@@ -107,6 +105,7 @@ async fn answer(
     if route.is_closed() {
         return Err(Reason::Closed);
     }
+    filters::ban(&visit, &parts)?;
     filters::deny(route, &parts, exit)?;
     filters::greet(route, &parts, exit)?;
     if peer.is_secure && route.ends_tls() {
@@ -120,20 +119,20 @@ async fn answer(
         return Ok(redirected(redirect, &parts));
     }
     let size = route.asks(|policy| &policy.body).and_then(|body| body.size);
-    let limits = worker.settings().body_limits(size);
+    let limits = settings.body_limits(size);
     limits.check_length(body.size_hint().exact())?;
     record.named(peer.via.apply(&mut parts.headers));
     if let Some(redirect) = check_certificate(peer, route, &head, &mut parts)? {
         return Ok(redirect);
     }
-    exit.may_compress(worker.settings().compress.accepted(
-        &parts.method,
-        parts.version,
-        &parts.headers,
-    ));
+    exit.may_compress(
+        settings
+            .compress
+            .accepted(&parts.method, parts.version, &parts.headers),
+    );
     filters::enter(&visit, &mut parts, record, exit).await?;
     let call = Call::of(&parts);
-    let pause = call.map_or(worker.settings().client_timeout, |_| grpc::PATIENCE);
+    let pause = call.map_or(settings.client_timeout, |_| grpc::PATIENCE);
     let (mut body, progress) = RequestBody::new(body, head.trailers, pause, limits);
     if !progress.is_complete() {
         record.reads(&progress);
@@ -157,7 +156,7 @@ async fn answer(
         (upstream, manner)
     });
     let edit = ResponseEdit::of(route, || visit.facts(&parts));
-    rewrite::apply(route, &mut parts, worker.shared().rules.slashes)?;
+    rewrite::apply(route, &mut parts, settings.rules.slashes)?;
     headers::edit_request(route, &mut parts.headers);
     let intercept = Intercept::prepare(route, routes.fallback(), &parts);
     let upgrade = head.upgrade.then(|| upgrade::prepare(&mut parts));
@@ -293,14 +292,15 @@ fn deliver(
     match reply {
         Reply::Response(mut response) => {
             exit.finish(status, response.headers_mut());
-            let settings = &worker.settings().compress;
-            let is_worth_it = settings.announce(exit.coding(), status, response.headers_mut());
+            let settings = worker.settings();
+            let compress = &settings.compress;
+            let is_worth_it = compress.announce(exit.coding(), status, response.headers_mut());
             let coding = exit.coding().filter(|_| is_worth_it);
             let name = response.headers_mut().entry(SERVER);
             name.or_insert(answer::SERVER_NAME);
             response.map(|body| {
                 ResponseBody::backend(body, record)
-                    .compressed(coding)
+                    .compressed(coding.map(|coding| compress.compressor(coding)))
                     .paced(exit.pace())
             })
         }

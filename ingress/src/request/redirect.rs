@@ -12,9 +12,7 @@ use crate::filters::Visit;
 use crate::message::answer::Reason;
 use crate::message::variables::scheme;
 use crate::routes::{Table, Target};
-
-/// Where ACME servers look for the answers to their challenges, over plain HTTP.
-const ACME_CHALLENGES: &str = "/.well-known/acme-challenge/";
+use crate::server::settings::Settings;
 
 /// An answer that sends the client elsewhere.
 #[derive(Debug)]
@@ -64,19 +62,20 @@ fn to_https(
     }
     let wanted = visit.route.asks(|policy| &policy.https);
     let HttpsRedirect { where_tls, always } = wanted.copied().unwrap_or_default();
-    let settings = visit.worker.settings();
+    let settings = visit.settings;
     let is_wanted = always.unwrap_or(settings.force_ssl_redirect)
         || where_tls.unwrap_or(settings.ssl_redirect) && routes.is_secure(visit.host);
-    let is_challenge = || parts.uri.path().starts_with(ACME_CHALLENGES);
-    if !is_wanted || is_challenge() {
+    let path = parts.uri.path();
+    let mut stays = settings.everywhere.no_https_redirect.iter();
+    if !is_wanted || stays.any(|stays| path.starts_with(&**stays)) {
         return None;
     }
     let port = asked.filter(|asked| asked.with_port);
-    let port = port.and_then(|_| visit.worker.settings().https_bind.first());
+    let port = port.and_then(|_| settings.https_bind.first());
     let port = port.map_or_else(String::new, |address| format!(":{}", address.port()));
     Some(Redirect {
         reason: Reason::HttpsRedirect,
-        status: StatusCode::PERMANENT_REDIRECT,
+        status: settings.everywhere.redirect_status,
         location: format!("https://{}{port}{}", visit.host, target(parts)),
     })
 }
@@ -123,10 +122,10 @@ fn at_same_host(
 }
 
 /// The same request at `host`.
-pub fn to_host(host: &str, is_secure: bool, parts: &Parts) -> Redirect {
+pub fn to_host(host: &str, is_secure: bool, parts: &Parts, settings: &Settings) -> Redirect {
     Redirect {
         reason: Reason::Redirect,
-        status: StatusCode::PERMANENT_REDIRECT,
+        status: settings.everywhere.redirect_status,
         location: format!("{}://{host}{}", scheme(is_secure), target(parts)),
     }
 }

@@ -41,7 +41,7 @@ pub fn route(name: &ObjectName, context: Context<'_>) -> Option<Arc<Route>> {
         backend_name,
         canary: None,
         fallback: None,
-        policy: None,
+        policy: context.defaults.policy().cloned(),
     }))
 }
 

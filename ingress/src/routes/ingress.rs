@@ -17,7 +17,7 @@ use super::class::{class_annotation, class_field};
 use super::default_backend::first_port;
 use super::validate;
 use super::{PathMatch, Route, Target, further};
-use crate::annotations::{Pattern, Policy, Reference, Referenced, known};
+use crate::annotations::{Defaults, Pattern, Policy, Reference, Referenced, known};
 use crate::forward::protocol::Security;
 use crate::message::host::HostPattern;
 use crate::observe::metrics::Metrics;
@@ -95,6 +95,8 @@ pub struct Context<'c> {
     pub upstreams: &'c Upstreams,
     /// Where Secrets are looked up. One that nobody has looked for yet will be, and then the object is read again.
     pub referenced: &'c Referenced,
+    /// What holds for Ingresses that say nothing else.
+    pub defaults: &'c Defaults,
     /// Where the series of routes come from.
     pub metrics: &'c Metrics,
 }
@@ -224,7 +226,12 @@ impl Reader<'_> {
 
     /// What the annotations ask for. What is wrong with them is reported.
     fn read_annotations(&mut self, ingress: &Ingress) {
-        let read = Policy::read(ingress, Some(self.context.referenced));
+        let Context {
+            referenced,
+            defaults,
+            ..
+        } = self.context;
+        let read = Policy::read_over(defaults, ingress, Some(referenced));
         let problems = read.findings.iter();
         let problems = problems.filter_map(|finding| finding.problem(&self.reading.ingress));
         self.reading.problems.extend(problems);

@@ -119,6 +119,7 @@ impl Bench {
         world: &World,
     ) -> Changed {
         let context = Context {
+            defaults: &crate::annotations::defaults::NONE,
             world,
             names: &Names::default(),
             upstreams: &self.upstreams,

@@ -7,43 +7,33 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use http::HeaderValue;
-use rustls::ServerConfig;
-use rustls::server::WebPkiClientVerifier;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 use crate::config::GatewayArgs;
+use crate::configmap::Everywhere;
 use crate::filters;
-use crate::message::path::Slashes;
 use crate::observe::metrics::Metrics;
-use crate::request::strict::Rules;
 use crate::routes::Table;
 use crate::server::listener::{Listener, Listeners, Protocol};
+use crate::server::settings::Settings;
 use crate::server::worker::{self, Outlets};
+use crate::tls::Certificates;
 use crate::tls::backend::Defaults;
 use crate::tls::certificate::Certificate;
-use crate::tls::{self, Certificates};
 use crate::upstream::registry::Upstreams;
 
 /// What all threads share.
 #[derive(Debug)]
 pub struct Shared {
-    /// The settings.
-    pub settings: GatewayArgs,
-    /// The rules for request heads that follow from them.
-    pub rules: Rules,
-    /// What clients over TLS are told about HTTPS.
-    pub hsts: Option<HeaderValue>,
+    settings: watch::Sender<Arc<Settings>>,
     /// The routes in effect.
     pub routes: Arc<ArcSwap<Table>>,
     /// The backends that they lead to.
     pub upstreams: Upstreams,
     /// The certificates in effect.
     pub certificates: Arc<ArcSwap<Certificates>>,
-    /// TLS settings for all connections.
-    pub tls: Arc<ServerConfig>,
     /// TLS to backends where no Ingress says otherwise.
     pub backend_tls: Arc<Defaults>,
     /// What filters know.
@@ -91,39 +81,44 @@ impl Shared {
             default,
             settings.default_ssl_certificate.clone(),
         )));
-        let nobody = WebPkiClientVerifier::no_client_auth();
-        let tls = tls::server_config(certificates.clone(), nobody, &settings.tls);
-        let tls = tls.map_err(Error::Tls)?;
         let file = settings.backend_ca_file.as_deref();
         let backend_tls = Defaults::new(!settings.no_backend_verify, file);
         let backend_tls = backend_tls.map_err(|source| Error::BackendRoots {
             file: settings.backend_ca_file.clone().unwrap_or_default(),
             source,
         })?;
-        let slashes = if settings.keep_slashes {
-            Slashes::Keep
-        } else {
-            Slashes::Merge
-        };
-        let keep_underscores = settings.keep_underscore_headers;
         let filters = filters::State::new(&settings);
-        let hsts = settings.hsts();
+        let settings = Settings::new(settings, Everywhere::default(), &certificates, None);
+        let settings = settings.map_err(Error::Tls)?;
         Ok(Arc::new(Self {
-            hsts,
-            settings,
-            rules: Rules {
-                slashes,
-                keep_underscores,
-            },
+            settings: watch::Sender::new(Arc::new(settings)),
             routes: Arc::default(),
             upstreams: Upstreams::default(),
             certificates,
-            tls: Arc::new(tls),
             backend_tls: Arc::new(backend_tls),
             filters,
             metrics: Arc::new(metrics),
             phase: watch::Sender::new(Phase::Starting),
         }))
+    }
+
+    /// The settings in effect.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.borrow().clone()
+    }
+
+    /// The settings in effect, now and from now on.
+    pub fn follow_settings(&self) -> watch::Receiver<Arc<Settings>> {
+        self.settings.subscribe()
+    }
+
+    /// Puts other settings into effect.
+    pub fn change_settings(&self, args: GatewayArgs, everywhere: Everywhere) -> Result<(), Error> {
+        let last = self.settings();
+        let settings = Settings::new(args, everywhere, &self.certificates, Some(&last));
+        let settings = settings.map_err(Error::Tls)?;
+        self.settings.send_replace(Arc::new(settings));
+        Ok(())
     }
 
     /// Where the gateway is in its life.
@@ -133,7 +128,7 @@ impl Shared {
 
     /// Binds all addresses, except for those of which the sockets are `inherited`.
     pub fn bind(&self, inherited: Vec<Listener>) -> Result<Listeners, Error> {
-        Listeners::bind(&self.settings, self.workers(), inherited)
+        Listeners::bind(&self.settings(), self.workers(), inherited)
     }
 
     /// Starts the threads that serve `listeners` until `shutdown`.
@@ -172,7 +167,7 @@ impl Shared {
     /// The number of threads.
     pub fn workers(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        self.settings.workers.unwrap_or_else(cores).max(1)
+        self.settings().workers.unwrap_or_else(cores).max(1)
     }
 }
 

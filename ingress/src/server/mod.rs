@@ -3,4 +3,5 @@
 pub mod gateway;
 pub mod handover;
 pub mod listener;
+pub mod settings;
 pub mod worker;

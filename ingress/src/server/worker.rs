@@ -21,7 +21,6 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::GatewayArgs;
 use crate::connection;
 use crate::connection::h1::Awake;
 use crate::filters::outbound::Outbound;
@@ -32,6 +31,7 @@ use crate::request::forwarding::Via;
 use crate::routes::Table;
 use crate::server::gateway::Shared;
 use crate::server::listener::{Listener, Protocol};
+use crate::server::settings::Settings;
 use crate::tls::client_certificate::ClientCertificate;
 use crate::trace::Tracer;
 
@@ -44,6 +44,7 @@ const ACCEPT_REST: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Worker {
     shared: Arc<Shared>,
+    settings: RefCell<Rc<Settings>>,
     routes: RefCell<Cache<Arc<ArcSwap<Table>>, Arc<Table>>>,
     pool: Pool,
     outbound: Outbound,
@@ -254,7 +255,8 @@ async fn accept_one(
     Ok((stream, address, place))
 }
 
-/// Hands over lines of the access log and closes connections to backends that nobody needs. Never returns.
+/// Hands over lines of the access log, closes connections to backends that nobody needs and takes over settings that
+/// change. Never returns.
 async fn keep_house(worker: Rc<Worker>) {
     let sweep = async {
         loop {
@@ -262,12 +264,12 @@ async fn keep_house(worker: Rc<Worker>) {
             worker.pool.sweep();
         }
     };
-    tokio::join!(sweep, worker.log.run());
+    tokio::join!(sweep, worker.log.run(), worker.follow_settings());
 }
 
 impl Worker {
     fn new(shared: Arc<Shared>, outlets: Outlets, shutdown: CancellationToken) -> Self {
-        let settings = &shared.settings;
+        let settings = shared.settings();
         let limits = Limits {
             connect: settings.connect_timeout,
             keep: settings.upstream_keepalive_timeout,
@@ -279,15 +281,12 @@ impl Worker {
             routes: RefCell::new(Cache::new(shared.routes.clone())),
             pool: Pool::new(limits, shared.backend_tls.clone()),
             outbound: Outbound::new(shared.backend_tls.clone()),
-            log: AccessLog::new(
-                outlets.log,
-                shared.metrics.clone(),
-                settings.access_log_format.clone(),
-            ),
+            log: AccessLog::new(outlets.log, shared.metrics.clone()),
             tracer: outlets.tracer,
             awake: Awake::default(),
             tasks: TaskTracker::new(),
             shutdown,
+            settings: RefCell::new(Rc::new(Settings::clone(&settings))),
             shared,
         }
     }
@@ -316,9 +315,20 @@ impl Worker {
             .clamp(1, Semaphore::MAX_PERMITS)
     }
 
-    /// The settings.
-    pub fn settings(&self) -> &GatewayArgs {
-        &self.shared.settings
+    /// The settings in effect.
+    pub fn settings(&self) -> Rc<Settings> {
+        self.settings.borrow().clone()
+    }
+
+    /// Takes over settings that change. Never returns.
+    async fn follow_settings(&self) {
+        let mut settings = self.shared.follow_settings();
+        // Those that came since the thread was made count, too.
+        settings.mark_changed();
+        while settings.changed().await.is_ok() {
+            let new = Rc::new(Settings::clone(&settings.borrow_and_update()));
+            self.settings.replace(new);
+        }
     }
 
     /// What all threads share.

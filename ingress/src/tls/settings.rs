@@ -9,7 +9,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{CipherSuite, SupportedCipherSuite, SupportedProtocolVersion};
 
 /// Arguments about TLS with clients.
-#[derive(clap::Args, Debug, Clone)]
+#[derive(clap::Args, Debug, Clone, PartialEq, Eq)]
 #[group(skip)]
 pub struct TlsArgs {
     /// Oldest version of TLS that clients may speak (ssl-protocols of ingress-nginx's ConfigMap).

@@ -50,6 +50,7 @@ pub(crate) const INGRESSES: &str = "/apis/networking.k8s.io/v1/ingresses";
 pub(crate) const CLASSES: &str = "/apis/networking.k8s.io/v1/ingressclasses";
 pub(crate) const SERVICES: &str = "/api/v1/services";
 pub(crate) const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
+pub(crate) const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 pub(crate) const SECRETS: &str = "/api/v1/namespaces/default/secrets";
 
 impl Api {

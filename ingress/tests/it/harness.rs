@@ -76,7 +76,8 @@ impl Gateway {
     ) -> (Self, Vec<Listener>) {
         let shared = Shared::new(arguments(more).gateway).unwrap();
         let classes = Classes::new("portolan.dev/ingress", "portolan");
-        let mut controller = Controller::new(shared.clone(), classes, Vec::new());
+        let settings = arguments(more).configmap;
+        let mut controller = Controller::new(shared.clone(), classes, settings, Vec::new());
         controller.apply(Change::Ingress(Delta::All(of_kind(objects, "Ingress"))));
         controller.apply(Change::Class(Delta::All(vec![])));
         controller.apply(Change::Service(Delta::All(of_kind(objects, "Service"))));
@@ -85,7 +86,7 @@ impl Gateway {
         assert!(published.is_some(), "nothing was published");
         let log = Log::default();
         let (sink, _) = access_log::start(log.clone()).unwrap();
-        let tracing = trace::start(&shared.settings.trace, shared.metrics.clone());
+        let tracing = trace::start(&shared.settings().trace, shared.metrics.clone());
         let tracer = tracing.unwrap().map(|(tracer, _)| tracer);
         let outlets = Outlets { log: sink, tracer };
         let shutdown = CancellationToken::new();

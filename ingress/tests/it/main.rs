@@ -40,6 +40,7 @@ mod proxy_protocol;
 mod requests;
 mod retries;
 mod scale;
+mod settings;
 mod soak;
 mod strictness;
 mod testssl;

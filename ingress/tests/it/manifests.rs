@@ -91,15 +91,23 @@ async fn the_rights_are_those_that_the_program_uses() {
     let arguments = [
         "--publish-status-address=192.0.2.1",
         "--election-namespace=default",
+        "--configmap=default/settings",
     ];
     let program = Program::start(&api, &arguments).await;
     program.ready().await;
     let optional = BTreeSet::from(["get /events", "patch /events"].map(str::to_owned));
-    let of_secrets = BTreeSet::from(["list /secrets", "watch /secrets"].map(str::to_owned));
+    // The end of the file says how to grant these.
+    let by_name = [
+        "list /secrets",
+        "watch /secrets",
+        "list /configmaps",
+        "watch /configmaps",
+    ];
+    let by_name = BTreeSet::from(by_name.map(str::to_owned));
     let expected: BTreeSet<_> = granted("ClusterRole")
         .union(&granted("Role"))
         .filter(|right| !optional.contains(*right))
-        .chain(&of_secrets)
+        .chain(&by_name)
         .cloned()
         .collect();
     // The Lease is renewed at last.
