@@ -13,6 +13,7 @@ use model::ObjectName;
 
 use crate::admission::AdmissionArgs;
 use crate::annotations::value;
+use crate::api::watch::WatchArgs;
 use crate::filters::compress::CompressArgs;
 use crate::filters::global_auth::GlobalAuthArgs;
 use crate::inspect::socket;
@@ -49,6 +50,13 @@ pub struct IngressArgs {
     /// The gateway needs the right to list and watch it by name, and those that it names (proxy-set-headers, add-headers).
     #[arg(long, value_name = "CONFIGMAP", value_parser = object_name)]
     pub configmap: Option<ObjectName>,
+
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "clap would take a comment for the title of the whole help"
+    )]
+    pub watch: WatchArgs,
 
     /// Addresses or host names at which clients reach this gateway. They are written to the status of every Ingress it
     /// serves; without them no status is written.
@@ -171,6 +179,16 @@ pub struct GatewayArgs {
     /// Keep runs of slashes in paths instead of merging them into one.
     #[arg(long)]
     pub keep_slashes: bool,
+
+    /// Refuse paths with an encoded slash or backslash (%2F, %5C) with 400. Without it they are data: neither ends an
+    /// element of a path, and a backend gets them as they are. Some backends take them for slashes.
+    #[arg(long)]
+    pub refuse_encoded_slashes: bool,
+
+    /// Look under less specific hosts (the wildcard, then rules without a host) for a path that the host of a request does
+    /// not have. Without it a host, once chosen, is not left, as in ingress-nginx.
+    #[arg(long)]
+    pub host_fall_through: bool,
 
     /// Status of the answer to requests over a limit. ingress-nginx has 503.
     #[arg(long, value_name = "STATUS", default_value = "429", value_parser = error_status)]

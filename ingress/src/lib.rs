@@ -127,10 +127,12 @@ pub async fn run(args: IngressArgs, shutdown: CancellationToken) -> Result<(), E
     tokio::spawn(inspect::socket::run(shared.clone(), socket, ended.clone()));
     let (sender, mut reports) = channel::channel(None);
     let classes = Classes::new(args.controller_class.clone(), args.ingress_class.clone());
+    let classes = classes.within(args.watch.scope());
     let settings = args.configmap.clone();
     let controller = Controller::new(shared.clone(), classes, settings, api_addresses);
     tokio::spawn(watch::run(
         client.clone(),
+        args.clone(),
         resolver,
         controller,
         sender,

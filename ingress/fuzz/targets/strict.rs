@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 const RULES: Rules = Rules {
     slashes: Slashes::Merge,
+    refuse_encoded_slashes: false,
     keep_underscores: false,
 };
 

@@ -85,12 +85,14 @@ impl Controller {
         let configuration = Configuration::new(settings, given.args().clone());
         let references = own_references(&shared, &configuration);
         let names = Names::new(given.external_name.clone(), api);
+        let mut routes = Routes::default();
+        routes.fall_through(given.host_fall_through);
         Self {
             objects: Objects::new(classes, names, given.node()),
             configuration,
             shared,
             stale: Stale::default(),
-            routes: Routes::default(),
+            routes,
             pending: Pending::default(),
             awaited: references.clone(),
             references,

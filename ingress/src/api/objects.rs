@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -27,6 +27,8 @@ pub enum Change {
     Ingress(Delta<Ingress>),
     /// Of IngressClasses.
     Class(Delta<IngressClass>),
+    /// Of the Namespaces whose Ingresses can be ours, where that is for their labels to say.
+    Namespace(Delta<Namespace>),
     /// Of Services.
     Service(Delta<Service>),
     /// Of EndpointSlices.
@@ -84,11 +86,13 @@ pub struct Objects {
 struct Listed {
     ingresses: bool,
     classes: bool,
+    namespaces: bool,
 }
 
 impl Objects {
     /// No objects and `names` yet, seen from that node.
-    pub fn new(classes: Classes, names: Names, node: Option<Node>) -> Self {
+    pub fn new(mut classes: Classes, names: Names, node: Option<Node>) -> Self {
+        let is_everywhere = classes.chosen().is_none();
         // Where the gateway does not know on which node it is, no topology binds it.
         let name = node.as_ref().map(|node| node.name.clone());
         let mut world = World::new(name.unwrap_or_default());
@@ -100,15 +104,23 @@ impl Objects {
             referenced: Referenced::default(),
             names,
             world,
-            listed: Listed::default(),
+            listed: Listed {
+                // They are listed only where they choose.
+                namespaces: is_everywhere,
+                ..Listed::default()
+            },
         }
     }
 
     /// Whether every kind has been listed, so that what is missing here is known not to exist. Secrets and
     /// ConfigMaps are not listed but looked for by name.
     pub fn is_complete(&self) -> bool {
-        let Listed { ingresses, classes } = self.listed;
-        ingresses && classes && self.world.is_complete()
+        let Listed {
+            ingresses,
+            classes,
+            namespaces,
+        } = self.listed;
+        ingresses && classes && namespaces && self.world.is_complete()
     }
 
     /// The Ingresses that are ours.
@@ -169,6 +181,7 @@ impl Objects {
         match change {
             Change::Ingress(delta) => self.apply_ingress(delta, stale),
             Change::Class(delta) => self.apply_class(delta, stale),
+            Change::Namespace(delta) => self.apply_namespace(delta, stale),
             Change::Service(delta) => {
                 let changed = self.world.apply(service_event(delta));
                 self.outdate_names(&changed, stale);
@@ -252,6 +265,36 @@ impl Objects {
             stale.ingresses.extend(self.ingresses.keys().cloned());
             stale.statuses = true;
         }
+    }
+}
+
+// Namespaces.
+
+impl Objects {
+    /// Takes in which namespaces count. All of their Ingresses are stale then.
+    fn apply_namespace(&mut self, delta: Delta<Namespace>, stale: &mut Stale) {
+        let Some(chosen) = self.classes.chosen() else {
+            return;
+        };
+        let name = |namespace: &Namespace| namespace.metadata.name.clone().unwrap_or_default();
+        let changed: BTreeSet<String> = match delta {
+            Delta::All(all) => {
+                self.listed.namespaces = true;
+                let new = all.iter().map(name).collect();
+                let old = std::mem::replace(chosen, new);
+                old.symmetric_difference(chosen).cloned().collect()
+            }
+            Delta::Applied(namespace) => {
+                let name = name(&namespace);
+                let is_new = chosen.insert(name.clone());
+                is_new.then_some(name).into_iter().collect()
+            }
+            Delta::Deleted(namespace) => chosen.take(&name(&namespace)).into_iter().collect(),
+        };
+        let is_in = |ingress: &&ObjectName| changed.contains(&*ingress.namespace);
+        let concerned = self.ingresses.keys().filter(is_in);
+        stale.ingresses.extend(concerned.cloned());
+        stale.statuses |= !changed.is_empty();
     }
 }
 

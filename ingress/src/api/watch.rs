@@ -1,4 +1,5 @@
-//! Watching the API: all objects of four kinds, and single objects and names in DNS that Ingresses name, in one loop.
+//! Watching the API: all objects of four kinds, everywhere or in one namespace, and single objects and names in DNS that
+//! Ingresses name, in one loop.
 //!
 //! The loop takes whatever has arrived, then publishes once, so a burst costs one update and a quiet moment none. Each
 //! Secret and ConfigMap has a watch of its own, by name: RBAC can then allow just these (`resourceNames`), and all
@@ -11,7 +12,10 @@ use futures::future::ready;
 use futures::stream::{self, BoxStream, SelectAll};
 use futures::{Stream, StreamExt};
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass, IngressClassSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, Resource};
@@ -25,20 +29,59 @@ use crate::annotations::{Data, Reference, Seen};
 use crate::api::controller::{Controller, Report};
 use crate::api::names::{self, Resolver};
 use crate::api::objects::{Change, Delta};
+use crate::config::IngressArgs;
+use crate::routes::class::Scope;
 
 /// Most changes that are taken in before the result is published.
 const BURST: usize = 4096;
+
+/// Arguments about what is watched.
+#[derive(clap::Args, Debug, Clone, Default)]
+#[group(skip)]
+pub struct WatchArgs {
+    /// Serve the Ingresses of this namespace only, and look into no other, but for objects that arguments name. Rights in
+    /// this namespace are enough then, with that to list and watch ingressclasses (but see --disable-ingress-classes).
+    #[arg(long, value_name = "NAMESPACE", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub watch_namespace: Option<String>,
+
+    /// Serve the Ingresses of the namespaces with these labels only (`team=a`, `env in (test, live)`), as those come and go.
+    /// The gateway needs the right to list and watch namespaces.
+    #[arg(
+        long,
+        value_name = "LABELS",
+        conflicts_with = "watch_namespace",
+        value_parser = clap::builder::NonEmptyStringValueParser::new()
+    )]
+    pub watch_namespace_selector: Option<String>,
+
+    /// Do not look at IngressClasses, which belong to no namespace. An Ingress is ours then when its annotation or its
+    /// spec.ingressClassName is what --ingress-class says.
+    #[arg(long)]
+    pub disable_ingress_classes: bool,
+}
+
+impl WatchArgs {
+    /// The namespaces whose Ingresses can be ours.
+    pub fn scope(&self) -> Scope {
+        match (&self.watch_namespace, &self.watch_namespace_selector) {
+            (Some(name), _) => Scope::One(name.clone()),
+            (None, Some(_)) => Scope::Chosen(BTreeSet::new()),
+            (None, None) => Scope::All,
+        }
+    }
+}
 
 /// Keeps the data plane at the state of the API until `shutdown`, and `reports` at what the world should be told. The
 /// first report says that everything is in effect. Without a `resolver` nobody stands for a name outside the cluster.
 pub async fn run(
     client: Client,
+    args: IngressArgs,
     resolver: Option<Resolver>,
     mut controller: Controller,
     reports: watch::Sender<Option<Arc<Report>>>,
     shutdown: CancellationToken,
 ) {
-    let mut changes = changes(&client).ready_chunks(BURST);
+    let mut changes = changes(&client, &args).ready_chunks(BURST);
     let mut watched = Watched::default();
     loop {
         let burst = tokio::select! {
@@ -148,23 +191,71 @@ fn sight<K>(delta: Delta<K>, data: fn(&K) -> Data) -> Seen {
     }
 }
 
-fn changes(client: &Client) -> SelectAll<BoxStream<'static, Change>> {
-    futures::stream::select_all([
-        source(client, Change::Ingress),
-        source(client, Change::Class),
-        source(client, Change::Service),
-        source(client, Change::Slice),
-    ])
+fn changes(client: &Client, args: &IngressArgs) -> SelectAll<BoxStream<'static, Change>> {
+    let namespace = args.watch.watch_namespace.as_deref();
+    let mut all = futures::stream::select_all([
+        source(within::<Ingress>(client, namespace), Change::Ingress),
+        source(within::<Service>(client, namespace), Change::Service),
+        source(within::<EndpointSlice>(client, namespace), Change::Slice),
+        match args.watch.disable_ingress_classes {
+            true => one_class(args),
+            false => source(Api::all(client.clone()), Change::Class),
+        },
+    ]);
+    if let Some(labels) = &args.watch.watch_namespace_selector {
+        let chosen = watcher::Config::default().labels(labels);
+        let namespaces = Api::<Namespace>::all(client.clone());
+        all.push(source_of(namespaces, chosen, Change::Namespace));
+    }
+    all
 }
 
-/// All changes of one kind.
-fn source<K>(client: &Client, change: fn(Delta<K>) -> Change) -> BoxStream<'static, Change>
+/// The objects of a kind, everywhere or in one namespace.
+fn within<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
+
+/// All changes of the objects of one kind.
+fn source<K>(api: Api<K>, change: fn(Delta<K>) -> Change) -> BoxStream<'static, Change>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
-    let config = watcher::Config::default();
-    let events = watcher(Api::<K>::all(client.clone()), config).default_backoff();
-    deltas(events).map(change).boxed()
+    source_of(api, watcher::Config::default(), change)
+}
+
+/// The same for those that `config` chooses.
+fn source_of<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    change: fn(Delta<K>) -> Change,
+) -> BoxStream<'static, Change>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+{
+    deltas(watcher(api, config).default_backoff())
+        .map(change)
+        .boxed()
+}
+
+/// That there is one class, called like that of the annotation, and that it is ours.
+fn one_class(args: &IngressArgs) -> BoxStream<'static, Change> {
+    let class = IngressClass {
+        metadata: ObjectMeta {
+            name: Some(args.ingress_class.clone()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(IngressClassSpec {
+            controller: Some(args.controller_class.clone()),
+            ..IngressClassSpec::default()
+        }),
+    };
+    futures::stream::iter([Change::Class(Delta::All(vec![class]))]).boxed()
 }
 
 /// Gathers lists, and passes everything else on.

@@ -54,9 +54,13 @@ pub fn explain(shared: &Shared, url: &str, format: Format) -> Result<String, Str
     let authority = uri.authority().map(http::uri::Authority::as_str);
     let authority = authority.ok_or("must be a URL with a host, like https://a.example/path")?;
     let authority = Authority::parse(authority).ok_or("this host would be refused with 400")?;
-    let path = path::normalise(uri.path(), shared.settings().rules.slashes);
+    let rules = shared.settings().rules;
+    let path = path::normalise(uri.path(), rules.slashes);
     let path =
         path.map_err(|error| format!("the path {error}, so it would be refused with 400"))?;
+    if rules.refuse_encoded_slashes && path::has_encoded_slash(&path) {
+        return Err("the path has an encoded slash, so it would be refused with 400".to_owned());
+    }
     let explanation = Explanation::new(shared, &authority.host, &path);
     Ok(match format {
         Format::Json => json(&explanation),
@@ -67,14 +71,14 @@ pub fn explain(shared: &Shared, url: &str, format: Format) -> Result<String, Str
 impl Explanation {
     fn new(shared: &Shared, host: &str, path: &str) -> Self {
         let (routes, certificates) = (shared.routes.load(), shared.certificates.load());
-        let rules = routes.hosts().matching(host);
+        let rules = routes.deciding(host, path);
         let route = routes.find(host, path);
         let certificate = certificates.secret_of(host).map(ToString::to_string);
         let found = route.map(|route| endpoints_of(route)).unwrap_or_default();
         Self {
             host: host.to_owned(),
             path: path.to_owned(),
-            rules: rules.map(|(pattern, _)| pattern.to_string()),
+            rules: rules.map(|pattern| pattern.to_string()),
             rule: route.map(|route| RuleView::new(route)),
             certificate,
             tls: routes.is_secure(host),

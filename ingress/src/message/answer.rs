@@ -27,6 +27,8 @@ pub enum Reason {
     BadHost,
     /// The target is not one of ours to serve.
     BadTarget,
+    /// An encoded slash or backslash stands in the path where that is refused.
+    EncodedSlash,
     /// The target is too long.
     TargetTooLong,
     /// The method is `CONNECT` or `TRACE`.
@@ -134,6 +136,7 @@ impl Reason {
         Self::AmbiguousHost,
         Self::BadHost,
         Self::BadTarget,
+        Self::EncodedSlash,
         Self::TargetTooLong,
         Self::MethodRefused,
         Self::ServerOptions,
@@ -193,6 +196,7 @@ impl Reason {
             Self::AmbiguousHost => "ambiguous_host",
             Self::BadHost => "bad_host",
             Self::BadTarget => "bad_target",
+            Self::EncodedSlash => "encoded_slash",
             Self::TargetTooLong => "target_too_long",
             Self::MethodRefused => "method_refused",
             Self::ServerOptions => "server_options",
@@ -252,6 +256,7 @@ impl Reason {
             | Self::AmbiguousHost
             | Self::BadHost
             | Self::BadTarget
+            | Self::EncodedSlash
             | Self::BadConnectionOption
             | Self::BadHead
             | Self::BadProxyHeader
@@ -321,6 +326,7 @@ impl Reason {
                 | Self::AmbiguousHost
                 | Self::BadHost
                 | Self::BadTarget
+                | Self::EncodedSlash
                 | Self::TargetTooLong
                 | Self::MethodRefused
                 | Self::BadConnectionOption

@@ -194,12 +194,16 @@ impl<T> HostMap<T> {
         exact.or_else(|| self.wildcard.get(parent(host)?))
     }
 
-    /// The same with the pattern that it is for.
-    pub fn matching(&self, host: &str) -> Option<(HostPattern, &T)> {
-        let named = |pattern: HostPattern| Some((pattern.clone(), self.at(&pattern)?));
-        let wildcard = || named(HostPattern::Wildcard(parent(host)?.into()));
-        let exact = named(HostPattern::Exact(host.into()));
-        exact.or_else(wildcard).or_else(|| named(HostPattern::Any))
+    /// The patterns that cover `host` with their values, the most specific first.
+    pub fn covering(&self, host: &str) -> impl Iterator<Item = (HostPattern, &T)> {
+        let wildcard = parent(host).map(|parent| HostPattern::Wildcard(parent.into()));
+        let exact = Some(HostPattern::Exact(host.into()));
+        let patterns = [exact, wildcard, Some(HostPattern::Any)];
+        let patterns = patterns.into_iter().flatten();
+        patterns.filter_map(|pattern| {
+            let value = self.at(&pattern)?;
+            Some((pattern, value))
+        })
     }
 
     /// The value of the very pattern `pattern`.
@@ -377,7 +381,7 @@ mod tests {
         ];
         for (host, expected) in rows {
             assert_eq!(map.get(host), Some(&expected), "{host}");
-            let matching = map.matching(host);
+            let matching = map.covering(host).next();
             assert_eq!(matching, Some((pattern(expected), &expected)), "{host}");
         }
         assert_eq!(map.named("foo.com"), None);

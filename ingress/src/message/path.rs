@@ -45,6 +45,12 @@ pub fn normalise(path: &str, slashes: Slashes) -> Result<Cow<'_, str>, BadPath> 
     Ok(Cow::Owned(resolve_dots(&escaped, slashes)))
 }
 
+/// Whether an encoded slash or backslash stands in `path`, which is in normal form.
+pub fn has_encoded_slash(path: &str) -> bool {
+    let mut escapes = path.match_indices('%');
+    escapes.any(|(at, _)| matches!(&path[at..], escape if escape.starts_with("%2F") || escape.starts_with("%5C")))
+}
+
 /// Whether `path` is in normal form, told by a single pass: no escape, no odd byte, no dot after a slash (a name that
 /// begins with a dot takes the longer way) and no double slash.
 fn is_plain(path: &str, slashes: Slashes) -> bool {

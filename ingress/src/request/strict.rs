@@ -46,6 +46,8 @@ const HOP_BY_HOP: [&str; 10] = [
 pub struct Rules {
     /// What happens to runs of slashes.
     pub slashes: Slashes,
+    /// Whether paths with an encoded slash or backslash are refused. Otherwise those are data.
+    pub refuse_encoded_slashes: bool,
     /// Whether headers with an underscore in their name are kept.
     pub keep_underscores: bool,
 }
@@ -70,7 +72,7 @@ pub fn check(parts: &mut Parts, rules: Rules) -> Result<Head, Reason> {
     if parts.method == Method::OPTIONS && parts.uri.path() == "*" {
         return Err(Reason::ServerOptions);
     }
-    if let Some(uri) = check_target(&parts.uri, rules.slashes)? {
+    if let Some(uri) = check_target(&parts.uri, rules)? {
         parts.uri = uri;
     }
     check_expect(&mut parts.headers)?;
@@ -203,7 +205,7 @@ fn parse_host(text: &[u8]) -> Result<Authority<'_>, Reason> {
 }
 
 /// The target in origin form with a normal path, if it is not so already.
-fn check_target(uri: &Uri, slashes: Slashes) -> Result<Option<Uri>, Reason> {
+fn check_target(uri: &Uri, rules: Rules) -> Result<Option<Uri>, Reason> {
     let target = uri.path_and_query().ok_or(Reason::BadTarget)?;
     if target.as_str().len() > MAX_TARGET {
         return Err(Reason::TargetTooLong);
@@ -212,7 +214,10 @@ fn check_target(uri: &Uri, slashes: Slashes) -> Result<Option<Uri>, Reason> {
     if !query.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(Reason::BadTarget);
     }
-    let path = path::normalise(target.path(), slashes).map_err(|_| Reason::BadTarget)?;
+    let path = path::normalise(target.path(), rules.slashes).map_err(|_| Reason::BadTarget)?;
+    if rules.refuse_encoded_slashes && path::has_encoded_slash(&path) {
+        return Err(Reason::EncodedSlash);
+    }
     // An absolute target may have no path at all.
     let is_normal = matches!(path, Cow::Borrowed(_)) && target.as_str().starts_with('/');
     match uri.authority() {
@@ -361,6 +366,7 @@ mod tests {
 
     const RULES: Rules = Rules {
         slashes: Slashes::Merge,
+        refuse_encoded_slashes: false,
         keep_underscores: false,
     };
 
@@ -555,6 +561,34 @@ mod tests {
                 parts.headers.contains_key("x_forwarded_for"),
                 keep_underscores
             );
+        }
+    }
+
+    #[test]
+    fn encoded_slashes_are_data_unless_refused() {
+        let rows = [
+            ("/a%2Fb", true),
+            ("/a%2fb", true),
+            ("/%5C", true),
+            ("/%5c?x", true),
+            ("/a\\b", true),
+            ("/a%252Fb", false),
+            ("/a/b?c=%2F", false),
+            ("/", false),
+        ];
+        for (target, has_one) in rows {
+            for refuse_encoded_slashes in [false, true] {
+                let rules = Rules {
+                    refuse_encoded_slashes,
+                    ..RULES
+                };
+                let Ok(uri) = target.parse::<Uri>() else {
+                    panic!("{target}");
+                };
+                let refused = check_target(&uri, rules).err();
+                let expected = (has_one && refuse_encoded_slashes).then_some(Reason::EncodedSlash);
+                assert_eq!(refused, expected, "{target}");
+            }
         }
     }
 

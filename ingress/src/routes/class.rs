@@ -1,9 +1,10 @@
 //! Whose Ingress it is.
 //!
 //! An Ingress is ours when its class is: by annotation, which decides where it is set, by `spec.ingressClassName`, or by
-//! default when it names none and one of our classes is marked so. Anything else is never touched.
+//! default when it names none and one of our classes is marked so; and it must be in a namespace that the gateway serves.
+//! Anything else is never touched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 
@@ -18,6 +19,19 @@ pub struct Classes {
     controller: String,
     legacy_name: String,
     ours: BTreeMap<String, IsDefault>,
+    scope: Scope,
+}
+
+/// The namespaces whose Ingresses can be ours.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Scope {
+    /// All.
+    #[default]
+    All,
+    /// One.
+    One(String),
+    /// These, which change with their labels.
+    Chosen(BTreeSet<String>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +45,21 @@ impl Classes {
             controller: controller.into(),
             legacy_name: legacy_name.into(),
             ours: BTreeMap::new(),
+            scope: Scope::All,
+        }
+    }
+
+    /// The same in these namespaces only.
+    #[must_use]
+    pub fn within(self, scope: Scope) -> Self {
+        Self { scope, ..self }
+    }
+
+    /// The namespaces whose Ingresses can be ours, where they are chosen by their labels.
+    pub fn chosen(&mut self) -> Option<&mut BTreeSet<String>> {
+        match &mut self.scope {
+            Scope::Chosen(names) => Some(names),
+            Scope::All | Scope::One(_) => None,
         }
     }
 
@@ -62,10 +91,24 @@ impl Classes {
 
     /// Whether `ingress` is ours.
     pub fn own(&self, ingress: &Ingress) -> bool {
+        let namespace = ingress.metadata.namespace.as_deref().unwrap_or_default();
+        if !self.scope.has(namespace) {
+            return false;
+        }
         match (class_annotation(ingress), class_field(ingress)) {
             (Some(name), _) => name == self.legacy_name || self.ours.contains_key(name),
             (None, Some(name)) => self.ours.contains_key(name),
             (None, None) => self.ours.values().any(|default| default.0),
+        }
+    }
+}
+
+impl Scope {
+    fn has(&self, namespace: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::One(name) => name == namespace,
+            Self::Chosen(names) => names.contains(namespace),
         }
     }
 }

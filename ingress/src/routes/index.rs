@@ -175,6 +175,11 @@ impl Routes {
         self.routes == 0
     }
 
+    /// Looks for a path that a host does not have under less specific ones, if `falls` says so.
+    pub fn fall_through(&mut self, falls: bool) {
+        self.table.falls_through = falls;
+    }
+
     /// Sets where requests go that nobody has a route for.
     pub fn set_otherwise(&mut self, route: Option<Arc<Route>>) {
         self.table.otherwise = route;

@@ -2,8 +2,8 @@
 //!
 //! [`ingress`] reads one object, [`merge`] brings together what several say about one host, and [`index`] knows which of
 //! that a change outdates. A [`Table`] never changes: a new one replaces it, and shares with it every host that is as it
-//! was. The host is chosen first (exact, wildcard, any) and never left again: a path that the chosen host does not have
-//! is not looked for under a less specific one.
+//! was. The host is chosen first (exact, wildcard, any) and, unless the operator wants it, never left again: a path that
+//! the chosen host does not have is not looked for under a less specific one.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use rustls_pki_types::ServerName;
 
 use crate::annotations::{Pattern, Policy};
 use crate::forward::protocol::{Expected, Protocol, Security, Spoken};
-use crate::message::host::HostMap;
+use crate::message::host::{HostMap, HostPattern};
 use crate::observe::series::Series;
 use crate::problem::IngressRef;
 use crate::tls::backend::BackendTls;
@@ -40,6 +40,8 @@ pub struct Table {
     hosts: HostMap<Arc<Host>>,
     /// Hosts with a TLS section.
     secure: HostMap<()>,
+    /// Whether a path that a host does not have is looked for under less specific ones.
+    falls_through: bool,
     /// Where requests go that nobody has a route for.
     otherwise: Option<Arc<Route>>,
 }
@@ -142,10 +144,34 @@ pub enum Target {
 impl Table {
     /// The route for `path`, in normal form, at `host`.
     pub fn find(&self, host: &str, path: &str) -> Option<&Arc<Route>> {
+        if self.falls_through {
+            return self.find_falling(host, path);
+        }
         let host = self.hosts.get(host);
         let found = host.and_then(|host| host.find(path));
         let is_moved = || host.is_some_and(|host| host.moved.is_some());
         found.or_else(|| self.otherwise.as_ref().filter(|_| !is_moved()))
+    }
+
+    /// The same where hosts are left that lack the path.
+    fn find_falling(&self, host: &str, path: &str) -> Option<&Arc<Route>> {
+        let mut covering = self.hosts.covering(host);
+        let found = covering.find_map(|(_, host)| host.find(path));
+        found.or_else(|| {
+            self.otherwise
+                .as_ref()
+                .filter(|_| self.moved(host).is_none())
+        })
+    }
+
+    /// The host whose rules decide about `path` at `host`: the one that is left for no other.
+    pub fn deciding(&self, host: &str, path: &str) -> Option<HostPattern> {
+        let chosen = self.hosts.covering(host).next().map(|(pattern, _)| pattern);
+        let has_it = |(pattern, host): (HostPattern, &Arc<Host>)| host.find(path).map(|_| pattern);
+        match self.falls_through {
+            true => self.hosts.covering(host).find_map(has_it).or(chosen),
+            false => chosen,
+        }
     }
 
     /// Who answers in place of errors where the Ingress names nobody.

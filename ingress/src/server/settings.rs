@@ -59,6 +59,7 @@ impl Settings {
         Ok(Self {
             rules: Rules {
                 slashes,
+                refuse_encoded_slashes: args.refuse_encoded_slashes,
                 keep_underscores: args.keep_underscore_headers,
             },
             hsts: args.hsts(),

@@ -32,6 +32,7 @@ mod leader;
 mod limits;
 mod lint;
 mod manifests;
+mod namespaces;
 mod observe;
 mod one_route;
 mod parking;

@@ -591,3 +591,58 @@ async fn http2_is_served_in_the_clear_to_those_who_know() {
     let answer = client.send(request).await.unwrap();
     assert_eq!(answer.status, StatusCode::BAD_REQUEST);
 }
+
+#[tokio::test]
+async fn encoded_slashes_are_refused_where_that_is_wanted() {
+    let backend = Backend::echo("b").await;
+    let objects = [
+        vec![ingress("i", &[("a.org", "/", "s")])],
+        service_of("s", &[backend.address]),
+    ]
+    .concat();
+    let strict = Gateway::start(&objects, &["--refuse-encoded-slashes"]);
+    let usual = Gateway::start(&objects, &[]);
+    for path in ["/a%2Fb", "/a%5cb"] {
+        let refused = get(strict.http, "a.org", path).await;
+        assert_eq!(refused.status, 400, "{path}");
+        assert_eq!(refused.headers["x-portolan-reason"], "encoded_slash");
+        assert_eq!(get(usual.http, "a.org", path).await.status, 200, "{path}");
+    }
+    assert_eq!(get(strict.http, "a.org", "/a%20b?c=%2F").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_host_that_lacks_a_path_is_left_where_that_is_wanted() {
+    let (exact, wild, any) = (
+        Backend::echo("exact").await,
+        Backend::echo("wild").await,
+        Backend::echo("any").await,
+    );
+    let rules = [
+        ("a.org.test", "/one", "exact"),
+        ("*.org.test", "/two", "wild"),
+        ("", "/three", "any"),
+    ];
+    let mut objects = vec![ingress("i", &rules)];
+    for (name, backend) in [("exact", &exact), ("wild", &wild), ("any", &any)] {
+        objects.extend(service_of(name, &[backend.address]));
+    }
+    let falling = Gateway::start(&objects, &["--host-fall-through"]);
+    let usual = Gateway::start(&objects, &[]);
+    let rows = [
+        ("a.org.test", "/one/x", Some("exact"), Some("exact")),
+        ("a.org.test", "/two", None, Some("wild")),
+        ("a.org.test", "/three", None, Some("any")),
+        ("b.org.test", "/one", None, None),
+        ("b.org.test", "/three", None, Some("any")),
+        ("c.test", "/three", Some("any"), Some("any")),
+        ("a.org.test", "/four", None, None),
+    ];
+    for (host, path, staying, leaving) in rows {
+        for (gateway, expected) in [(&usual, staying), (&falling, leaving)] {
+            let answer = get(gateway.http, host, path).await;
+            let backend = (answer.status == 200).then(|| answer.backend());
+            assert_eq!(backend.as_deref(), expected, "{host}{path}");
+        }
+    }
+}
