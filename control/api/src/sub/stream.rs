@@ -8,8 +8,10 @@ use http::header::{CONTENT_TYPE, HOST, HeaderValue, TRANSFER_ENCODING};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
 use crate::api::Api;
 use crate::error::ApiError;
@@ -266,19 +268,29 @@ async fn exec(
     );
     tokio::spawn(async move {
         match tokio::try_join!(ends.0, ends.1) {
-            Ok((client, node)) => join(TokioIo::new(client), TokioIo::new(node)).await,
+            Ok((client, node)) => join(client, node).await,
             Err(error) => tracing::debug!(%error, "an upgrade did not happen"),
         }
     });
     Ok(passed)
 }
 
-async fn join(
-    mut client: TokioIo<hyper::upgrade::Upgraded>,
-    mut node: TokioIo<hyper::upgrade::Upgraded>,
-) {
-    if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut node).await {
-        tracing::debug!(%error, "a stream to a pod ended");
+/// Passes on what either says until both have ended. A node that takes no more of what the client says may still have
+/// something to say itself: how the program ended.
+async fn join(client: Upgraded, node: Upgraded) {
+    let (from_client, to_client) = tokio::io::split(TokioIo::new(client));
+    let (from_node, to_node) = tokio::io::split(TokioIo::new(node));
+    tokio::join!(pass(from_client, to_node), pass(from_node, to_client));
+}
+
+async fn pass(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {
+    let copied = tokio::io::copy(&mut from, &mut to).await;
+    if let Err(error) = copied.and(to.shutdown().await) {
+        tracing::debug!(%error, "a stream to or from a pod ended");
+        // A connection that is closed while something is unread is reset, and loses what is on its way to the other end.
+        tokio::io::copy(&mut from, &mut tokio::io::sink())
+            .await
+            .ok();
     }
 }
 

@@ -64,7 +64,15 @@ impl Kubectl {
             .map(|(key, value)| (key.as_str(), value.as_str()))
             .collect();
         env.push(("EDITOR", editor));
-        run(&self.program, &args, self.home.path(), &env, stdin).await
+        let mut attempts = 5;
+        loop {
+            let outcome = run(&self.program, &args, self.home.path(), &env, stdin).await;
+            attempts -= 1;
+            // An older one may begin to read before it knows all it may read (kubernetes/kubernetes#131203).
+            if attempts == 0 || !outcome.err.contains("Unknown stream id") {
+                return outcome;
+            }
+        }
     }
 
     /// Runs a command that must succeed; returns what it printed.

@@ -86,7 +86,7 @@ fn answer(request: Request<Incoming>) -> Response<Full<Bytes>> {
             .send(channel(1, &format!("{asked}\n")))
             .await
             .unwrap();
-        if asked.contains("input=1") {
+        if asked.contains("input=1") && !asked.contains("deaf") {
             let input = socket.next().await.unwrap().unwrap().into_data();
             socket
                 .send(channel(1, std::str::from_utf8(&input[1..]).unwrap()))
@@ -101,6 +101,8 @@ fn answer(request: Request<Incoming>) -> Response<Full<Bytes>> {
             reason: "".into(),
         };
         drop(socket.close(Some(done)).await);
+        // A socket that is closed before all in it is read resets the connection.
+        while !asked.contains("deaf") && matches!(socket.next().await, Some(Ok(_))) {}
     });
     Response::builder()
         .status(StatusCode::SWITCHING_PROTOCOLS)
@@ -210,5 +212,21 @@ async fn exec_is_passed_through_to_the_agent_and_back() {
         );
         let logs = k.outcome("logs one", "", "true").await;
         assert_eq!(logs.out, "/containerLogs/default/one/c?\n", "{}", logs.err);
+    }
+}
+
+/// What a program said last arrives also where it leaves its input unread, which resets the connection to the node.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_leaves_its_input_unread_is_heard_to_its_end() {
+    let (server, _wire) = with_pods(&[("one", &["c"])]).await;
+    let input = "x".repeat(4 << 20);
+    for program in crate::kubectl::programs() {
+        let k = crate::kubectl::Kubectl::on(&program, &server);
+        let outcome = k.outcome("exec -i one -- deaf", &input, "true").await;
+        assert!(
+            outcome.err.contains("command terminated with exit code 7"),
+            "{}",
+            outcome.err
+        );
     }
 }

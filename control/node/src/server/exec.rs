@@ -4,6 +4,7 @@
 use std::io;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{SinkExt, Stream, StreamExt};
@@ -15,9 +16,10 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -37,6 +39,8 @@ const ERROR: u8 = 3;
 const RESIZE: u8 = 4;
 /// Version 5 only: the channel named in the next byte is closed.
 const CLOSE: u8 = 255;
+/// How long a client may take to close a session after its program has ended.
+const FAREWELL: Duration = Duration::from_secs(10);
 /// The best version first.
 const PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
 
@@ -218,8 +222,8 @@ impl Session {
     }
 
     /// Passes everything on until program or client end. A program whose client is gone is killed.
-    async fn run(mut self, socket: Socket) {
-        let (mut sink, stream) = socket.split();
+    async fn run(mut self, socket: WebSocketStream<impl AsyncRead + AsyncWrite + Unpin>) {
+        let (mut sink, mut stream) = socket.split();
         let (send, mut receive) = mpsc::channel::<Message>(16);
         let input = match (&self.terminal, self.child.stdin.take()) {
             (Some(terminal), _) => Input::Terminal(Arc::clone(terminal)),
@@ -237,10 +241,11 @@ impl Session {
         let outcome = tokio::select! {
             // The program's end, and everything it said, delivered.
             (_, written) = async { tokio::join!(running, writing) } => written,
-            read = take_input(stream, input) => read,
+            read = take_input(&mut stream, input) => read,
         };
-        if let Err(error) = outcome {
-            tracing::debug!(%error, "an exec session ended");
+        match outcome {
+            Ok(()) => part(stream).await,
+            Err(error) => tracing::debug!(%error, "an exec session ended"),
         }
     }
 
@@ -263,6 +268,15 @@ impl Session {
         send.send(message(ERROR, status.to_string().as_bytes()))
             .await
             .ok();
+    }
+}
+
+/// Reads until the client has closed its end (RFC 6455, section 7.1.1). A socket that is closed while something in it is
+/// unread resets the connection, and the client may lose how the program ended.
+async fn part(mut stream: impl Stream<Item = Result<Message, SocketError>> + Unpin) {
+    let closed = async { while let Some(Ok(_)) = stream.next().await {} };
+    if timeout(FAREWELL, closed).await.is_err() {
+        tracing::debug!("an exec session was not closed by its client");
     }
 }
 
@@ -348,9 +362,43 @@ async fn take_input(
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failing step fails the test")]
+
     use std::os::unix::process::ExitStatusExt;
 
     use super::*;
+
+    /// A client's message that comes after the program has ended must not cost it how that ended.
+    #[tokio::test]
+    async fn a_session_ends_when_its_client_has_closed_it() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        let streams = Streams {
+            stdin: true,
+            stdout: true,
+            stderr: true,
+            terminal: false,
+        };
+        let mut command = tokio::process::Command::new("sh");
+        let session = Session::start(command.args(["-c", "exit 3"]), &streams).unwrap();
+        let running = tokio::spawn(async move {
+            session
+                .run(WebSocketStream::from_raw_socket(server, Role::Server, None).await)
+                .await;
+        });
+        let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
+        let status = client.next().await.unwrap().unwrap().into_data();
+        assert_eq!(status[0], ERROR);
+        for _ in 0..3 {
+            client.send(message(STDIN, b"late")).await.unwrap();
+        }
+        assert!(client.next().await.unwrap().unwrap().is_close());
+        let end = client.next().await;
+        assert!(end.is_none(), "{end:?}");
+        running.await.unwrap();
+    }
 
     #[test]
     fn exit_codes_are_told_in_a_status() {

@@ -3,6 +3,7 @@
 pub(crate) mod registry;
 
 use std::fs;
+use std::io::{Seek as _, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -74,6 +75,8 @@ pub(crate) struct Cluster {
     dir: tempfile::TempDir,
     api_shutdown: CancellationToken,
     agent: std::sync::Mutex<Option<Agent>>,
+    /// Held for reading while a test counts on the agent, for writing while one ends it.
+    agent_stays: std::sync::RwLock<()>,
 }
 
 struct Agent {
@@ -98,6 +101,7 @@ impl Cluster {
             dir,
             api_shutdown,
             agent: std::sync::Mutex::new(None),
+            agent_stays: std::sync::RwLock::new(()),
         };
         cluster.furnish()?;
         cluster.start_agent()?;
@@ -114,6 +118,18 @@ impl Cluster {
         )?;
         let name = "kube-root-ca.crt";
         self.create(&json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"ca.crt": ca}}))
+    }
+
+    /// Runs a test that may have others beside it.
+    pub(crate) fn beside_others(&self, test: fn(&Self) -> Result<()>) -> Result<()> {
+        let _stays = self.agent_stays.read().expect("no test panics alone");
+        test(self)
+    }
+
+    /// Runs a test that ends the agent, which would cut off the commands of others.
+    pub(crate) fn alone(&self, test: fn(&Self) -> Result<()>) -> Result<()> {
+        let _alone = self.agent_stays.write().expect("no test panics alone");
+        test(self)
     }
 
     /// Starts the node agent, and gives the node its pod ranges as the node-ipam controller would.
@@ -232,54 +248,68 @@ impl Cluster {
         })
     }
 
-    /// `reason: message` of the events about a pod.
-    pub(crate) fn events_of(&self, name: &str) -> Result<Vec<String>> {
+    /// `reason: message` of the events about a pod, and how often each happened.
+    fn events_of(&self, name: &str) -> Result<Vec<(String, i32)>> {
         let events: Api<Event> = Api::namespaced(self.client.clone(), "default");
         let list = self.block_on(
             events.list(&ListParams::default().fields(&format!("involvedObject.name={name}"))),
         )?;
         let text = |text: Option<String>| text.unwrap_or_default();
-        Ok(list
-            .items
-            .into_iter()
-            .map(|event| format!("{}: {}", text(event.reason), text(event.message)))
-            .collect())
+        let told = list.items.into_iter().map(|event| {
+            let words = format!("{}: {}", text(event.reason), text(event.message));
+            (words, event.count.unwrap_or(1))
+        });
+        Ok(told.collect())
     }
 
     pub(crate) fn wait_event(&self, name: &str, expected: &str) -> Result<()> {
-        eventually(&format!("an event {expected:?}"), || {
+        self.wait_events(name, expected, 1)
+    }
+
+    /// Waits until something has happened that many times.
+    pub(crate) fn wait_events(&self, name: &str, expected: &str, times: i32) -> Result<()> {
+        eventually(&format!("{times} events {expected:?}"), || {
             let events = self.events_of(name)?;
+            let fitting = events.iter().filter(|(event, _)| event.contains(expected));
             ensure!(
-                events.iter().any(|event| event.contains(expected)),
+                fitting.map(|(_, count)| count).sum::<i32>() >= times,
                 "events are {events:#?}"
             );
             Ok(())
         })
     }
 
+    /// Waits until a container has said exactly this.
+    pub(crate) fn wait_logs(&self, arguments: &[&str], expected: &str) -> Result<()> {
+        eventually(&format!("the log of {arguments:?}"), || {
+            let logs = self.logs(arguments)?;
+            ensure!(logs == expected, "it says {logs:?}");
+            Ok(())
+        })
+    }
+
     pub(crate) fn kubectl(&self, arguments: &[&str]) -> Result<Output> {
-        let kubeconfig = self.dir.path().join("api/admin.kubeconfig");
-        Command::new("kubectl")
-            .env("KUBECONFIG", kubeconfig)
-            .args(arguments)
-            .output()
-            .context("starting kubectl")
+        self.kubectl_reading(arguments, "")
     }
 
     /// [`Cluster::kubectl`] with something to read.
     pub(crate) fn kubectl_reading(&self, arguments: &[&str], input: &str) -> Result<Output> {
-        let file = self.dir.path().join("input");
-        fs::write(&file, input)?;
-        let kubeconfig = self.dir.path().join("api/admin.kubeconfig");
-        let mut command = Command::new("kubectl");
-        command
-            .env("KUBECONFIG", kubeconfig)
-            .args(arguments)
-            .stdin(fs::File::open(&file)?);
-        command.output().context("starting kubectl")
+        eventually("kubectl reads all", || {
+            let mut stdin = tempfile::tempfile()?;
+            stdin.write_all(input.as_bytes())?;
+            stdin.rewind()?;
+            let mut command = Command::new("kubectl");
+            command
+                .env("KUBECONFIG", self.dir.path().join("api/admin.kubeconfig"))
+                .args(arguments)
+                .stdin(stdin);
+            let output = command.output().context("starting kubectl")?;
+            ensure!(!misread(&output.stderr), "{output:?}");
+            Ok(output)
+        })
     }
 
-    /// Runs a shell command in a pod's first container; gives what it says.
+    /// Runs a shell command in a pod's first container; gives what it says. It may run more than once.
     pub(crate) fn exec(&self, pod: &str, script: &str) -> Result<String> {
         let output = self.kubectl(&["exec", pod, "--", "sh", "-c", script])?;
         let (out, err) = (
@@ -292,14 +322,16 @@ impl Cluster {
 
     /// Runs a shell command in a pod on a terminal; gives all that appears on it.
     pub(crate) fn exec_on_terminal(&self, pod: &str, script: &str) -> Result<String> {
-        let kubeconfig = self.dir.path().join("api/admin.kubeconfig");
         let command = format!("kubectl exec -it {pod} -- sh -c '{script}'");
-        let mut terminal = Command::new("script");
-        terminal
-            .env("KUBECONFIG", kubeconfig)
-            .args(["-qec", &command, "/dev/null"]);
-        let output = terminal.output().context("starting script")?;
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        eventually("kubectl reads all", || {
+            let mut terminal = Command::new("script");
+            terminal
+                .env("KUBECONFIG", self.dir.path().join("api/admin.kubeconfig"))
+                .args(["-qec", &command, "/dev/null"]);
+            let output = terminal.output().context("starting script")?;
+            ensure!(!misread(&output.stdout), "{output:?}");
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        })
     }
 
     /// [`Cluster::exec`], as soon as the agent answers.
@@ -437,17 +469,23 @@ pub(crate) fn condition<'a>(pod: &'a Value, kind: &str) -> &'a str {
         .unwrap_or("absent")
 }
 
+/// Whether kubectl lost what a program said. An older one may begin to read before it knows all it may read
+/// (kubernetes/kubernetes#131203).
+fn misread(said: &[u8]) -> bool {
+    String::from_utf8_lossy(said).contains("Unknown stream id")
+}
+
 /// A pod's first container's status.
 pub(crate) fn container(pod: &Value) -> &Value {
     &pod["status"]["containerStatuses"][0]
 }
 
 /// Tries until it works or patience ends; the last error says what was wrong.
-pub(crate) fn eventually(what: &str, mut attempt: impl FnMut() -> Result<()>) -> Result<()> {
+pub(crate) fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         match attempt() {
-            Ok(()) => return Ok(()),
+            Ok(value) => return Ok(value),
             Err(error) if Instant::now() > deadline => {
                 return Err(error.context(format!("never: {what}")));
             }
