@@ -66,11 +66,15 @@ impl Server {
     }
 }
 
-/// Both sockets on one port, also if the kernel is to choose it.
-async fn bind_pair(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
-    let tcp = TcpListener::bind(address).await?;
-    let udp = UdpSocket::bind(tcp.local_addr()?).await?;
-    Ok((udp, tcp))
+/// Both sockets on one port. If the kernel is to choose it, it may choose one that only one of them can have.
+pub(crate) async fn bind_pair(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+    loop {
+        let tcp = TcpListener::bind(address).await?;
+        match UdpSocket::bind(tcp.local_addr()?).await {
+            Err(error) if address.port() == 0 && error.kind() == io::ErrorKind::AddrInUse => {}
+            udp => return Ok((udp?, tcp)),
+        }
+    }
 }
 
 async fn serve_udp(socket: Arc<UdpSocket>, resolver: Arc<Resolver>) {

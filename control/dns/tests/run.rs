@@ -158,7 +158,7 @@ async fn what_the_api_says_is_what_dns_answers() {
     let api = tokio::spawn(serve_api(api, wait));
     let config = kube::Config::new(url.parse().expect("an address"));
     let client = kube::Client::try_from(config).expect("a client");
-    let server = free_address();
+    let server = free_address(1);
     let settings = DnsSettings {
         bind: vec![server],
         domain: "cluster.local".to_owned(),
@@ -179,7 +179,7 @@ async fn what_the_api_says_is_what_dns_answers() {
 async fn an_unreachable_api_server_leaves_the_zone_failing_and_the_server_running() {
     let config = kube::Config::new("http://127.0.0.1:1".parse().expect("an address"));
     let client = kube::Client::try_from(config).expect("a client");
-    let server = free_address();
+    let server = free_address(2);
     let settings = DnsSettings {
         bind: vec![server],
         domain: "cluster.local".to_owned(),
@@ -193,8 +193,8 @@ async fn an_unreachable_api_server_leaves_the_zone_failing_and_the_server_runnin
     ended.expect("no panic").expect("no error");
 }
 
-/// An address of a port that was free just now.
-fn free_address() -> SocketAddr {
-    let socket = StdUdpSocket::bind(LOOPBACK).expect("a socket");
+/// An address of a port that is free, on a loopback address that nobody else has sockets on.
+fn free_address(last: u8) -> SocketAddr {
+    let socket = StdUdpSocket::bind((Ipv4Addr::new(127, 0, 53, last), 0)).expect("a socket");
     socket.local_addr().expect("an address")
 }

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{World, service_json, wire_name};
 use crate::resolver::Resolver;
-use crate::server::Server;
+use crate::server::{Server, bind_pair};
 use crate::settings::Upstreams;
 use crate::upstream::Upstream;
 
@@ -36,9 +36,8 @@ struct Fake {
 
 impl Fake {
     async fn start() -> Self {
-        let tcp = TcpListener::bind(LOOPBACK).await.expect("a socket");
+        let (udp, tcp) = bind_pair(LOOPBACK).await.expect("sockets");
         let address = tcp.local_addr().expect("an address");
-        let udp = UdpSocket::bind(address).await.expect("a socket");
         let questions = Arc::new(AtomicUsize::new(0));
         let mut tasks = JoinSet::new();
         tasks.spawn(fake_udp(udp, Arc::clone(&questions)));
