@@ -77,8 +77,12 @@ async fn rollouts_are_followed_listed_and_undone() {
         "wait deployment/web --for=condition=Available --timeout=60s",
     )
     .await;
-    let described = kubectl(&cluster, "describe deployment web").await;
-    assert!(described.contains("ScalingReplicaSet"), "{described}");
+    eventually("the events are shown", async || {
+        kubectl(&cluster, "describe deployment web")
+            .await
+            .contains("ScalingReplicaSet")
+    })
+    .await;
     kubectl(
         &cluster,
         "delete deployment web --cascade=foreground --timeout=60s",

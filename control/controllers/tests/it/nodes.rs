@@ -91,10 +91,14 @@ async fn a_silent_node_is_tainted_its_pods_move_and_it_may_return() {
         pods.len() == 4 && steady.count() == 4
     })
     .await;
-    assert!(taints(&cluster, "steady").await.is_empty());
-    kubelet::renew(&cluster.client, "silent").await;
-    kubelet::post_ready(&cluster.client, "silent").await;
+    // On a busy machine the other may have been taken for dead for a moment.
+    eventually("the other has none", async || {
+        taints(&cluster, "steady").await.is_empty()
+    })
+    .await;
     eventually("its taints are gone", async || {
+        kubelet::renew(&cluster.client, "silent").await;
+        kubelet::post_ready(&cluster.client, "silent").await;
         taints(&cluster, "silent").await.is_empty()
     })
     .await;

@@ -400,7 +400,12 @@ async fn a_settled_cluster_is_quiet_even_after_a_restart() {
     let service = json!({"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}});
     cluster.create::<Service>("default", service).await;
     cluster.rolled_out("web").await;
+    eventually("both lists of the pods are written", async || {
+        crate::services::listed(&cluster).await == (2, 2)
+    })
+    .await;
     let mut settled = versions(&cluster).await;
+    // What else there is to write, if anything, nothing tells.
     eventually("it settles", async || {
         tokio::time::sleep(Duration::from_millis(500)).await;
         let now = versions(&cluster).await;
