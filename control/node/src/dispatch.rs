@@ -157,7 +157,8 @@ async fn remove_leftovers(agent: Arc<Agent>, alive: BTreeSet<String>) {
     }
 }
 
-/// Keeps the routes to other nodes' pods until `shutdown`.
+/// Keeps the routes to other nodes' pods until `shutdown`. This alone needs to see other Nodes, which upstream's Node
+/// authorizer forbids (`authorizeNode`): a cluster that has it must grant nodes to list and watch them.
 pub(crate) async fn routes(agent: Arc<Agent>, shutdown: CancellationToken) {
     let mut routes = match Routes::adopt(&agent.net).await {
         Ok(routes) => routes,
