@@ -31,11 +31,14 @@ fn pulled(cluster: &Cluster) -> Result<()> {
         "--timeout=60s",
         "pod/pulled",
     ])?;
-    let described = cluster.kubectl(&["describe", "pod", "pulled"])?;
-    ensure!(
-        described.contains(&format!("Successfully pulled image \"{name}\"")),
-        "{described}"
-    );
+    eventually("an event says that it was pulled", || {
+        let described = cluster.kubectl(&["describe", "pod", "pulled"])?;
+        ensure!(
+            described.contains(&format!("Successfully pulled image \"{name}\"")),
+            "{described}"
+        );
+        Ok(())
+    })?;
     says_its_line(cluster, "pulled")
 }
 

@@ -15,6 +15,9 @@ pub(crate) const NODES: [&str; 2] = ["node-1", "node-2"];
 /// Where servers listen, for TCP and UDP.
 pub(crate) const TARGET: u16 = 9376;
 
+/// Whether a server wants requests. What it says counts at once, and not how long a busy machine takes to ask it.
+pub(crate) const PROBE: &str = "{httpGet: {path: /ready, port: 9376}, periodSeconds: 1, failureThreshold: 1, timeoutSeconds: 20}";
+
 /// Objects that go when the scenario ends, however it does.
 pub(crate) struct Objects<'a> {
     cluster: &'a Cluster,
@@ -31,12 +34,12 @@ impl<'a> Objects<'a> {
 
     /// A server called `name` on `node` with the label `app`, which answers its name. Its readiness can be flipped.
     pub(crate) fn server(&mut self, app: &str, name: &str, node: &str) -> Result<()> {
-        let container = "image: portolan.dev/serve-hostname:v1, \
-            readinessProbe: {httpGet: {path: /ready, port: 9376}, periodSeconds: 1, failureThreshold: 1}";
-        self.pod(app, name, node, container)
+        let container = format!("image: portolan.dev/serve-hostname:v1, readinessProbe: {PROBE}");
+        self.pod(app, name, node, &container)
     }
 
-    /// A server like [`Self::server`], for TCP alone, which goes on serving after it was told to end.
+    /// A server like [`Self::server`], for TCP alone, which goes on serving after it was told to end, for as long as any
+    /// scenario takes.
     pub(crate) fn stubborn_server(&mut self, app: &str, name: &str, node: &str) -> Result<()> {
         let script = "hostname >/tmp/index.html; exec httpd -f -p 9376 -h /tmp";
         let container = format!("image: 'busybox:v1', command: [sh, -c, {script:?}]");
@@ -57,7 +60,7 @@ impl<'a> Objects<'a> {
         self.names.push(format!("pod/{name}"));
         self.cluster.apply(&format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {app}}}}}\nspec: {{nodeName: {node}, \
-             containers: [{{name: main, {container}}}]}}"
+             terminationGracePeriodSeconds: 600, containers: [{{name: main, {container}}}]}}"
         ))?;
         Ok(())
     }
@@ -248,11 +251,11 @@ pub(crate) fn silent(cluster: &Cluster, from: From<'_>, address: SocketAddr) -> 
     })
 }
 
-/// A UDP socket in the machine outside, whose answers have a second to come.
+/// A UDP socket in the machine outside, whose answers have some time to come.
 pub(crate) fn outside_socket(cluster: &Cluster, port: u16) -> Result<UdpSocket> {
     Host::inside(cluster.host().name(), move || {
         let socket = UdpSocket::bind(("0.0.0.0", port))?;
-        socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+        socket.set_read_timeout(Some(Duration::from_secs(3)))?;
         Ok(socket)
     })
 }

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use harness::{Cluster, Connection, eventually, get, same};
 
 use crate::Scenario;
-use crate::services::{client_pod, deploy, remove};
+use crate::services::{client_pod, deploy, deploy_probed, remove};
 
 /// All scenarios of this file.
 pub(crate) const ALL: &[Scenario] = &[
@@ -42,9 +42,7 @@ fn exec(cluster: &Cluster) -> Result<()> {
         "echo hello from $(hostname)",
     ])?;
     same("output", greeting.trim(), "hello from shell")?;
-    let output = cluster
-        .kubectl_command(&["exec", "shell", "--", "sh", "-c", "exit 7"])
-        .output()?;
+    let output = cluster.kubectl_output(&["exec", "shell", "--", "sh", "-c", "exit 7"])?;
     same("exit code", output.status.code(), Some(7))?;
     cluster
         .kubectl(&["delete", "pod", "shell", "--grace-period=1"])
@@ -52,7 +50,8 @@ fn exec(cluster: &Cluster) -> Result<()> {
 }
 
 fn logs(cluster: &Cluster) -> Result<()> {
-    let script = "echo first; echo second >&2; sleep 3600";
+    let script =
+        "echo first; until [ -e /tmp/go ]; do sleep 0.1; done; echo second >&2; sleep 3600";
     cluster.kubectl(&[
         "run",
         "talker",
@@ -63,6 +62,15 @@ fn logs(cluster: &Cluster) -> Result<()> {
         "-c",
         script,
     ])?;
+    // Lines of different streams come in the order in which they are read.
+    eventually("the first line is in the log", || {
+        same(
+            "log",
+            cluster.kubectl(&["logs", "talker"])?.as_str(),
+            "first\n",
+        )
+    })?;
+    cluster.kubectl(&["exec", "talker", "--", "touch", "/tmp/go"])?;
     eventually("both lines are in the log", || {
         same(
             "log",
@@ -81,21 +89,7 @@ fn logs(cluster: &Cluster) -> Result<()> {
 }
 
 fn readiness(cluster: &Cluster) -> Result<()> {
-    cluster.apply(
-        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: moody}\nspec:\n  replicas: 2\n  \
-         selector: {matchLabels: {app: moody}}\n  template:\n    metadata: {labels: {app: moody}}\n    spec:\n      \
-         containers:\n      - name: server\n        image: portolan.dev/serve-hostname:v1\n        \
-         readinessProbe: {httpGet: {path: /ready, port: 9376}, periodSeconds: 1, failureThreshold: 1}",
-    )?;
-    cluster.kubectl(&[
-        "expose",
-        "deployment",
-        "moody",
-        "--port=80",
-        "--target-port=9376",
-    ])?;
-    cluster.rolled_out("moody")?;
-    cluster.endpoints("moody", 2)?;
+    deploy_probed(cluster, "moody", 2)?;
     let (host, service) = (cluster.host().name(), cluster.cluster_ip("moody")?);
     let pod = cluster.object(&["pods", "-l", "app=moody"])?["items"][0].clone();
     let name = pod["metadata"]["name"]
@@ -256,13 +250,15 @@ fn current_kubectl(cluster: &Cluster) -> Result<()> {
         "deployment/modern",
     ];
     cluster.current_kubectl(&wait)?;
-    same(
-        "log",
-        cluster
-            .current_kubectl(&["logs", "deployment/modern"])?
-            .as_str(),
-        "up\n",
-    )?;
+    eventually("it says that it is up", || {
+        same(
+            "log",
+            cluster
+                .current_kubectl(&["logs", "deployment/modern"])?
+                .as_str(),
+            "up\n",
+        )
+    })?;
     let echo = cluster.current_kubectl(&["exec", "deployment/modern", "--", "echo", "heard"])?;
     same("output", echo.as_str(), "heard\n")?;
     let table = cluster.current_kubectl(&["get", "pods", "-l", "app=modern", "-o", "wide"])?;

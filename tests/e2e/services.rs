@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use harness::{Cluster, Connection, Loop, eventually, get, same};
 
 use crate::Scenario;
+use crate::objects::{PROBE, TARGET};
 
 /// All scenarios of this file.
 pub(crate) const ALL: &[Scenario] = &[
@@ -48,6 +49,39 @@ pub(crate) fn deploy(cluster: &Cluster, name: &str, replicas: usize) -> Result<(
         "--port=80",
         "--target-port=9376",
         "--type=NodePort",
+    ])?;
+    cluster.rolled_out(name)?;
+    cluster.endpoints(name, replicas)?;
+    listening(cluster, name)
+}
+
+/// Waits until all pods of that name answer: one without a readiness probe is ready before its server listens.
+fn listening(cluster: &Cluster, app: &str) -> Result<()> {
+    let list = cluster.object(&["pods", "-l", &format!("app={app}")])?;
+    for pod in list["items"].as_array().context("a list has items")? {
+        let ip = pod["status"]["podIP"].as_str().context("no address")?;
+        let address = SocketAddr::new(ip.parse()?, TARGET);
+        eventually(&format!("{address} answers"), || {
+            get(cluster.host().name(), address)
+        })?;
+    }
+    Ok(())
+}
+
+/// [`deploy`] of pods that a probe asks whether they are ready, so that one that is added takes no request too early.
+pub(crate) fn deploy_probed(cluster: &Cluster, name: &str, replicas: usize) -> Result<()> {
+    cluster.apply(&format!(
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}}}\nspec:\n  replicas: {replicas}\n  \
+         selector: {{matchLabels: {{app: {name}}}}}\n  template:\n    metadata: {{labels: {{app: {name}}}}}\n    spec:\n      \
+         containers:\n      - name: server\n        image: portolan.dev/serve-hostname:v1\n        \
+         readinessProbe: {PROBE}"
+    ))?;
+    cluster.kubectl(&[
+        "expose",
+        "deployment",
+        name,
+        "--port=80",
+        "--target-port=9376",
     ])?;
     cluster.rolled_out(name)?;
     cluster.endpoints(name, replicas)
@@ -254,7 +288,7 @@ fn refused_at_once(netns: &str, address: SocketAddr) -> Result<()> {
 }
 
 fn pod_deletion_under_load(cluster: &Cluster) -> Result<()> {
-    deploy(cluster, "churn", 3)?;
+    deploy_probed(cluster, "churn", 3)?;
     let address = cluster.cluster_ip("churn")?;
     eventually("the ClusterIP answers", || {
         get(cluster.host().name(), address)
@@ -329,6 +363,7 @@ fn ipv6(cluster: &Cluster) -> Result<()> {
     ))?;
     cluster.rolled_out("six")?;
     cluster.endpoints("six", 2)?;
+    listening(cluster, "six")?;
     let addresses = cluster.object(&["service", "six"])?["spec"]["clusterIPs"].clone();
     let v6 = addresses
         .as_array()

@@ -4,12 +4,12 @@ use std::fs;
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::client::finish;
+use crate::client::{finish, said};
 use crate::{Host, eventually};
 
 /// Where a test may serve a registry on the cluster's machine.
@@ -192,8 +192,22 @@ impl Cluster {
     /// # Errors
     /// What kubectl says.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
-        finish(self.kubectl_command(arguments))
+        said(&self.kubectl_output(arguments)?)
             .with_context(|| format!("kubectl {}", arguments.join(" ")))
+    }
+
+    /// Runs kubectl to its end, whatever that is.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn kubectl_output(&self, arguments: &[&str]) -> Result<Output> {
+        eventually("kubectl reads all that it is told", || {
+            let output = self.kubectl_command(arguments).output()?;
+            // An older one may begin to read before it knows all it may read (kubernetes/kubernetes#131203).
+            let error = String::from_utf8_lossy(&output.stderr);
+            ensure!(!error.contains("Unknown stream id"), "{error}");
+            Ok(output)
+        })
     }
 
     /// What kubectl complains of, when it should.
