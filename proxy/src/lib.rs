@@ -14,6 +14,7 @@
 
 pub mod addresses;
 pub mod attach;
+pub mod attacher;
 pub mod capabilities;
 pub mod cli;
 pub mod config;

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | [`watch`](mod@proxy::watch) | the watches | the reconciler, by what they see, and events |
 //! | [`devices`](proxy::devices) | the netlink socket | the reconciler and the attacher, by the latest state |
-//! | attacher | programs and links | nobody |
+//! | [`attacher`](proxy::attacher) | programs and links | nobody |
 //! | [`reconcile`](proxy::reconcile) | the world, the tables and the maps | health, health checks and events |
 //! | [`stale_sockets`](proxy::stale_sockets), a thread | its network namespace | nobody |
 //! | [`conntrack`](proxy::conntrack) | the sweep | nobody |
@@ -20,33 +20,30 @@ use anyhow::Context;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use nix::sys::prctl::set_no_new_privs;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinError, JoinSet, spawn_blocking};
-use tokio::time::Instant;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use proxy::attach::{self, Dataplane, Options};
 use proxy::config::Config;
-use proxy::devices::{self, Devices};
+use proxy::devices;
 use proxy::events::{self, Events};
 use proxy::features::Features;
 use proxy::health::{self, Health};
 use proxy::maps::{Conntrack, KernelMaps, Sockets};
 use proxy::metrics::Metrics;
 use proxy::node::{self, Settings};
-use proxy::reconcile::{self, Full, Listeners, Orders, Reconciler};
+use proxy::reconcile::{self, Listeners, Orders, Reconciler};
 use proxy::service_metrics::KernelCounters;
-use proxy::{capabilities, conntrack, handover, health_check, stale_sockets, watch as api};
+use proxy::{
+    attacher, capabilities, conntrack, handover, health_check, stale_sockets, watch as api,
+};
 
 /// How many events may wait for the reconciler.
 const EVENTS: usize = 1024;
-/// The wait before devices are tried again to which the programs could not be attached.
-const REATTACH: Duration = Duration::from_secs(10);
 /// How long the API server may be silent in the midst of an answer before it is asked again. A watch is never silent for
 /// so long: the server ends it after 290 seconds.
 const SILENCE: Duration = Duration::from_secs(300);
-/// How often every attachment is looked at, though nothing was reported.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Runs the daemon until `shutdown`. What it installed stays in the kernel.
 pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -124,7 +121,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     ));
     parts.spawn(api::run(client, node_name, seen, notes.clone(), stop()));
     parts.spawn(devices::follow(config.devices.clone(), devices, stop()));
-    parts.spawn(keep_attached(
+    parts.spawn(attacher::run(
         dataplane,
         devices_seen.clone(),
         health.clone(),
@@ -214,105 +211,4 @@ fn settings(config: &Config, node_name: &str) -> anyhow::Result<Settings> {
         netns_cookie: node::netns_cookie()
             .context("cannot tell this network namespace from others")?,
     })
-}
-
-/// Attaches the programs to the devices there are and to those that come, and makes room in maps that are full. Those
-/// that fail are tried again, and from time to time all are looked at. An earlier daemon's programs with another layout
-/// stay until the maps hold everything for the first time.
-async fn keep_attached(
-    mut dataplane: Dataplane,
-    mut devices: watch::Receiver<Devices>,
-    health: watch::Sender<Health>,
-    mut full: mpsc::Receiver<Full<KernelMaps>>,
-    shutdown: CancellationToken,
-) {
-    let mut alone = false;
-    let mut health_seen = health.subscribe();
-    let mut look_again = tokio::time::interval_at(Instant::now() + LOOK_AGAIN, LOOK_AGAIN);
-    loop {
-        let known = devices.borrow_and_update().clone();
-        let failed = dataplane.attach_devices(&known);
-        for error in &failed {
-            warn!(
-                error = error as &dyn std::error::Error,
-                "not attached to all devices yet"
-            );
-        }
-        let is_complete = failed.is_empty();
-        health.send_if_modified(|health| {
-            health.update_attached(is_complete, std::time::Instant::now())
-        });
-        let retry = async {
-            match failed.is_empty() {
-                true => std::future::pending().await,
-                false => tokio::time::sleep(REATTACH).await,
-            }
-        };
-        tokio::select! {
-            () = shutdown.cancelled() => break,
-            changed = devices.changed() => if changed.is_err() {
-                break;
-            },
-            () = is_steady(&mut health_seen), if !alone => {
-                alone = true;
-                if let Err(error) = dataplane.remove_other_layouts() {
-                    warn!(
-                        error = &error as &dyn std::error::Error,
-                        "another layout stays until the next start"
-                    );
-                }
-            }
-            Some(full) = full.recv() => {
-                let Ok((back, grown)) = grow(dataplane, full.map).await else {
-                    break;
-                };
-                dataplane = back;
-                match grown {
-                    // Whoever asked may have ended meanwhile.
-                    Ok(maps) => drop(full.larger.send(maps)),
-                    Err(error) if error.is_fatal() => {
-                        error!(
-                            error = &error as &dyn std::error::Error,
-                            map = full.map,
-                            "no room was made; the daemon ends, since its next start puts this in order"
-                        );
-                        break;
-                    }
-                    Err(error) => warn!(
-                        error = &error as &dyn std::error::Error,
-                        map = full.map,
-                        "no room was made"
-                    ),
-                }
-            }
-            _ = look_again.tick() => if let Err(error) = dataplane.look_again() {
-                warn!(
-                    error = &error as &dyn std::error::Error,
-                    "cannot see what is attached"
-                );
-            },
-            () = retry => {}
-        }
-    }
-}
-
-/// Waits until the maps hold everything.
-async fn is_steady(health: &mut watch::Receiver<Health>) {
-    if health.wait_for(Health::is_steady).await.is_err() {
-        // Nobody is at it any more.
-        std::future::pending().await
-    }
-}
-
-/// Makes room on a thread of its own: it takes the verifier some tenths of a second, in which watches are to be read and
-/// probes answered. An error is that thread's panic.
-async fn grow(
-    mut dataplane: Dataplane,
-    full: &'static str,
-) -> Result<(Dataplane, Result<KernelMaps, attach::Error>), JoinError> {
-    let work = move || {
-        let grown = dataplane.grow(full);
-        (dataplane, grown)
-    };
-    spawn_blocking(work).await
 }

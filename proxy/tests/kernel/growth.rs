@@ -1,5 +1,6 @@
 //! Maps that are full, and what clients notice of their growth: nothing.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -11,10 +12,15 @@ use dataplane_ebpf::abi::{LAYOUT_VERSION, maps};
 use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, unshare};
 use proxy::attach::Options;
+use proxy::attacher;
 use proxy::devices::Devices;
 use proxy::features::Features;
+use proxy::health::Health;
 use proxy::pins::MapSizes;
+use proxy::reconcile::Full;
 use proxy::xdp::Xdp;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::node::{Daemon, Place};
 use crate::talk::{answers, as_stranger, ask, both, eventually, serve};
@@ -144,6 +150,56 @@ pub(crate) fn that_fails(features: Features) {
     grow(&mut daemon, maps::SERVICES);
     daemon.see(events(&BACKENDS[..1]));
     assert_eq!(answers(SERVICE, ask, 20), both(&BACKENDS[..1]));
+}
+
+/// A growth that can neither go on nor go back leaves some programs with other maps than the rest: whoever asked gets
+/// none, the attacher ends and with it the daemon, and the next start puts everything in order. What stands in the place
+/// of an attachment keeps programs from being exchanged, in both directions.
+pub(crate) fn that_cannot_go_back(features: Features) {
+    let place = Place::new(features);
+    let outside = build_network();
+    let devices = look();
+    BACKENDS.into_iter().for_each(serve);
+    let mut daemon = Daemon::start(&place, &devices);
+    daemon.see(events(&BACKENDS));
+    let pins = links(&place);
+    let stolen = pins.iter().find(|pin| pin.ends_with("connect4")).unwrap();
+    fs::remove_file(stolen).unwrap();
+    fs::create_dir(stolen).unwrap();
+
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let Daemon { dataplane, .. } = daemon;
+    runtime.block_on(async {
+        let (_devices, devices_seen) = watch::channel(devices.clone());
+        let (health, _health_seen) = watch::channel(Health::new());
+        let (full, full_seen) = mpsc::channel(1);
+        let (larger, grown) = oneshot::channel();
+        let map = maps::BACKENDS;
+        full.send(Full { map, larger }).await.ok().unwrap();
+        let running = attacher::run(
+            dataplane,
+            devices_seen,
+            health,
+            full_seen,
+            CancellationToken::new(),
+        );
+        let ended = tokio::time::timeout(Duration::from_secs(60), running).await;
+        assert!(ended.is_ok(), "nobody puts it in order");
+        assert!(grown.await.is_err(), "there are no larger maps");
+    });
+
+    fs::remove_dir(stolen).unwrap();
+    let mut daemon = Daemon::start(&place, &devices);
+    assert_eq!(links(&place), pins);
+    daemon.see(events(&BACKENDS[1..]));
+    assert_eq!(answers(SERVICE, ask, 20), both(&BACKENDS[1..]));
+    let far = || answers(NODE_PORT, ask, 20);
+    let far = as_stranger(&place, || outside.run(far));
+    assert_eq!(far, both(&BACKENDS[1..]));
+    grow(&mut daemon, maps::BACKENDS);
 }
 
 /// Connections that are open go on, and new ones succeed, while every kind of map grows; and after a daemon that died at
