@@ -18,6 +18,7 @@ use crate::filters::compress::CompressArgs;
 use crate::filters::global_auth::GlobalAuthArgs;
 use crate::inspect::socket;
 use crate::observe::log_format::LogFormat;
+use crate::observe::settings::MetricsArgs;
 use crate::request::allowance::BodyLimits;
 use crate::tls::settings::TlsArgs;
 use crate::trace::settings::TraceArgs;
@@ -229,6 +230,13 @@ pub struct GatewayArgs {
     /// like `$remote_addr "$request" $status`.
     #[arg(long, value_name = "FORMAT", default_value = "json")]
     pub access_log_format: LogFormat,
+
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "clap would take a comment for the title of the whole help"
+    )]
+    pub metrics: MetricsArgs,
 
     #[command(flatten)]
     #[expect(

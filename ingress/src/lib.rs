@@ -117,7 +117,10 @@ pub async fn run(args: IngressArgs, shutdown: CancellationToken) -> Result<(), E
     let api_addresses = api_addresses(&config).await;
     let client = client(config)?;
     let resolver = resolver(&args.gateway.external_name)?;
-    let shared = Shared::counted(args.gateway.clone(), Metrics::of(identity(&args)))?;
+    let shared = Shared::counted(
+        args.gateway.clone(),
+        Metrics::of(identity(&args), &args.gateway.metrics),
+    )?;
     let admin = admin::bind(args.gateway.admin_bind).await?;
     // The control half goes on while requests are being finished: their endpoints may still change.
     let ended = CancellationToken::new();

@@ -14,6 +14,7 @@ use crate::observe::effect::{self, Election};
 use crate::observe::process;
 use crate::observe::reviews::Reviews;
 use crate::observe::series::AllSeries;
+use crate::observe::settings::MetricsArgs;
 use crate::problem::Problem;
 use crate::routes::Table;
 use crate::tls::Certificates;
@@ -112,10 +113,11 @@ impl Counter {
 }
 
 impl Metrics {
-    /// All counters of the gateway `identity` at zero.
-    pub fn of(identity: Identity) -> Self {
+    /// All counters of the gateway `identity` at zero, as `settings` want them.
+    pub fn of(identity: Identity, settings: &MetricsArgs) -> Self {
         Self {
             identity,
+            series: AllSeries::new(settings.clone()),
             ..Self::new()
         }
     }

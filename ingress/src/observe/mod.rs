@@ -11,3 +11,4 @@ mod process;
 pub mod record;
 pub mod reviews;
 pub mod series;
+pub mod settings;

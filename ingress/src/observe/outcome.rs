@@ -51,15 +51,20 @@ impl Outcome {
         }
     }
 
-    /// The same by class of its status alone.
-    pub(super) fn classed(self) -> Self {
+    /// The same by its method and the class of its status.
+    pub(super) fn by_class(self) -> Self {
         let status = match self.status {
             code @ 100.. => class(code),
             class => class,
         };
+        Self { status, ..self }
+    }
+
+    /// The same by class of its status alone.
+    pub(super) fn classed(self) -> Self {
         Self {
             method: METHODS.len() as u8,
-            status,
+            ..self.by_class()
         }
     }
 

@@ -16,6 +16,7 @@ use model::ObjectName;
 
 use super::histogram::{Reading, Sizes, Times};
 use super::outcome::{CLASSES, Outcome};
+use super::settings::MetricsArgs;
 use crate::observe::metrics::{Counter, Escaped, family, sample};
 
 /// Most sets of series of each kind.
@@ -34,6 +35,7 @@ pub struct AllSeries {
     sets: Mutex<BTreeMap<Labels, Arc<Series>>>,
     /// What has no set of its own.
     other: Arc<Series>,
+    settings: MetricsArgs,
 }
 
 /// What a set of series is about. Empty where it is about more than one.
@@ -64,6 +66,8 @@ struct Shared {
     used: Counter,
     /// What is beyond the budget, by class of status.
     beyond: [Counts; CLASSES],
+    /// Whether the status itself is of no interest.
+    is_by_class: bool,
 }
 
 /// The requests of one outcome.
@@ -116,7 +120,10 @@ impl Series {
 
     /// Counts a request.
     pub fn count(&self, request: &Observed<'_>) {
-        let outcome = Outcome::of(request.method, request.status);
+        let mut outcome = Outcome::of(request.method, request.status);
+        if self.shared.is_by_class {
+            outcome = outcome.by_class();
+        }
         let counts = self
             .slot(outcome, OUTCOMES, MAX_OUTCOMES)
             .or_else(|| self.slot(outcome.classed(), self.slots.len(), MAX_CLASSED))
@@ -177,6 +184,19 @@ impl Counts {
 // Keeping.
 
 impl AllSeries {
+    /// No series yet.
+    pub fn new(settings: MetricsArgs) -> Self {
+        let shared = Shared {
+            is_by_class: settings.report_status_classes,
+            ..Shared::default()
+        };
+        Self {
+            sets: Mutex::default(),
+            other: Arc::new(Series::new(0, Arc::new(shared))),
+            settings,
+        }
+    }
+
     /// The series of the requests to `path` of `host` that go by `ingress` to `service`. They last as long as somebody has
     /// them, up to the next [`drop_unused`](Self::drop_unused).
     pub fn get(&self, ingress: &ObjectName, service: &str, host: &str, path: &str) -> Arc<Series> {
@@ -188,6 +208,11 @@ impl AllSeries {
             service: service.into(),
             host: none.clone(),
             path: none,
+        };
+        let host = if self.settings.metrics_per_host {
+            host
+        } else {
+            ""
         };
         let of_route = Labels {
             host: host.into(),
@@ -217,10 +242,7 @@ impl AllSeries {
 
 impl Default for AllSeries {
     fn default() -> Self {
-        Self {
-            sets: Mutex::default(),
-            other: Arc::new(Series::new(0, Arc::default())),
-        }
+        Self::new(MetricsArgs::default())
     }
 }
 
@@ -240,6 +262,8 @@ impl Labels {
 }
 
 // Writing.
+
+const REQUESTS: &str = "nginx_ingress_controller_requests";
 
 /// A histogram's name, what it is, and where it is.
 type Family = (&'static str, &'static str, fn(&Counts) -> Reading);
@@ -295,15 +319,11 @@ impl AllSeries {
             .chain(beyond)
             .map(|(labels, outcome, counts)| (format!("{common},{labels},{outcome}"), counts))
             .collect();
-        let requests = "nginx_ingress_controller_requests";
-        family(out, requests, "counter", "Client requests")?;
-        for (labels, counts) in &all {
-            let count = counts.duration.read().count();
-            if count > 0 {
-                sample(out, requests, labels, count)?;
-            }
+        if !self.settings.leaves_out(REQUESTS) {
+            write_requests(out, &all)?;
         }
-        for (name, help, read) in HISTOGRAMS {
+        let histograms = HISTOGRAMS.into_iter();
+        for (name, help, read) in histograms.filter(|(name, ..)| !self.settings.leaves_out(name)) {
             family(out, name, "histogram", help)?;
             for (labels, counts) in &all {
                 read(counts).write(out, name, labels)?;
@@ -311,6 +331,23 @@ impl AllSeries {
         }
         Ok(())
     }
+}
+
+fn write_requests(out: &mut String, all: &[(String, &Counts)]) -> fmt::Result {
+    family(out, REQUESTS, "counter", "Client requests")?;
+    for (labels, counts) in all {
+        let count = counts.duration.read().count();
+        if count > 0 {
+            sample(out, REQUESTS, labels, count)?;
+        }
+    }
+    Ok(())
+}
+
+/// The names of what is counted.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    let histograms = HISTOGRAMS.iter().map(|(name, ..)| *name);
+    histograms.chain([REQUESTS])
 }
 
 impl Display for Labels {
@@ -449,6 +486,25 @@ mod tests {
             Some(labels.rsplit_once(",method=")?.1.to_owned())
         });
         lines.collect()
+    }
+
+    #[test]
+    fn hosts_statuses_and_whole_metrics_can_be_left_out() {
+        let all = AllSeries::new(MetricsArgs {
+            metrics_per_host: false,
+            report_status_classes: true,
+            exclude_socket_metrics: vec!["response_size".to_owned()],
+        });
+        let name = ObjectName::new("ns", "i");
+        let of_host = |host| all.get(&name, "s", host, "/x");
+        let (one, other) = (of_host("a.org"), of_host("b.org"));
+        assert!(Arc::ptr_eq(&one, &other));
+        one.count(&request(&Method::GET, 200, Duration::ZERO));
+        one.count(&request(&Method::GET, 204, Duration::ZERO));
+        assert_eq!(counted(&all), ["\"GET\",status=\"2xx\"} 2"]);
+        let text = text(&all);
+        assert!(text.contains("request_size") && text.contains("host=\"\""));
+        assert!(!text.contains("response_size"), "{text}");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::Error;
 use crate::config::GatewayArgs;
 use crate::configmap::Everywhere;
 use crate::filters;
-use crate::observe::metrics::Metrics;
+use crate::observe::metrics::{Identity, Metrics};
 use crate::routes::Table;
 use crate::server::listener::{Listener, Listeners, Protocol};
 use crate::server::settings::Settings;
@@ -65,7 +65,8 @@ pub struct Serving {
 impl Shared {
     /// A gateway without routes, and with nothing but its own certificate.
     pub fn new(settings: GatewayArgs) -> Result<Arc<Self>, Error> {
-        Self::counted(settings, Metrics::new())
+        let metrics = Metrics::of(Identity::default(), &settings.metrics);
+        Self::counted(settings, metrics)
     }
 
     /// All metrics in Prometheus' text format.

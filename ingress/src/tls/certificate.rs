@@ -29,7 +29,7 @@ pub struct Certificate {
 }
 
 /// What a leaf certificate says of itself.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Facts {
     /// When it expires, in seconds since 1970. An expired one is served all the same: a warning that a user can click away
     /// is better than no answer.
