@@ -75,20 +75,29 @@ enum Verdict {
     Late,
 }
 
-/// Serves `socket` to its end.
-pub async fn serve<S: Stream>(worker: &Rc<Worker>, peer: Rc<Peer>, socket: Socket<S>) {
+/// Serves `socket` to its end. Between requests there is one of everything, so this is no `async fn`, which would keep room
+/// for the socket that it is given and for the one that it serves.
+pub fn serve<S: Stream>(
+    worker: &Rc<Worker>,
+    peer: Rc<Peer>,
+    socket: Socket<S>,
+) -> impl Future<Output = ()> {
     let since = Instant::now();
     let mut quiet = Quiet { socket, since };
-    while let Some(next) = Box::pin(awake(worker, &peer, quiet)).await {
-        quiet = next;
-        if quiet.socket.has_bytes() {
-            continue;
+    async move {
+        loop {
+            quiet = match Box::pin(awake(worker, &peer, quiet)).await {
+                Some(next) => next,
+                None => return,
+            };
+            if quiet.socket.has_bytes() {
+                continue;
+            }
+            if !parked(worker, &peer, &quiet).await {
+                return close(&mut quiet.socket).await;
+            }
+            quiet.since = Instant::now();
         }
-        if !parked(worker, &peer, &quiet).await {
-            close(quiet.socket).await;
-            return;
-        }
-        quiet.since = Instant::now();
     }
 }
 
@@ -342,7 +351,7 @@ impl<'c> Clock<'c> {
 /// Tells a client that it was too slow. One that has sent nothing at all did not ask for anything.
 async fn refuse_late_head<S: Stream>(worker: &Worker, mut socket: Socket<S>) {
     if !socket.has_bytes() {
-        return close(socket).await;
+        return close(&mut socket).await;
     }
     worker.metrics().count_reason(Reason::HeaderTimeout);
     let answer = answer::in_bytes(Reason::HeaderTimeout);
@@ -355,7 +364,7 @@ async fn refuse_late_head<S: Stream>(worker: &Worker, mut socket: Socket<S>) {
 /// (RFC 9112 section 9.6), so first only our half is closed.
 async fn end<S: Stream>(mut socket: Socket<S>, may_be_sending: bool) {
     if !may_be_sending {
-        return close(socket).await;
+        return close(&mut socket).await;
     }
     let lingering = async {
         socket.shutdown().await?;
@@ -368,7 +377,7 @@ async fn end<S: Stream>(mut socket: Socket<S>, may_be_sending: bool) {
 }
 
 /// Says good-bye, which takes a message in TLS. Whether the client hears it is its business.
-async fn close<S: Stream>(mut socket: Socket<S>) {
+async fn close<S: Stream>(socket: &mut Socket<S>) {
     if !matches!(timeout(LINGER, socket.shutdown()).await, Ok(Ok(()))) {
         tracing::trace!("a client was gone before the end");
     }

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use http::header::{FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue};
 use ipnetwork::IpNetwork;
 
+use crate::message::variables::scheme;
 use crate::request::strict;
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -42,9 +43,9 @@ const MAX_REQUEST_ID: usize = 128;
 #[derive(Debug, Clone)]
 pub struct Via {
     trusted: bool,
+    is_secure: bool,
     address: HeaderValue,
     port: HeaderValue,
-    proto: HeaderValue,
 }
 
 impl Via {
@@ -59,7 +60,7 @@ impl Via {
             trusted: trusted.iter().any(|range| range.contains(peer)),
             address: value(peer.to_string()),
             port: value(port.to_string()),
-            proto: HeaderValue::from_static(if secure { "https" } else { "http" }),
+            is_secure: secure,
         }
     }
 
@@ -113,7 +114,7 @@ impl Via {
         [
             (FOR, self.address.clone()),
             (REAL_IP, client),
-            (PROTO, self.proto.clone()),
+            (PROTO, HeaderValue::from_static(scheme(self.is_secure))),
             (PORT, self.port.clone()),
             (
                 HOST_SEEN,
