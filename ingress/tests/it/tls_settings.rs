@@ -7,13 +7,14 @@ use std::sync::Arc;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::version::{TLS12, TLS13};
 use rustls::{CipherSuite, ClientConfig, ProtocolVersion, RootCertStore, SupportedProtocolVersion};
+use serde_json::json;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::backend::Backend;
 use crate::client::Http;
-use crate::harness::{Gateway, secure_ingress, service_of};
+use crate::harness::{Gateway, eventually, secure_ingress, service_of};
 use crate::tls::{Authority, authority};
 
 type Versions = &'static [&'static SupportedProtocolVersion];
@@ -105,4 +106,31 @@ async fn suites_of_tls_12_are_those_the_operator_names() {
     );
     let newer = connect(gateway.https, "a.org", &authority.der(), ONLY_13).await;
     assert!(newer.is_ok());
+}
+
+#[tokio::test]
+async fn versions_and_hsts_are_those_of_the_config_map_at_once() {
+    let (mut gateway, authority, _backend) = gateway(&["--configmap=default/settings"]).await;
+    let older = connect(gateway.https, "a.org", &authority.der(), ONLY_12).await;
+    let answer = Http::over(older.unwrap()).await.get("a.org", "/").await;
+    let hsts = &answer.headers["strict-transport-security"];
+    assert_eq!(hsts, "max-age=31536000; includeSubDomains");
+    let report = gateway.apply(json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "settings", "namespace": "default"},
+        "data": {"ssl-protocols": "TLSv1.3", "hsts-max-age": "60", "hsts-include-subdomains": "false"},
+    }));
+    assert_eq!(report.unwrap().problems, []);
+    eventually("the older version to be refused", async || {
+        let older = connect(gateway.https, "a.org", &authority.der(), ONLY_12).await;
+        older.is_err().then_some(())
+    })
+    .await;
+    eventually("the other time", async || {
+        let newer = connect(gateway.https, "a.org", &authority.der(), ONLY_13).await;
+        let answer = Http::over(newer.unwrap()).await.get("a.org", "/").await;
+        (answer.headers["strict-transport-security"] == "max-age=60").then_some(())
+    })
+    .await;
 }
