@@ -4,12 +4,14 @@
 //! everything of its kind, so what was missed between two watches is found.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Namespace, Service};
+use k8s_openapi::api::core::v1::{Namespace, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use model::kube::object_name;
 use model::{Event, Node, ObjectName, ServiceName, World};
 
@@ -18,7 +20,7 @@ use crate::routes::class::Classes;
 use crate::tls::Secrets;
 use crate::tls::certificate::{CERTIFICATE_KEY, Certificate, PRIVATE_KEY_KEY};
 use crate::upstream::Sources;
-use crate::upstream::external::{Names, Resolution, api_service};
+use crate::upstream::external::{Names, Resolution, Targets, api_service};
 
 /// Something that was seen in the API.
 #[derive(Debug, Clone)]
@@ -183,7 +185,8 @@ impl Objects {
             Change::Class(delta) => self.apply_class(delta, stale),
             Change::Namespace(delta) => self.apply_namespace(delta, stale),
             Change::Service(delta) => {
-                let changed = self.world.apply(service_event(delta));
+                let mut changed = self.apply_targets(&delta);
+                changed.extend(self.world.apply(service_event(delta)));
                 self.outdate_names(&changed, stale);
                 stale.endpoints.extend(changed.iter().cloned());
                 stale.services.extend(changed);
@@ -402,7 +405,43 @@ impl Objects {
 
 // Names outside the cluster.
 
+/// The ports of `service` that lead to another one, if it stands for a name.
+fn targets(service: &Service) -> Targets {
+    let spec = service.spec.as_ref();
+    let spec = spec.filter(|spec| spec.type_.as_deref() == Some("ExternalName"));
+    let ports = spec.and_then(|spec| spec.ports.as_deref());
+    let number = |number: i32| NonZeroU16::new(u16::try_from(number).ok()?);
+    let target = |port: &ServicePort| match &port.target_port {
+        Some(IntOrString::Int(target)) => Some((number(port.port)?, number(*target)?)),
+        _ => None,
+    };
+    let targets = ports.unwrap_or_default().iter().filter_map(target);
+    targets.filter(|(port, target)| port != target).collect()
+}
+
 impl Objects {
+    /// Takes in where ports lead of Services that stand for names, and says which of them changed.
+    fn apply_targets(&mut self, delta: &Delta<Service>) -> BTreeSet<ServiceName> {
+        let mut changed = BTreeSet::new();
+        let mut put = |service: &Service, targets| {
+            let name = name_or_empty(&service.metadata);
+            if self.names.put_targets(name.clone(), targets) {
+                changed.insert(name);
+            }
+        };
+        match delta {
+            Delta::All(all) => {
+                all.iter()
+                    .for_each(|service| put(service, targets(service)));
+                let listed = all.iter().map(|service| name_or_empty(&service.metadata));
+                self.names.keep_targets(&listed.collect());
+            }
+            Delta::Applied(service) => put(service, targets(service)),
+            Delta::Deleted(service) => put(service, Targets::new()),
+        }
+        changed
+    }
+
     /// Those who name it are read again only if there is something else to say about it.
     fn apply_resolved(&mut self, name: Box<str>, resolution: Resolution, stale: &mut Stale) {
         let said =

@@ -94,8 +94,8 @@ impl Reader<'_> {
         })
     }
 
-    /// Where the name leads for which `service` stands; nothing if it has no port of that name. A number is the port there,
-    /// whether the Service lists it or not, as it need not list any.
+    /// Where the name leads for which `service` stands; nothing if it has no port of that name. A number that the Service does
+    /// not list is the port there, as it need not list any; one that it lists leads to its `targetPort`, as in ingress-nginx.
     fn external_backend(
         &mut self,
         field: &str,
@@ -105,7 +105,7 @@ impl Reader<'_> {
     ) -> Option<Found> {
         let listed = find_port(service, port);
         let number = match (listed, port) {
-            (Some(listed), _) => listed.port,
+            (Some(listed), _) => self.context.names.target(&service.name, listed.port),
             (None, PortRef::Number(number)) => u16::try_from(number).ok()?.try_into().ok()?,
             (None, PortRef::Name(_)) => return None,
         };

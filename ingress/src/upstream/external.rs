@@ -6,9 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU16;
 
 use ipnetwork::IpNetwork;
-use model::{ObjectName, World};
+use model::{ObjectName, ServiceName, World};
 
 use crate::annotations::Reference;
 
@@ -64,7 +65,11 @@ pub struct Names {
     /// Where the gateway itself reaches the API server.
     api: Vec<IpAddr>,
     known: BTreeMap<Box<str>, Resolution>,
+    targets: BTreeMap<ServiceName, Targets>,
 }
+
+/// The ports of such a Service that lead to another one (`targetPort`), and to which.
+pub type Targets = BTreeMap<NonZeroU16, NonZeroU16>;
 
 /// What is wrong with where a name leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +87,7 @@ impl Names {
             settings,
             api,
             known: BTreeMap::new(),
+            targets: BTreeMap::new(),
         }
     }
 
@@ -93,6 +99,27 @@ impl Names {
     /// Takes in what looking up `name` has come to.
     pub fn put(&mut self, name: Box<str>, resolution: Resolution) {
         self.known.insert(name, resolution);
+    }
+
+    /// Takes in to which ports those of `service` lead. Says whether that changed anything.
+    pub fn put_targets(&mut self, service: ServiceName, targets: Targets) -> bool {
+        let old = match targets.is_empty() {
+            true => self.targets.remove(&service),
+            false => self.targets.insert(service.clone(), targets),
+        };
+        old.as_ref() != self.targets.get(&service)
+    }
+
+    /// Forgets where ports lead of all Services but `wanted`.
+    pub fn keep_targets(&mut self, wanted: &BTreeSet<ServiceName>) {
+        self.targets.retain(|service, _| wanted.contains(service));
+    }
+
+    /// The port that `port` of `service` leads to. Nobody else looks at it: kube-proxy does not serve such Services.
+    pub fn target(&self, service: &ServiceName, port: NonZeroU16) -> NonZeroU16 {
+        let targets = self.targets.get(service);
+        let target = targets.and_then(|targets| targets.get(&port));
+        target.copied().unwrap_or(port)
     }
 
     /// Forgets all but `wanted`.

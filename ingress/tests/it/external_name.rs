@@ -68,7 +68,10 @@ async fn the_port_is_that_of_the_ingress_or_of_the_service() {
     let backend = Backend::echo("b").await;
     let port = backend.address.port();
     let listed = json!([{"name": "web", "port": port}, {"name": "other", "port": 9}]);
+    let moved = json!([{"name": "web", "port": 80, "targetPort": port}]);
     let rows = [
+        (moved.clone(), json!({"number": 80}), 200),
+        (moved, json!({"name": "web"}), 200),
         (json!([]), json!({"number": port}), 200),
         (listed.clone(), json!({"number": port}), 200),
         (listed.clone(), json!({"name": "web"}), 200),
