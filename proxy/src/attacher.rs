@@ -12,7 +12,7 @@ use crate::attach::{self, Dataplane};
 use crate::devices::Devices;
 use crate::health::Health;
 use crate::maps::KernelMaps;
-use crate::reconcile::Full;
+use crate::rounds::Full;
 
 /// The wait before devices are tried again to which the programs could not be attached.
 const REATTACH: Duration = Duration::from_secs(10);

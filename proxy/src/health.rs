@@ -19,9 +19,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use crate::maps::Maps;
 use crate::metrics::Metrics;
-use crate::reconcile::Reconciler;
+use crate::standing::Standing;
 
 /// How long something may be other than it should be before the proxy counts as unhealthy: twice the period in which
 /// kube-proxy synchronises.
@@ -31,12 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone)]
 pub struct Health {
     last_updated: SystemTime,
-    /// Since when a change has not reached the maps.
-    behind_since: Option<Instant>,
+    standing: Standing,
     /// Since when a device is without its program.
     unattached_since: Option<Instant>,
-    leaving: bool,
-    steady: bool,
 }
 
 /// The body of `/healthz` and `/livez`.
@@ -54,18 +50,14 @@ impl Health {
     pub fn new() -> Self {
         Self {
             last_updated: SystemTime::now(),
-            behind_since: None,
+            standing: Standing::default(),
             unattached_since: None,
-            leaving: false,
-            steady: false,
         }
     }
 
-    /// Takes in the state of `reconciler` after a round.
-    pub fn update<M: Maps>(&mut self, reconciler: &Reconciler<M>) {
-        self.behind_since = reconciler.behind_since();
-        self.steady = reconciler.is_steady();
-        self.leaving = reconciler.world().node().is_some_and(|node| node.leaving);
+    /// Takes in how the reconciler stands after a round.
+    pub fn update(&mut self, standing: &Standing) {
+        self.standing = *standing;
         self.note_update();
     }
 
@@ -90,13 +82,13 @@ impl Health {
 
     /// Since when anything is other than it should be.
     fn wrong_since(&self) -> Option<Instant> {
-        let wrong = self.behind_since.into_iter().chain(self.unattached_since);
-        wrong.min()
+        let behind = self.standing.behind_since.into_iter();
+        behind.chain(self.unattached_since).min()
     }
 
     /// Whether the first round is over, after which the maps hold everything.
     pub fn is_steady(&self) -> bool {
-        self.steady
+        self.standing.is_steady
     }
 
     /// Whether all changes reach the kernel, and all devices get their programs, in time.
@@ -174,8 +166,9 @@ pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 fn answer_health(path: &str, health: &Health, metrics: &Metrics) -> Response<Full<Bytes>> {
     let live = health.is_live(Instant::now());
+    let stays = !health.standing.is_leaving;
     let (ok, eligible) = match path {
-        "/healthz" => (live && !health.leaving, Some(!health.leaving)),
+        "/healthz" => (live && stays, Some(stays)),
         "/livez" => (live, None),
         _ => {
             return text(

@@ -14,9 +14,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::maps::Swept;
-use crate::news::WithoutLocal;
-use crate::reconcile::Round;
 use crate::service_metrics::KernelCounters;
+use crate::standing::{Round, WithoutLocal};
 use crate::tables::Usage;
 
 /// The content type of [`Metrics::encode`].

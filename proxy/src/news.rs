@@ -11,6 +11,7 @@ use model::{Event, ServiceName, Slice, World};
 use crate::desired::{Port, Target};
 use crate::events::Note;
 use crate::health_check::{Change, Check, check};
+use crate::standing::WithoutLocal;
 use crate::tables::Error;
 
 /// How many triggers of one Service are measured at most when it is applied.
@@ -25,15 +26,6 @@ pub struct News {
     pub notes: Vec<Note>,
     /// When that happened which is in the kernel now.
     pub programmed: Vec<SystemTime>,
-}
-
-/// Service ports whose policy allows only endpoints on this node, where there is none, though there are some elsewhere.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct WithoutLocal {
-    /// By `internalTrafficPolicy`.
-    pub internal: u32,
-    /// By `externalTrafficPolicy`.
-    pub external: u32,
 }
 
 /// Turns rounds into [`News`].

@@ -1,35 +1,27 @@
-//! The single owner of the world and the tables, and its loop.
+//! The single owner of the world and the tables.
 //!
 //! [`Reconciler`] is the state and its transitions, without any waiting: events make Services due, and a round brings
-//! every due Service to what it should be. [`run`] is the loop around it. A Service whose writes fail is tried again, ever
-//! more slowly, while all others go on. Until every source has been listed in full nothing is written at all: what an
-//! earlier daemon left is newer than half a list.
+//! every due Service to what it should be. [`crate::rounds`] is the loop around it. A Service whose writes fail is tried
+//! again, ever more slowly, while all others go on. Until every source has been listed in full nothing is written at all:
+//! what an earlier daemon left is newer than half a list.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use model::{Event, ServiceName, World};
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::addresses::{NodeAddresses, node_addresses};
 use crate::desired::{View, desired};
 use crate::devices::{self, Devices};
-use crate::due::{Due, LAST_RETRY, Queue};
-use crate::events::Events;
-use crate::health::Health;
-use crate::health_check::Change;
+use crate::due::{Due, Queue};
 use crate::maps::Maps;
-use crate::metrics::{Metrics, State};
-use crate::news::{Gathered, News, WithoutLocal};
+use crate::news::{Gathered, News};
 use crate::node::{self, ServiceCidrs, Settings};
+use crate::standing::{Round, Standing, WithoutLocal};
 use crate::sys;
-use crate::tables::{Error, Retired, Tables};
-
-/// How many events are taken in before a round: one round for a burst instead of one each.
-const BURST: usize = 1024;
+use crate::tables::{Error, Tables};
 
 /// The state of the proxy.
 pub struct Reconciler<M> {
@@ -54,19 +46,6 @@ pub struct Reconciler<M> {
     gathered: Gathered,
 }
 
-/// Those who have to know how the reconciler stands.
-#[derive(Debug)]
-pub struct Listeners {
-    /// Who answers about the proxy.
-    pub health: watch::Sender<Health>,
-    /// Who answers load balancers.
-    pub checks: mpsc::UnboundedSender<Change>,
-    /// Who tells the owners of Services.
-    pub events: Events,
-    /// What is counted.
-    pub metrics: Metrics,
-}
-
 /// How far the daemon has got since its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -76,21 +55,6 @@ enum Phase {
     Filling,
     /// Only changes matter.
     Steady,
-}
-
-/// What a round did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Round {
-    /// Services that were brought to what they should be.
-    pub applied: usize,
-    /// Services that could not be.
-    pub failed: usize,
-    /// Services of these that did not fail before, but for want of room that may yet be found.
-    pub newly_failed: usize,
-    /// Every Service was due, not only those that changed.
-    pub full: bool,
-    /// Everything is known that has to be before anything may be written.
-    pub may_write: bool,
 }
 
 impl<M: Maps> Reconciler<M> {
@@ -236,6 +200,15 @@ impl<M: Maps> Reconciler<M> {
     /// Whether the first round is over: every Service is in, and nothing is left of an earlier daemon.
     pub fn is_steady(&self) -> bool {
         self.phase == Phase::Steady
+    }
+
+    /// How it stands, for those who answer for the node's health.
+    pub fn standing(&self) -> Standing {
+        Standing {
+            behind_since: self.behind_since(),
+            is_steady: self.is_steady(),
+            is_leaving: self.world.node().is_some_and(|node| node.leaving),
+        }
     }
 
     /// The world as it was last seen.
@@ -391,106 +364,5 @@ impl<M: Maps> Reconciler<M> {
         if is_decisive {
             self.all_due(now);
         }
-    }
-}
-
-/// Where the reconciler sends what others have to do.
-pub struct Orders<M> {
-    /// Backends that are gone, to which UDP sockets may be connected.
-    pub retired: std::sync::mpsc::Sender<Vec<Retired>>,
-    /// Maps that are full.
-    pub full: mpsc::Sender<Full<M>>,
-}
-
-/// A map that something did not fit into.
-pub struct Full<M> {
-    /// Its name.
-    pub map: &'static str,
-    /// Where to send maps with the same contents and more room; nothing, if there can be none. Until then nobody writes.
-    pub larger: oneshot::Sender<M>,
-}
-
-impl<M> Orders<M> {
-    async fn larger(&self, map: &'static str) -> Option<M> {
-        let (larger, answer) = oneshot::channel();
-        self.full.send(Full { map, larger }).await.ok()?;
-        answer.await.ok()
-    }
-}
-
-/// Runs the reconciler until `shutdown` or until a source ends. Everything stays installed.
-pub async fn run<M: Maps>(
-    mut reconciler: Reconciler<M>,
-    mut events: mpsc::Receiver<Event>,
-    mut devices: watch::Receiver<Devices>,
-    orders: Orders<M>,
-    listeners: Listeners,
-    shutdown: CancellationToken,
-) {
-    let mut burst = Vec::with_capacity(BURST);
-    let known = devices.borrow_and_update().clone();
-    reconciler.see_devices(known, Instant::now());
-    loop {
-        let alarm = reconciler.next_round();
-        let alarm =
-            tokio::time::sleep_until(alarm.unwrap_or_else(|| Instant::now() + LAST_RETRY).into());
-        tokio::select! {
-            () = shutdown.cancelled() => break,
-            count = events.recv_many(&mut burst, BURST) => {
-                if count == 0 {
-                    break;
-                }
-                for event in burst.drain(..) {
-                    listeners.metrics.count_event(&event);
-                    reconciler.see(event, Instant::now());
-                }
-            }
-            changed = devices.changed() => {
-                if changed.is_err() {
-                    break;
-                }
-                let known = devices.borrow_and_update().clone();
-                reconciler.see_devices(known, Instant::now());
-            }
-            () = alarm => {}
-        }
-        let start = Instant::now();
-        let round = reconciler.round(start);
-        let took = start.elapsed();
-        if round.applied + round.failed > 0 {
-            debug!(?round, ?took, "round");
-        }
-        if let Some(map) = reconciler.tables_mut().take_full()
-            && let Some(maps) = orders.larger(map).await
-        {
-            reconciler.grow(maps, Instant::now());
-        }
-        let retired = reconciler.tables_mut().take_retired();
-        if !retired.is_empty() && orders.retired.send(retired).is_err() {
-            warn!("nobody closes UDP sockets connected to backends that are gone");
-        }
-        listeners.tell(&mut reconciler, &round, took);
-    }
-}
-
-impl Listeners {
-    /// Tells everybody how `reconciler` stands after a round that `took` so long.
-    fn tell<M: Maps>(&self, reconciler: &mut Reconciler<M>, round: &Round, took: Duration) {
-        let news = reconciler.take_news();
-        self.metrics.round(round, took, &news.programmed);
-        self.metrics.state(&State {
-            usage: reconciler.tables().usage(),
-            waiting: reconciler.waiting(),
-            without_local: reconciler.without_local(),
-        });
-        for note in news.notes {
-            self.events.warn(note);
-        }
-        for change in news.checks {
-            if self.checks.send(change).is_err() {
-                debug!("nobody answers health checks any more");
-            }
-        }
-        self.health.send_modify(|health| health.update(reconciler));
     }
 }

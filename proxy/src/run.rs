@@ -5,7 +5,7 @@
 //! | [`watch`](mod@proxy::watch) | the watches | the reconciler, by what they see, and events |
 //! | [`devices`](proxy::devices) | the netlink socket | the reconciler and the attacher, by the latest state |
 //! | [`attacher`](proxy::attacher) | programs and links | nobody |
-//! | [`reconcile`](proxy::reconcile) | the world, the tables and the maps | health, health checks and events |
+//! | [`rounds`](proxy::rounds) of the reconciler | the world, the tables and the maps | health, health checks and events |
 //! | [`stale_sockets`](proxy::stale_sockets), a thread | its network namespace | nobody |
 //! | [`conntrack`](proxy::conntrack) | the sweep | nobody |
 //! | [`health_check`](proxy::health_check) | the listeners of health check node ports | load balancers that ask, events |
@@ -33,7 +33,8 @@ use proxy::health::{self, Health};
 use proxy::maps::{Conntrack, KernelMaps, Sockets};
 use proxy::metrics::Metrics;
 use proxy::node::{self, Settings};
-use proxy::reconcile::{self, Listeners, Orders, Reconciler};
+use proxy::reconcile::Reconciler;
+use proxy::rounds::{self, Listeners, Orders};
 use proxy::service_metrics::KernelCounters;
 use proxy::{
     attacher, capabilities, conntrack, handover, health_check, stale_sockets, watch as api,
@@ -140,7 +141,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
         metrics.clone(),
         stop(),
     ));
-    parts.spawn(reconcile::run(
+    parts.spawn(rounds::run(
         reconciler,
         events_seen,
         devices_seen,

@@ -2,6 +2,7 @@
 //! is the matter with every other backend. Nothing is sent and nothing is counted.
 
 mod decide;
+mod decision;
 mod explain;
 mod snapshot;
 
@@ -14,7 +15,8 @@ use dataplane_ebpf::addr::{Addr, Port, Protocol};
 use dataplane_ebpf::flow::Flow;
 use serde::Serialize;
 
-use self::decide::{Asker, decide};
+use self::decide::decide;
+use self::decision::Asker;
 use self::explain::Explained;
 use self::snapshot::{Live, Snapshot};
 use super::table::Columns;

@@ -6,7 +6,8 @@ use dataplane_ebpf::abi::{BackendKey, Service};
 use tracing::warn;
 
 use super::ids::Runs;
-use super::{Error, Held, Installed, POLICIES, Published};
+use super::installed::{Held, Published};
+use super::{Error, Installed, POLICIES};
 use crate::desired::{Listener, Range};
 use crate::maps::{Maps, Settings, run_of};
 use crate::sorted::Sorted;

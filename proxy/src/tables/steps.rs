@@ -10,7 +10,8 @@ use dataplane_ebpf::addr::Protocol as WireProtocol;
 use dataplane_ebpf::maglev;
 use model::TrafficPolicy;
 
-use super::{Error, Held, Installed, Published, Retired, Tables};
+use super::installed::{Held, Published};
+use super::{Error, Installed, Retired, Tables};
 use crate::desired::{Entry, Listener, Port, PortKey, Target};
 use crate::maps::{Maps, next_generation};
 

@@ -17,7 +17,7 @@ use proxy::devices::Devices;
 use proxy::features::Features;
 use proxy::health::Health;
 use proxy::pins::MapSizes;
-use proxy::reconcile::Full;
+use proxy::rounds::Full;
 use proxy::xdp::Xdp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;

@@ -55,7 +55,7 @@ struct Servers {
 
 async fn serve(daemon: &mut Daemon) -> Servers {
     let mut state = Health::new();
-    state.update(&daemon.reconciler);
+    state.update(&daemon.reconciler.standing());
     serve_state(daemon, state).await
 }
 
@@ -138,7 +138,7 @@ async fn a_device_without_its_program_makes_the_proxy_unhealthy_after_a_while() 
     };
     for (age, code) in [(50, 200), (70, 503)] {
         let mut state = Health::new();
-        state.update(&daemon.reconciler);
+        state.update(&daemon.reconciler.standing());
         assert!(state.update_attached(false, ago(age)));
         // The next try counts from the first.
         assert!(!state.update_attached(false, ago(1)));

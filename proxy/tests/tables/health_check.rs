@@ -138,7 +138,7 @@ async fn without_endpoints_or_a_healthy_proxy_the_node_is_to_be_avoided() {
     daemon.see(Event::Services(Vec::new()));
     server
         .health
-        .send_modify(|health| health.update(&daemon.reconciler));
+        .send_modify(|health| health.update(&daemon.reconciler.standing()));
     let answer = ask(SocketAddr::new(HOME, port), "/").await;
     assert_eq!(answer.code, 503);
     assert!(

@@ -7,7 +7,9 @@ use dataplane_ebpf::drop::{Answer, Drop};
 use dataplane_ebpf::flow::Flow;
 use serde::Serialize;
 
-use super::decide::{Asker, Choice, Course, Decision, Held, Pick, Rule, Source, Tracked, Verdict};
+use super::decision::{
+    Asker, Choice, Course, Decision, Held, Pick, Rule, Source, Tracked, Verdict,
+};
 use super::snapshot::Snapshot;
 use super::{Columns, clock, text};
 use crate::pinned::Error;

@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use dataplane_ebpf::abi::{Affinity, Prefix};
-use dataplane_ebpf::addr::Port;
+use dataplane_ebpf::abi::{
+    Affinity, AffinityKey, Backend, Connection, Frontend, Kind, Prefix, Run, Service,
+};
+use dataplane_ebpf::addr::{Port, Protocol};
 
+use super::super::decision::Held;
 use super::*;
 
 /// Maps in memory.
