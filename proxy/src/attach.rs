@@ -119,7 +119,7 @@ pub struct Dataplane {
     running: BTreeMap<Attachment, &'static str>,
     xdp: Xdp,
     xdp_devices: XdpDevices,
-    /// The devices whose drivers take no program.
+    /// The uplinks whose drivers take no program.
     without_driver: BTreeSet<u32>,
 }
 
@@ -186,6 +186,9 @@ impl Dataplane {
     /// returned. Without any uplink, those there were keep their programs: a route that is gone for a moment must not
     /// cost connections.
     pub fn attach_devices(&mut self, devices: &Devices) -> Vec<Error> {
+        // What a driver refuses it may take once its device comes back: with other settings, or as another device.
+        let is_uplink = |index: &u32| devices.uplinks.iter().any(|device| device.index == *index);
+        self.without_driver.retain(is_uplink);
         let wanted = self.wanted(devices);
         let mut failed = Vec::new();
         for (attachment, (program, device)) in &wanted {

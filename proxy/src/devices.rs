@@ -13,6 +13,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use futures::channel::mpsc::UnboundedReceiver;
 use futures::{Stream, StreamExt};
 use netlink_packet_route::RouteNetlinkMessage;
 use nix::net::if_::{if_indextoname, if_nametoindex};
@@ -34,7 +35,7 @@ const GATHER: Duration = Duration::from_millis(50);
 const RESYNC: Duration = Duration::from_secs(60);
 
 /// The wait before netlink is asked again after it failed.
-const RETRY: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_secs(1);
 
 /// The index of the loopback device in every network namespace.
 const LOOPBACK: u32 = 1;
@@ -147,49 +148,80 @@ pub async fn follow(
     sender: watch::Sender<Devices>,
     shutdown: CancellationToken,
 ) {
-    let following = async {
-        loop {
-            match follow_socket(&names, &sender).await {
-                Ok(()) => warn!("the netlink socket is closed; it is opened again"),
-                Err(error) => warn!(
-                    error = &error as &dyn std::error::Error,
-                    "the node's devices are unknown for now"
-                ),
-            }
-            tokio::time::sleep(RETRY).await;
-        }
-    };
+    let following = follow_sockets(Netlink::open, &names, &sender);
     shutdown.run_until_cancelled(following).await;
 }
 
-/// The same until the socket is closed or does not answer.
-async fn follow_socket(names: &[String], sender: &watch::Sender<Devices>) -> Result<(), Error> {
-    let groups = [
-        MulticastGroup::Link,
-        MulticastGroup::Ipv4Ifaddr,
-        MulticastGroup::Ipv6Ifaddr,
-        MulticastGroup::Ipv4Route,
-        MulticastGroup::Ipv6Route,
-    ];
-    let (task, handle, mut messages) =
-        rtnetlink::new_multicast_connection(&groups).map_err(Error::Open)?;
-    // Dropped, it ends the task.
-    let mut connection = JoinSet::new();
-    connection.spawn(task);
+/// A message of the kernel's, and who sent it.
+type Told = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr);
+
+/// A netlink socket by which to ask, and by which the kernel tells of changes. Dropped, it is closed.
+struct Netlink<S> {
+    handle: Handle,
+    messages: S,
+    _connection: JoinSet<()>,
+}
+
+impl Netlink<UnboundedReceiver<Told>> {
+    fn open() -> Result<Self, Error> {
+        let groups = [
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Route,
+        ];
+        let (task, handle, messages) =
+            rtnetlink::new_multicast_connection(&groups).map_err(Error::Open)?;
+        let mut connection = JoinSet::new();
+        connection.spawn(task);
+        Ok(Self {
+            handle,
+            messages,
+            _connection: connection,
+        })
+    }
+}
+
+/// Follows by one socket after the other: one that is closed or does not answer is followed by another.
+async fn follow_sockets<S: Stream<Item = Told> + Unpin>(
+    mut open: impl FnMut() -> Result<Netlink<S>, Error>,
+    names: &[String],
+    sender: &watch::Sender<Devices>,
+) {
+    loop {
+        let followed = async { follow_socket(open()?, names, sender).await };
+        match followed.await {
+            Ok(()) => warn!("the netlink socket is closed; it is opened again"),
+            Err(error) => warn!(
+                error = &error as &dyn std::error::Error,
+                "the node's devices are unknown for now"
+            ),
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Follows until the socket is closed or does not answer.
+async fn follow_socket<S: Stream<Item = Told> + Unpin>(
+    mut netlink: Netlink<S>,
+    names: &[String],
+    sender: &watch::Sender<Devices>,
+) -> Result<(), Error> {
     let mut view = None;
     loop {
         let mut known = match view.take() {
             Some(known) => known,
-            None => View::look(&handle).await?,
+            None => View::look(&netlink.handle).await?,
         };
         publish(sender, known.devices(names));
         tokio::select! {
             () = tokio::time::sleep(RESYNC) => {}
-            first = messages.next() => {
+            first = netlink.messages.next() => {
                 let Some((first, _)) = first else {
                     return Ok(());
                 };
-                if gather(&mut known, first, &mut messages).await {
+                if gather(&mut known, first, &mut netlink.messages).await {
                     view = Some(known);
                 }
             }
@@ -201,7 +233,7 @@ async fn follow_socket(names: &[String], sender: &watch::Sender<Devices>) -> Res
 async fn gather(
     view: &mut View,
     first: NetlinkMessage<RouteNetlinkMessage>,
-    messages: &mut (impl Stream<Item = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)> + Unpin),
+    messages: &mut (impl Stream<Item = Told> + Unpin),
 ) -> bool {
     let end = Instant::now() + GATHER;
     let mut is_enough = view.see(first);
@@ -299,7 +331,51 @@ impl View {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Poll;
+
+    use futures::stream::poll_fn;
+
     use super::*;
+
+    /// The first socket cannot be opened, the next does not answer, the third is closed, and the last is listened to.
+    #[tokio::test]
+    async fn a_netlink_socket_that_dies_is_followed_by_another() {
+        let mut opened = 0;
+        let (listening, mut listened) = tokio::sync::mpsc::unbounded_channel();
+        let open = || {
+            opened += 1;
+            let number = opened;
+            if number == 1 {
+                return Err(Error::Open(io::ErrorKind::OutOfMemory.into()));
+            }
+            let mut netlink = Netlink::open()?;
+            if number == 2 {
+                netlink._connection.abort_all();
+            }
+            let listening = listening.clone();
+            let messages = poll_fn(move |_| {
+                listening.send(number).expect("the test goes on");
+                match number {
+                    3 => Poll::Ready(None),
+                    _ => Poll::Pending,
+                }
+            });
+            Ok(Netlink {
+                handle: netlink.handle,
+                messages,
+                _connection: netlink._connection,
+            })
+        };
+        let (sender, _seen) = watch::channel(Devices::default());
+        let last = async { while listened.recv().await != Some(4) {} };
+        let following = follow_sockets(open, &[], &sender);
+        let end = tokio::time::sleep(Duration::from_secs(60));
+        tokio::select! {
+            () = last => {}
+            () = following => unreachable!("it goes on for ever"),
+            () = end => panic!("not followed"),
+        }
+    }
 
     #[track_caller]
     fn check(uplinks: &[u32], internal: [u8; 4], expected: Option<u32>) {
