@@ -171,15 +171,15 @@ pub(crate) fn drivers() {
         outside.run(move || {
             netlink(async |handle| {
                 let link = LinkUnspec::new_with_index(index("eth0")).mtu(mtu).build();
-                handle.link().set(link).execute().await.unwrap();
-            });
-        });
+                handle.link().set(link).execute().await.is_ok()
+            })
+        })
     };
-    // Frames that do not fit a page (`veth_xdp_set`).
-    set_mtu(9000);
+    // Frames that do not fit a page (`veth_xdp_set`). While the program of before is not detached yet, they are refused.
+    eventually(|| set_mtu(9000));
     let mut daemon = start("up0");
     assert_eq!(found(), without, "refused");
-    set_mtu(1500);
+    assert!(set_mtu(1500));
     let mut down = devices.clone();
     down.uplinks.retain(|device| device.index != up0);
     let failed = daemon.dataplane.attach_devices(&down);
