@@ -95,7 +95,7 @@ impl Exchange<'_> {
 
     async fn connection(&mut self, key: &Key, may_reuse: bool) -> Result<Connection, Reason> {
         let metrics = self.worker.metrics();
-        if may_reuse && let Some(connection) = self.worker.pool().take(key).await {
+        if may_reuse && let Some(connection) = self.worker.pool().take(key) {
             metrics.reuses.count();
             self.connect = None;
             return Ok(connection);

@@ -1,16 +1,17 @@
 //! The connections of HTTP/1.1 that a thread keeps for later, bounded in number: the one that has been idle for longest
 //! makes room for another.
 
-use std::collections::HashMap;
-
+use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
-use super::pool::{Exclusive, Key};
+use super::exclusive::Exclusive;
+use super::pool::Key;
 
-/// Idle connections by what they are good for. No list is empty, and each is in order of time.
+/// Idle connections by what they are good for, each list in order of time. Keys are not chosen by clients, so they are
+/// hashed in the cheapest way.
 #[derive(Debug, Default)]
 pub(super) struct Shelf {
-    of_key: HashMap<Key, Vec<Idle>>,
+    of_key: FxHashMap<Key, Vec<Idle>>,
     count: usize,
 }
 
@@ -24,13 +25,9 @@ pub(super) struct Idle {
 impl Shelf {
     /// Takes the one for `key` that was used last.
     pub(super) fn pop(&mut self, key: &Key) -> Option<Idle> {
-        let list = self.of_key.get_mut(key)?;
-        let idle = list.pop();
-        if list.is_empty() {
-            self.of_key.remove(key);
-        }
-        self.count -= usize::from(idle.is_some());
-        idle
+        let idle = self.of_key.get_mut(key)?.pop()?;
+        self.count -= 1;
+        Some(idle)
     }
 
     /// Keeps `idle` for `key`, with no more than `most` of all.
@@ -45,29 +42,23 @@ impl Shelf {
         self.count += 1;
     }
 
-    /// Drops all that are not `kept`.
-    pub(super) fn retain(&mut self, kept: impl Fn(&Idle) -> bool) {
+    /// Drops all that are not `kept`, and forgets keys without any.
+    pub(super) fn retain(&mut self, mut kept: impl FnMut(&mut Idle) -> bool) {
         self.of_key.retain(|_, list| {
-            list.retain(&kept);
+            list.retain_mut(&mut kept);
             !list.is_empty()
         });
         self.count = self.of_key.values().map(Vec::len).sum();
     }
 
     fn drop_oldest(&mut self) {
-        let oldest = self.of_key.iter();
-        let oldest = oldest.min_by_key(|(_, list)| list.first().map(|idle| idle.since));
-        let Some(key) = oldest.map(|(key, _)| key.clone()) else {
-            self.count = 0;
-            return;
-        };
-        let Some(list) = self.of_key.get_mut(&key) else {
-            return;
-        };
-        list.remove(0);
-        self.count -= 1;
-        if list.is_empty() {
-            self.of_key.remove(&key);
+        let lists = self.of_key.values_mut().filter(|list| !list.is_empty());
+        match lists.min_by_key(|list| list.first().map(|idle| idle.since)) {
+            Some(list) => {
+                list.remove(0);
+                self.count -= 1;
+            }
+            None => self.count = 0,
         }
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod attempts;
 pub mod exchange;
+mod exclusive;
 mod idle;
 pub mod multiplex;
 pub mod pool;

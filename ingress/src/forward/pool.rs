@@ -9,33 +9,29 @@
 //! backends has decided once is decided again.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Context;
 use std::time::Duration;
 
-use futures::FutureExt;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::TrySendError;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
 
+use crate::forward::exclusive::Exclusive;
 use crate::forward::idle::{Idle, Shelf};
 use crate::forward::multiplex::{self, Multiplexed};
 use crate::forward::protocol::{Expected, Http, Spoken};
 use crate::message::answer::Reason;
 use crate::message::body::RequestBody;
 use crate::tls::backend::Defaults;
-
-/// Most bytes that are read ahead of a response whose client is slow, its head included, or kept of a request that its
-/// backend does not take.
-const MAX_BUFFER: usize = 64 * 1024;
 
 /// The connections of a thread that can take requests.
 #[derive(Debug)]
@@ -91,15 +87,6 @@ enum Kind {
     Two(multiplex::Lease),
 }
 
-/// A connection of HTTP/1.1. Dropping it closes it.
-#[derive(Debug)]
-pub(super) struct Exclusive {
-    sender: http1::SendRequest<RequestBody>,
-    driver: AbortHandle,
-    opened: Instant,
-    requests: u32,
-}
-
 impl Pool {
     /// An empty pool, with TLS as in `tls` where nobody says otherwise.
     pub fn new(limits: Limits, tls: Arc<Defaults>) -> Self {
@@ -112,9 +99,9 @@ impl Pool {
     }
 
     /// A connection that is open and good for `key`, the one that was used last.
-    pub async fn take(&self, key: &Key) -> Option<Connection> {
+    pub fn take(&self, key: &Key) -> Option<Connection> {
         let kind = match key.spoken.http {
-            Http::One => Kind::One(self.take_idle(key).await?),
+            Http::One => Kind::One(self.take_idle(key)?),
             Http::Two => Kind::Two(self.multiplexed.lease(key)?),
         };
         Some(Connection {
@@ -124,14 +111,14 @@ impl Pool {
         })
     }
 
-    async fn take_idle(&self, key: &Key) -> Option<Exclusive> {
+    fn take_idle(&self, key: &Key) -> Option<Exclusive> {
         loop {
             let idle = self.idle.borrow_mut().pop(key)?;
             if !self.is_good(&idle, Instant::now()) {
                 continue;
             }
             let mut connection = idle.connection;
-            if connection.is_ready().await {
+            if connection.settle() {
                 return Some(connection);
             }
         }
@@ -160,7 +147,7 @@ impl Pool {
         let limits = &self.dialer.limits;
         now - *since <= limits.keep
             && !limits.are_used_up(connection.opened, connection.requests, now)
-            && !connection.sender.is_closed()
+            && !connection.is_closed()
     }
 
     /// Opens a connection that is good for `key`, which may take as long as `limit`. Requests that ask for one of HTTP/2 at
@@ -181,7 +168,8 @@ impl Pool {
     pub fn sweep(&self) {
         self.multiplexed.sweep();
         let now = Instant::now();
-        let is_good = |idle: &Idle| self.is_good(idle, now);
+        // Nobody else looks whether their backends have closed them.
+        let is_good = |idle: &mut Idle| idle.connection.settle() && self.is_good(idle, now);
         self.idle.borrow_mut().retain(is_good);
     }
 }
@@ -249,44 +237,6 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
     socket.set_tcp_keepalive(&keepalive)
 }
 
-impl Exclusive {
-    async fn open(key: &Key, dialer: &Dialer) -> Result<Self, Reason> {
-        let stream = dialer.dial(key).await?;
-        match &key.spoken.tls {
-            None => Self::over(stream).await,
-            Some(expected) => Self::over(dialer.secure(key, expected, stream).await?).await,
-        }
-    }
-
-    async fn over<S>(stream: S) -> Result<Self, Reason>
-    where
-        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
-        let handshake = http1::Builder::new()
-            .max_buf_size(MAX_BUFFER)
-            .handshake(TokioIo::new(stream))
-            .await;
-        let (sender, connection) = handshake.map_err(|_| Reason::ConnectFailed)?;
-        let driver = tokio::task::spawn_local(connection.with_upgrades()).abort_handle();
-        Ok(Self {
-            sender,
-            driver,
-            opened: Instant::now(),
-            requests: 0,
-        })
-    }
-
-    /// Whether it can take a request now. Its task may have the end of the last response still before it, so it is given
-    /// one turn; what is not ready then has bytes of the last request stuck in it.
-    async fn is_ready(&mut self) -> bool {
-        if let Some(ready) = self.sender.ready().now_or_never() {
-            return ready.is_ok();
-        }
-        tokio::task::yield_now().await;
-        matches!(self.sender.ready().now_or_never(), Some(Ok(())))
-    }
-}
-
 impl Connection {
     /// Sends `request` and waits for the head of the response. Dropped before that, it takes the request back as far as
     /// the protocol can.
@@ -295,19 +245,37 @@ impl Connection {
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
         match &mut self.kind {
-            Kind::One(exclusive) => exclusive.sender.try_send_request(request).await,
+            Kind::One(exclusive) => exclusive.send(request).await,
             Kind::Two(lease) => lease.sender().try_send_request(request).await,
         }
+    }
+
+    /// Whether it is for who holds it to move it along: whatever comes on it or is sent on it, a body or a change of
+    /// protocols, gets on by this alone.
+    pub fn has_to_be_moved(&self) -> bool {
+        matches!(self.kind, Kind::One(_))
+    }
+
+    /// Moves it along as far as it can be, if it has to be.
+    pub fn advance(&mut self, cx: &mut Context<'_>) {
+        match &mut self.kind {
+            Kind::One(exclusive) => exclusive.advance(cx),
+            Kind::Two(_) => {}
+        }
+    }
+
+    /// Waits for `outcome`, which comes of something on the connection.
+    pub async fn carry<F: Future>(&mut self, outcome: F) -> F::Output {
+        let mut outcome = pin!(outcome);
+        poll_fn(|cx| {
+            self.advance(cx);
+            outcome.as_mut().poll(cx)
+        })
+        .await
     }
 
     /// Whether it has served a request before.
     pub fn is_reused(&self) -> bool {
         self.reused
-    }
-}
-
-impl Drop for Exclusive {
-    fn drop(&mut self) {
-        self.driver.abort();
     }
 }

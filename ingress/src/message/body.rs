@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -133,6 +133,8 @@ pub struct BackendBody {
     connection: Option<Connection>,
     progress: Rc<Progress>,
     worker: Rc<Worker>,
+    /// Why it breaks off, until the client has been sent what came before.
+    failure: Option<BodyError>,
 }
 
 /// The end that a call's client has set.
@@ -417,6 +419,7 @@ impl BackendBody {
             connection,
             progress,
             worker,
+            failure: None,
         };
         if body.incoming.is_end_stream() {
             body.complete();
@@ -448,13 +451,39 @@ impl BackendBody {
             let trailers = grpc::deadline_exceeded();
             return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
         }
-        let frame = ready!(poll_frame(&mut self.incoming, &mut self.pause, cx));
-        match &frame {
-            Some(Err(_)) => drop(self.connection.take()),
-            Some(Ok(frame)) if frame.is_data() && !self.incoming.is_end_stream() => {}
+        if let Some(failure) = self.failure.take() {
+            return Poll::Ready(Some(Err(failure)));
+        }
+        let frame = ready!(self.poll_incoming(cx));
+        match frame {
+            // An error makes the client's connection drop what it has not sent yet, so it gets a turn to send that.
+            Some(Err(failure)) => {
+                drop(self.connection.take());
+                self.failure = Some(failure);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Some(Ok(ref frame)) if frame.is_data() && !self.incoming.is_end_stream() => {}
             _ => self.complete(),
         }
         Poll::Ready(self.trailers.pass_frame(frame))
+    }
+
+    /// The next frame: one that is there already, else one that comes of moving the connection along.
+    fn poll_incoming(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(connection) = &mut self.connection
+            && connection.has_to_be_moved()
+        {
+            let mut nobody = Context::from_waker(Waker::noop());
+            if let Poll::Ready(frame) = step(&mut self.incoming, &mut self.pause, &mut nobody) {
+                return Poll::Ready(frame);
+            }
+            connection.advance(cx);
+        }
+        poll_frame(&mut self.incoming, &mut self.pause, cx)
     }
 
     /// The connection is good for another request, unless the backend answered before it had read this one's body.
@@ -674,11 +703,24 @@ fn poll_frame(
     pause: &mut Pause,
     cx: &mut Context<'_>,
 ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-    let Poll::Ready(frame) = Pin::new(incoming).poll_frame(cx) else {
-        ready!(pause.poll(cx));
-        return Poll::Ready(Some(Err(BodyError::Paused)));
-    };
-    pause.last = Instant::now();
+    if let Poll::Ready(frame) = step(incoming, pause, cx) {
+        return Poll::Ready(frame);
+    }
+    ready!(pause.poll(cx));
+    Poll::Ready(Some(Err(BodyError::Paused)))
+}
+
+/// The next frame if it is there, which ends a pause.
+fn step(
+    incoming: &mut Incoming,
+    pause: &mut Pause,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+    // There is no other to wait for after the last.
+    if !incoming.is_end_stream() {
+        pause.last = Instant::now();
+    }
     Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)))
 }
 

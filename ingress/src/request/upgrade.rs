@@ -114,15 +114,15 @@ pub fn tunnel(worker: &Rc<Worker>, switch: Switch, record: Box<Record>) -> Respo
     answer.map(ResponseBody::unrecorded)
 }
 
-/// Carries bytes both ways until both sides have finished or one has failed. The connection's task hands over its socket,
-/// so it has to live until then.
+/// Carries bytes both ways until both sides have finished or one has failed. The connection hands over its socket, so it
+/// has to be moved along until then.
 async fn carry(
     client: OnUpgrade,
     backend: OnUpgrade,
-    connection: Connection,
+    mut connection: Connection,
     mut record: Box<Record>,
 ) {
-    let ends = tokio::try_join!(client, backend);
+    let ends = tokio::try_join!(client, connection.carry(backend));
     drop(connection);
     let (client, backend) = match ends {
         Ok(ends) => ends,
