@@ -92,7 +92,7 @@ async fn attempt(
             address,
             spoken: attempts.spoken().clone(),
         };
-        record.tried(&key, resends, &mut request);
+        record.tried(&place, &key, resends, &mut request);
         resends += 1;
         let (answer, again) = match exchange.attempt(&key, may_reuse, request).await {
             Ok(reply) => {

@@ -10,9 +10,10 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use serde::Serialize;
+use jiff::Timestamp;
 use tokio::sync::Notify;
 
+use crate::observe::line::Line;
 use crate::observe::log_format::LogFormat;
 use crate::observe::metrics::Metrics;
 
@@ -34,6 +35,14 @@ pub struct AccessLog {
     /// Told of the first line of a block.
     begun: Notify,
     metrics: Arc<Metrics>,
+    clock: RefCell<Clock>,
+}
+
+/// Writes the time. What is the same for all lines of a second is made once.
+#[derive(Debug, Default)]
+struct Clock {
+    second: i64,
+    text: String,
 }
 
 /// Starts a thread that writes to `writer`. It ends when all senders are gone.
@@ -61,11 +70,17 @@ impl AccessLog {
             block: RefCell::default(),
             begun: Notify::new(),
             metrics,
+            clock: RefCell::default(),
         }
     }
 
+    /// `time` in UTC, to the microsecond (RFC 3339).
+    pub fn stamp(&self, time: Timestamp) -> String {
+        self.clock.borrow_mut().stamp(time)
+    }
+
     /// Adds a line that looks like `format`.
-    pub fn write(&self, format: &LogFormat, line: &impl Serialize) {
+    pub fn write(&self, format: &LogFormat, line: &impl Line) {
         let (before, after) = self.append(format, line);
         if after >= BLOCK_BYTES {
             self.flush();
@@ -75,16 +90,11 @@ impl AccessLog {
     }
 
     /// Adds a line to the block and returns its length before and after.
-    fn append(&self, format: &LogFormat, line: &impl Serialize) -> (usize, usize) {
+    fn append(&self, format: &LogFormat, line: &impl Line) -> (usize, usize) {
         let mut block = self.block.borrow_mut();
         let before = block.len();
-        match format.write(line, &mut block) {
-            Ok(()) => block.push(b'\n'),
-            Err(_) => {
-                block.truncate(before);
-                self.metrics.count_lost_lines(1);
-            }
-        }
+        format.write(line, &mut block);
+        block.push(b'\n');
         (before, block.len())
     }
 
@@ -109,6 +119,38 @@ impl AccessLog {
             let (Full(block) | Disconnected(block)) = error;
             let lines = block.iter().filter(|byte| **byte == b'\n').count();
             self.metrics.count_lost_lines(lines as u64);
+        }
+    }
+}
+
+impl Clock {
+    fn stamp(&mut self, time: Timestamp) -> String {
+        let second = time.as_second();
+        if self.second != second || self.text.is_empty() {
+            (self.second, self.text) = (second, time.strftime("%Y-%m-%dT%H:%M:%S.").to_string());
+        }
+        // A million before it keeps the zeros.
+        let micros = 1_000_000 + time.subsec_microsecond().unsigned_abs();
+        let mut digits = itoa::Buffer::new();
+        [&self.text, &digits.format(micros)[1..], "Z"].concat()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_what_they_are_within_a_second_and_after_it() {
+        let mut clock = Clock::default();
+        for time in [
+            "1970-01-01T00:00:00.000001Z",
+            "2026-03-01T09:05:07.000000Z",
+            "2026-03-01T09:05:07.120034Z",
+            "2026-03-01T09:05:08.999999Z",
+        ] {
+            let parsed: Timestamp = time.parse().unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(clock.stamp(parsed), time);
         }
     }
 }

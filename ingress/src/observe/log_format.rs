@@ -5,8 +5,7 @@
 use std::fmt::Write;
 use std::str::FromStr;
 
-use serde::Serialize;
-use serde_json::Value;
+use crate::observe::line::{Field, Line, Value};
 
 /// ingress-nginx's own `log-format-upstream`.
 const NGINX: &str = "$remote_addr - $remote_user [$time_local] \"$request\" $status $body_bytes_sent \
@@ -15,48 +14,81 @@ const NGINX: &str = "$remote_addr - $remote_user [$time_local] \"$request\" $sta
                      $upstream_response_length $upstream_response_time $upstream_status $req_id";
 
 /// Variables of nginx, and the field of our line that they stand for; the last ones have none here and are always `-`.
-const VARIABLES: [(&str, &str); 41] = [
-    ("remote_addr", "remote_addr"),
-    ("the_real_ip", "remote_addr"),
-    ("remote_port", "remote_port"),
-    ("time_local", "time_local"),
-    ("time_iso8601", "time"),
-    ("msec", "msec"),
-    ("request", "request"),
-    ("request_method", "method"),
-    ("request_uri", "target"),
-    ("server_protocol", "protocol"),
-    ("scheme", "scheme"),
-    ("host", "host"),
-    ("http_host", "host"),
-    ("status", "status"),
-    ("body_bytes_sent", "bytes_sent"),
-    ("bytes_sent", "bytes_sent"),
-    ("http_referer", "referer"),
-    ("http_user_agent", "user_agent"),
-    ("request_time", "duration"),
-    ("req_id", "request_id"),
-    ("request_id", "request_id"),
-    ("namespace", "namespace"),
-    ("ingress_name", "ingress"),
-    ("service_name", "service"),
-    ("location_path", "path"),
-    ("upstream_addr", "backend"),
-    ("proxy_upstream_name", "upstream_name"),
-    ("upstream_response_length", "upstream_length"),
-    ("upstream_response_time", "upstream_duration"),
-    ("upstream_header_time", "upstream_head"),
-    ("upstream_status", "upstream_status"),
-    ("attempts", "attempts"),
-    ("reason", "reason"),
-    ("opentelemetry_trace_id", "trace_id"),
-    ("opentelemetry_span_id", "span_id"),
-    ("opentelemetry_context_traceparent", "traceparent"),
-    ("opentelemetry_sampled", "sampled"),
-    ("remote_user", ""),
-    ("request_length", ""),
-    ("proxy_alternative_upstream_name", ""),
-    ("service_port", ""),
+const VARIABLES: [(&str, Option<Field>); 41] = [
+    ("remote_addr", Some(Field::RemoteAddr)),
+    ("the_real_ip", Some(Field::RemoteAddr)),
+    ("remote_port", Some(Field::RemotePort)),
+    ("time_local", Some(Field::TimeLocal)),
+    ("time_iso8601", Some(Field::Time)),
+    ("msec", Some(Field::Msec)),
+    ("request", Some(Field::Request)),
+    ("request_method", Some(Field::Method)),
+    ("request_uri", Some(Field::Target)),
+    ("server_protocol", Some(Field::Protocol)),
+    ("scheme", Some(Field::Scheme)),
+    ("host", Some(Field::Host)),
+    ("http_host", Some(Field::Host)),
+    ("status", Some(Field::Status)),
+    ("body_bytes_sent", Some(Field::BytesSent)),
+    ("bytes_sent", Some(Field::BytesSent)),
+    ("http_referer", Some(Field::Referer)),
+    ("http_user_agent", Some(Field::UserAgent)),
+    ("request_time", Some(Field::Duration)),
+    ("req_id", Some(Field::RequestId)),
+    ("request_id", Some(Field::RequestId)),
+    ("namespace", Some(Field::Namespace)),
+    ("ingress_name", Some(Field::Ingress)),
+    ("service_name", Some(Field::Service)),
+    ("location_path", Some(Field::Path)),
+    ("upstream_addr", Some(Field::Backend)),
+    ("proxy_upstream_name", Some(Field::UpstreamName)),
+    ("upstream_response_length", Some(Field::UpstreamLength)),
+    ("upstream_response_time", Some(Field::UpstreamDuration)),
+    ("upstream_header_time", Some(Field::UpstreamHead)),
+    ("upstream_status", Some(Field::UpstreamStatus)),
+    ("attempts", Some(Field::Attempts)),
+    ("reason", Some(Field::Reason)),
+    ("opentelemetry_trace_id", Some(Field::TraceId)),
+    ("opentelemetry_span_id", Some(Field::SpanId)),
+    (
+        "opentelemetry_context_traceparent",
+        Some(Field::Traceparent),
+    ),
+    ("opentelemetry_sampled", Some(Field::Sampled)),
+    ("remote_user", None),
+    ("request_length", None),
+    ("proxy_alternative_upstream_name", None),
+    ("service_port", None),
+];
+
+/// The fields of an object, which are always there, with their names and what is before them.
+const FIELDS: [(&str, Field); 21] = [
+    ("{\"time\":", Field::Time),
+    (",\"remote_addr\":", Field::RemoteAddr),
+    (",\"remote_port\":", Field::RemotePort),
+    (",\"scheme\":", Field::Scheme),
+    (",\"protocol\":", Field::Protocol),
+    (",\"method\":", Field::Method),
+    (",\"host\":", Field::Host),
+    (",\"target\":", Field::Target),
+    (",\"status\":", Field::Status),
+    (",\"bytes_sent\":", Field::BytesSent),
+    (",\"duration\":", Field::Duration),
+    (",\"request_id\":", Field::RequestId),
+    (",\"user_agent\":", Field::UserAgent),
+    (",\"referer\":", Field::Referer),
+    (",\"namespace\":", Field::Namespace),
+    (",\"ingress\":", Field::Ingress),
+    (",\"service\":", Field::Service),
+    (",\"path\":", Field::Path),
+    (",\"backend\":", Field::Backend),
+    (",\"attempts\":", Field::Attempts),
+    (",\"reason\":", Field::Reason),
+];
+/// Those that are there if they are known.
+const RARE_FIELDS: [(&str, Field); 2] = [
+    (",\"trace_id\":", Field::TraceId),
+    (",\"span_id\":", Field::SpanId),
 ];
 
 /// How a line looks.
@@ -73,8 +105,8 @@ pub enum LogFormat {
 pub enum Piece {
     /// Text that stays as it is.
     Text(Box<str>),
-    /// A field of the line, empty for one that is never there.
-    Field(&'static str),
+    /// A field of the line; nothing for one that is never there.
+    Field(Option<Field>),
 }
 
 /// A format speaks of a variable that there is not.
@@ -108,7 +140,7 @@ fn pieces(text: &str) -> Result<Vec<Piece>, UnknownVariable> {
         let (name, after) = split_name(part);
         let known = VARIABLES.iter().find(|(variable, _)| *variable == name);
         let (_, field) = known.ok_or_else(|| UnknownVariable(name.to_owned()))?;
-        pieces.push(Piece::Field(field));
+        pieces.push(Piece::Field(*field));
         if !after.is_empty() {
             pieces.push(Piece::Text(after.into()));
         }
@@ -126,38 +158,85 @@ fn split_name(text: &str) -> (&str, &str) {
 }
 
 impl LogFormat {
-    /// Appends `line` to `out`. Fails on nothing that a line of ours has.
-    pub fn write(&self, line: &impl Serialize, out: &mut Vec<u8>) -> serde_json::Result<()> {
+    /// Appends `line` to `out`.
+    pub fn write(&self, line: &impl Line, out: &mut Vec<u8>) {
         match self {
-            Self::Json => serde_json::to_writer(out, line),
+            Self::Json => push_object(line, out),
             Self::Text(pieces) => {
-                let line = serde_json::to_value(line)?;
                 let mut text = String::new();
                 for piece in pieces {
                     match piece {
                         Piece::Text(piece) => text.push_str(piece),
-                        Piece::Field(name) => push_value(&mut text, &line, name),
+                        Piece::Field(None) => text.push('-'),
+                        Piece::Field(Some(field)) => push_value(&mut text, &line.value(*field)),
                     }
                 }
                 out.extend_from_slice(text.as_bytes());
-                Ok(())
             }
         }
     }
 }
 
+fn push_object(line: &impl Line, out: &mut Vec<u8>) {
+    for (name, field) in FIELDS {
+        out.extend_from_slice(name.as_bytes());
+        push_json(out, &line.value(field));
+    }
+    for (name, field) in RARE_FIELDS {
+        let value = line.value(field);
+        if value != Value::Nothing {
+            out.extend_from_slice(name.as_bytes());
+            push_json(out, &value);
+        }
+    }
+    out.push(b'}');
+}
+
+fn push_json(out: &mut Vec<u8>, value: &Value<'_>) {
+    let written = match value {
+        Value::Nothing => {
+            out.extend_from_slice(b"null");
+            Ok(())
+        }
+        // Nearly every text is one that stays as it is.
+        Value::Text(text) if is_plain(text.as_bytes()) => {
+            out.push(b'"');
+            out.extend_from_slice(text.as_bytes());
+            out.push(b'"');
+            Ok(())
+        }
+        Value::Text(text) => serde_json::to_writer(out, text),
+        Value::Number(number) => {
+            out.extend_from_slice(itoa::Buffer::new().format(*number).as_bytes());
+            Ok(())
+        }
+        Value::Seconds(seconds) => serde_json::to_writer(out, seconds),
+    };
+    debug_assert!(
+        written.is_ok(),
+        "texts and numbers can be written to memory"
+    );
+}
+
+/// Whether JSON has a text as it is. Without a way out in the middle, many bytes are looked at in one step.
+fn is_plain(text: &[u8]) -> bool {
+    let is_special = |byte: &u8| *byte < b' ' || *byte == b'"' || *byte == b'\\';
+    !text
+        .iter()
+        .fold(false, |found, byte| found | is_special(byte))
+}
+
 /// Appends a field; one that is not known is `-`, as in nginx.
-fn push_value(text: &mut String, line: &Value, name: &str) {
-    match &line[name] {
-        Value::Null => text.push('-'),
-        Value::String(value) if value.is_empty() => text.push('-'),
-        Value::String(value) => push_escaped(text, value),
-        Value::Number(value) if value.is_f64() => {
-            let seconds = value.as_f64().unwrap_or_default();
+fn push_value(text: &mut String, value: &Value<'_>) {
+    match value {
+        Value::Nothing => text.push('-'),
+        Value::Text(value) if value.is_empty() => text.push('-'),
+        Value::Text(value) => push_escaped(text, value),
+        Value::Number(number) => text.push_str(itoa::Buffer::new().format(*number)),
+        Value::Seconds(seconds) => {
             let written = write!(text, "{seconds:.3}");
             debug_assert!(written.is_ok(), "writing to a string cannot fail");
         }
-        other => text.push_str(&other.to_string()),
     }
 }
 
@@ -180,17 +259,44 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    fn check(format: &str, expected: &str) {
-        let line = json!({
-            "remote_addr": "192.0.2.1", "status": 200, "duration": 0.0125, "target": "/a\"b\n", "host": null,
-            "request": "GET / HTTP/1.1", "bytes_sent": 5,
-        });
+    /// A line in which the client has a say.
+    struct Sample<'s>(&'s str);
+
+    impl Line for Sample<'_> {
+        fn value(&self, field: Field) -> Value<'_> {
+            match field {
+                Field::RemoteAddr => "192.0.2.1".into(),
+                Field::Status => 200.into(),
+                Field::Duration => Value::Seconds(0.0125),
+                Field::Target | Field::UserAgent => self.0.into(),
+                Field::Request => Value::own("GET / HTTP/1.1".to_owned()),
+                Field::BytesSent => 5.into(),
+                Field::SpanId => (!self.0.is_empty()).then_some("00f0").into(),
+                _ => Value::Nothing,
+            }
+        }
+    }
+
+    fn written(format: &LogFormat, client: &str) -> String {
         let mut out = Vec::new();
+        format.write(&Sample(client), &mut out);
+        String::from_utf8_lossy(&out).into_owned()
+    }
+
+    fn check(format: &str, expected: &str) {
         let format = LogFormat::from_str(format).unwrap_or_else(|error| panic!("{error}"));
-        format
-            .write(&line, &mut out)
-            .unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(String::from_utf8_lossy(&out), expected);
+        let expected = expected.to_owned();
+        assert_eq!(written(&format, "/a\"b\n"), expected);
+    }
+
+    #[test]
+    fn an_object_has_all_fields_and_what_is_not_known_is_null() {
+        let expected = "{\"time\":null,\"remote_addr\":\"192.0.2.1\",\"remote_port\":null,\"scheme\":null,\
+                        \"protocol\":null,\"method\":null,\"host\":null,\"target\":\"\",\"status\":200,\
+                        \"bytes_sent\":5,\"duration\":0.0125,\"request_id\":null,\"user_agent\":\"\",\
+                        \"referer\":null,\"namespace\":null,\"ingress\":null,\"service\":null,\"path\":null,\
+                        \"backend\":null,\"attempts\":null,\"reason\":null}";
+        assert_eq!(written(&LogFormat::Json, ""), expected);
     }
 
     #[test]
@@ -210,8 +316,9 @@ mod tests {
     #[test]
     fn ingress_nginx_s_format_is_known() {
         let expected =
-            "192.0.2.1 - - [-] \"GET / HTTP/1.1\" 200 5 \"-\" \"-\" - 0.013 [-] [-] - - - - -";
-        check("nginx", expected);
+            "192.0.2.1 - - [-] \"GET / HTTP/1.1\" 200 5 \"-\" \"agent\" - 0.013 [-] [-] - - - - -";
+        let format = LogFormat::from_str("nginx").unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(written(&format, "agent"), expected);
     }
 
     #[test]
@@ -225,10 +332,11 @@ mod tests {
         #[test]
         fn any_format_is_read_or_refused_and_no_value_breaks_a_line(format in "\\PC{0,40}", value in any::<String>()) {
             if let Ok(format) = LogFormat::from_str(&format) {
-                let mut out = Vec::new();
-                let written = format.write(&json!({"target": value, "host": value}), &mut out);
-                prop_assert!(written.is_ok());
+                written(&format, &value);
             }
+            let object: serde_json::Value = serde_json::from_str(&written(&LogFormat::Json, &value))?;
+            prop_assert_eq!(&object["target"], &json!(value));
+            prop_assert_eq!(object.get("span_id").is_some(), !value.is_empty());
             let mut text = String::new();
             push_escaped(&mut text, &value);
             prop_assert!(!text.contains(['"', '\n', '\r']));

@@ -4,6 +4,7 @@ pub mod access_log;
 pub mod admin;
 mod effect;
 mod histogram;
+pub mod line;
 pub mod log_format;
 pub mod metrics;
 mod outcome;

@@ -4,7 +4,6 @@
 //! when it is dropped, so no way out of a request can forget it.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +11,6 @@ use std::time::Duration;
 use http::header::{HeaderValue, REFERER, USER_AGENT};
 use http::request::Parts;
 use http::{Method, Request, StatusCode, Uri, Version};
-use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::annotations::log::Log;
@@ -21,7 +19,7 @@ use crate::filters::limits::Slot;
 use crate::forward::pool::Key;
 use crate::message::answer::Reason;
 use crate::message::body::Progress;
-use crate::observe::log_format::LogFormat;
+use crate::observe::line::{Field, Line, Value};
 use crate::observe::series::{BackendTimes, Observed};
 use crate::routes::{Route, Target};
 use crate::server::settings::Settings;
@@ -29,7 +27,7 @@ use crate::server::worker::{Peer, Worker};
 use crate::trace::context::Context;
 use crate::trace::span::Served;
 use crate::trace::{Trace, Tracer};
-use crate::upstream::endpoint::InFlight;
+use crate::upstream::endpoint::{Endpoint, InFlight};
 
 /// What is known about a request so far.
 pub struct Record {
@@ -46,7 +44,7 @@ pub struct Record {
     route: Option<Arc<Route>>,
     /// Its part in a trace, if it has one.
     trace: Option<Box<Trace>>,
-    backend: Option<SocketAddr>,
+    backend: Option<Arc<Endpoint>>,
     /// Counts among the requests of its client until the response is through.
     slot: Option<Slot>,
     /// When it was sent to the backend, and how long the head of its response took.
@@ -65,60 +63,12 @@ pub struct Record {
     is_complete: bool,
 }
 
-/// A line of the access log.
-#[derive(Serialize)]
-struct Line<'r> {
+/// A request that is over, as its line tells of it.
+struct Finished<'r> {
+    record: &'r Record,
+    status: StatusCode,
+    at: Instant,
     time: jiff::Timestamp,
-    remote_addr: std::net::IpAddr,
-    remote_port: u16,
-    scheme: &'static str,
-    protocol: &'static str,
-    method: &'r str,
-    host: Option<Text<'r>>,
-    target: &'r str,
-    status: u16,
-    bytes_sent: u64,
-    /// In seconds.
-    duration: f64,
-    request_id: Option<Text<'r>>,
-    user_agent: Option<Text<'r>>,
-    referer: Option<Text<'r>>,
-    namespace: Option<&'r str>,
-    ingress: Option<&'r str>,
-    service: Option<&'r str>,
-    path: Option<&'r str>,
-    backend: Option<SocketAddr>,
-    attempts: u32,
-    /// Why the gateway answered itself, or why the response is incomplete.
-    reason: Option<&'static str>,
-    /// The span of the request, if it has one.
-    #[serde(flatten)]
-    trace: Option<TraceIds>,
-}
-
-/// A span, in hexadecimal digits.
-#[derive(Serialize)]
-struct TraceIds {
-    trace_id: String,
-    span_id: String,
-}
-
-/// The same with what only nginx's variables speak of.
-#[derive(Serialize)]
-struct TextLine<'r> {
-    #[serde(flatten)]
-    line: Line<'r>,
-    time_local: String,
-    msec: f64,
-    request: String,
-    /// Like `namespace-service-port`.
-    upstream_name: Option<String>,
-    upstream_status: Option<u16>,
-    upstream_length: Option<u64>,
-    upstream_head: Option<f64>,
-    upstream_duration: Option<f64>,
-    traceparent: Option<String>,
-    sampled: Option<u8>,
 }
 
 impl Record {
@@ -172,9 +122,15 @@ impl Record {
         self.id = Some(id);
     }
 
-    /// `request` is sent to the backend `key`, after it was sent to others or to the same `resends` times.
-    pub fn tried<B>(&mut self, key: &Key, resends: u32, request: &mut Request<B>) {
-        self.backend = Some(key.address);
+    /// `request` is sent to `place` by a connection for `key`, after it was sent to others or to the same `resends` times.
+    pub fn tried<B>(
+        &mut self,
+        place: &InFlight,
+        key: &Key,
+        resends: u32,
+        request: &mut Request<B>,
+    ) {
+        self.backend = Some(place.endpoint().clone());
         self.tried = Some(Instant::now());
         self.attempts += 1;
         if let Some(trace) = &mut self.trace {
@@ -245,12 +201,11 @@ impl Record {
         self.is_complete = true;
     }
 
-    fn write(&mut self) {
+    fn write(&mut self, now: Instant) {
         if !self.is_complete && self.reason.is_none() {
             self.reason = Some(Reason::ClientGone);
         }
         let status = self.status.unwrap_or_else(|| Reason::ClientGone.status());
-        let elapsed = self.started.elapsed();
         let metrics = self.worker.metrics();
         if let Some(reason) = self.reason {
             metrics.count_reason(reason);
@@ -259,20 +214,21 @@ impl Record {
             route.series.count(&Observed {
                 method: &self.method,
                 status,
-                elapsed,
-                backend: self.backend_times(),
+                elapsed: now - self.started,
+                backend: self.backend_times(now),
                 received: self.body.as_ref().map_or(0, |body| body.received()),
                 sent: self.sent,
             });
         }
         let settings = self.worker.settings();
         if !settings.no_access_log && self.is_logged(&settings) {
-            let line = self.line(status, elapsed);
-            let format = &settings.access_log_format;
-            match format {
-                LogFormat::Json => self.worker.log().write(format, &line),
-                LogFormat::Text(_) => self.worker.log().write(format, &self.text_line(line)),
-            }
+            let line = Finished {
+                record: self,
+                status,
+                at: now,
+                time: jiff::Timestamp::now(),
+            };
+            self.worker.log().write(&settings.access_log_format, &line);
         }
         if let Some(trace) = self.trace.take() {
             self.finish(*trace, status);
@@ -317,8 +273,8 @@ impl Record {
         asked.copied().unwrap_or_default() == Log::On
     }
 
-    fn backend_times(&self) -> Option<BackendTimes> {
-        let total = self.tried?.elapsed();
+    fn backend_times(&self, now: Instant) -> Option<BackendTimes> {
+        let total = now - self.tried?;
         Some(BackendTimes {
             connect: self.connect,
             head: self.head,
@@ -326,59 +282,11 @@ impl Record {
         })
     }
 
-    fn text_line<'r>(&'r self, line: Line<'r>) -> TextLine<'r> {
-        let times = self.backend_times().filter(|times| times.head.is_some());
-        let seconds = |time: Duration| time.as_secs_f64();
-        let zoned = line.time.to_zoned(jiff::tz::TimeZone::UTC);
-        TextLine {
-            time_local: zoned.strftime("%d/%b/%Y:%H:%M:%S %z").to_string(),
-            msec: line.time.as_microsecond() as f64 / 1e6,
-            request: format!("{} {} {}", line.method, line.target, line.protocol),
-            upstream_name: self.route.as_deref().and_then(upstream_name),
-            upstream_status: times.map(|_| line.status),
-            upstream_length: times.map(|_| line.bytes_sent),
-            upstream_head: times.and_then(|times| times.head).map(seconds),
-            upstream_duration: times.map(|times| seconds(times.total)),
-            traceparent: self.context().map(|context| context.to_string()),
-            sampled: self.context().map(|context| u8::from(context.is_sampled)),
-            line,
-        }
-    }
-
-    fn line(&self, status: StatusCode, elapsed: Duration) -> Line<'_> {
-        let route = self.route.as_ref();
-        let name = route.map(|route| &route.ingress.name);
-        Line {
-            time: jiff::Timestamp::now(),
-            remote_addr: self.peer.address.ip().to_canonical(),
-            remote_port: self.peer.address.port(),
-            scheme: if self.peer.is_secure { "https" } else { "http" },
-            protocol: protocol(self.version),
-            method: self.method.as_str(),
-            host: self.host.as_ref().map(Text),
-            target: self
-                .target
-                .path_and_query()
-                .map_or("", |target| target.as_str()),
-            status: status.as_u16(),
-            bytes_sent: self.sent,
-            duration: elapsed.as_secs_f64(),
-            request_id: self.id.as_ref().map(Text),
-            user_agent: self.agent.as_ref().map(Text),
-            referer: self.referer.as_ref().map(Text),
-            namespace: name.map(|name| &*name.namespace),
-            // The gateway's own default backend belongs to none.
-            ingress: name.map(|name| &*name.name).filter(|name| !name.is_empty()),
-            service: route.map(|route| &*route.service),
-            path: route.map(|route| &*route.path),
-            backend: self.backend,
-            attempts: self.attempts,
-            reason: self.reason.map(Reason::name),
-            trace: self.context().map(|context| TraceIds {
-                trace_id: context.trace.to_string(),
-                span_id: context.span.to_string(),
-            }),
-        }
+    /// Path and query, as the client wrote them.
+    fn target(&self) -> &str {
+        self.target
+            .path_and_query()
+            .map_or("", |target| target.as_str())
     }
 
     /// The span of the request, if it has one.
@@ -387,10 +295,94 @@ impl Record {
     }
 }
 
+impl Line for Finished<'_> {
+    fn value(&self, field: Field) -> Value<'_> {
+        let record = self.record;
+        let route = record.route.as_deref();
+        let name = route.map(|route| &route.ingress.name);
+        let context = || record.context();
+        match field {
+            Field::Time => Value::own(record.worker.log().stamp(self.time)),
+            Field::TimeLocal => {
+                let zoned = self.time.to_zoned(jiff::tz::TimeZone::UTC);
+                Value::own(zoned.strftime("%d/%b/%Y:%H:%M:%S %z").to_string())
+            }
+            Field::Msec => Value::Seconds(self.time.as_microsecond() as f64 / 1e6),
+            Field::RemoteAddr => record.peer.via.address().into(),
+            Field::RemotePort => u64::from(record.peer.address.port()).into(),
+            Field::Scheme if record.peer.is_secure => "https".into(),
+            Field::Scheme => "http".into(),
+            Field::Protocol => protocol(record.version).into(),
+            Field::Method => record.method.as_str().into(),
+            Field::Host => record.host.as_ref().into(),
+            Field::Target => record.target().into(),
+            Field::Request => {
+                let (method, protocol) = (&record.method, protocol(record.version));
+                Value::own(format!("{method} {} {protocol}", record.target()))
+            }
+            Field::Status => u64::from(self.status.as_u16()).into(),
+            Field::BytesSent => record.sent.into(),
+            Field::Duration => seconds(self.at - record.started),
+            Field::RequestId => record.id.as_ref().into(),
+            Field::UserAgent => record.agent.as_ref().into(),
+            Field::Referer => record.referer.as_ref().into(),
+            Field::Namespace => name.map(|name| &*name.namespace).into(),
+            // The gateway's own default backend belongs to none.
+            Field::Ingress => name
+                .map(|name| &*name.name)
+                .filter(|name| !name.is_empty())
+                .into(),
+            Field::Service => route.map(|route| &*route.service).into(),
+            Field::Path => route.map(|route| &*route.path).into(),
+            Field::Backend => record
+                .backend
+                .as_ref()
+                .map(|endpoint| endpoint.text())
+                .into(),
+            Field::Attempts => u64::from(record.attempts).into(),
+            Field::Reason => record.reason.map(Reason::name).into(),
+            Field::TraceId => {
+                context().map_or(Value::Nothing, |it| Value::own(it.trace.to_string()))
+            }
+            Field::SpanId => context().map_or(Value::Nothing, |it| Value::own(it.span.to_string())),
+            Field::Traceparent => context().map_or(Value::Nothing, |it| Value::own(it.to_string())),
+            Field::Sampled => context().map(|it| u64::from(it.is_sampled)).into(),
+            Field::UpstreamName => route
+                .and_then(upstream_name)
+                .map_or(Value::Nothing, Value::own),
+            Field::UpstreamStatus
+            | Field::UpstreamLength
+            | Field::UpstreamHead
+            | Field::UpstreamDuration => self.upstream(field),
+        }
+    }
+}
+
+impl Finished<'_> {
+    /// What only a request that a backend has answered has.
+    fn upstream(&self, field: Field) -> Value<'_> {
+        let times = self.record.backend_times(self.at);
+        let Some((total, head)) = times.and_then(|times| Some((times.total, times.head?))) else {
+            return Value::Nothing;
+        };
+        match field {
+            Field::UpstreamHead => seconds(head),
+            Field::UpstreamDuration => seconds(total),
+            Field::UpstreamLength => self.value(Field::BytesSent),
+            _ => self.value(Field::Status),
+        }
+    }
+}
+
+fn seconds(time: Duration) -> Value<'static> {
+    Value::Seconds(time.as_secs_f64())
+}
+
 impl Drop for Record {
     fn drop(&mut self) {
-        self.peer.end();
-        self.write();
+        let now = Instant::now();
+        self.peer.end(now);
+        self.write(now);
     }
 }
 
@@ -424,14 +416,5 @@ fn protocol(version: Version) -> &'static str {
         Version::HTTP_11 => "HTTP/1.1",
         Version::HTTP_2 => "HTTP/2.0",
         _ => "unknown",
-    }
-}
-
-/// A header's value as text; bytes that are none are replaced.
-struct Text<'v>(&'v HeaderValue);
-
-impl Serialize for Text<'_> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&String::from_utf8_lossy(self.0.as_bytes()))
     }
 }

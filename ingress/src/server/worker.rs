@@ -150,9 +150,9 @@ impl Peer {
     }
 
     /// A request ends.
-    pub fn end(&self) {
+    pub fn end(&self, now: Instant) {
         self.busy.set(self.busy.get().saturating_sub(1));
-        self.idle_since.set(Instant::now());
+        self.idle_since.set(now);
     }
 
     /// Waits until there has been no request for `limit`.

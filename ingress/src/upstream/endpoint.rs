@@ -19,6 +19,8 @@ use crate::upstream::session::Token;
 #[derive(Debug)]
 pub struct Endpoint {
     address: SocketAddr,
+    /// The address as it is written down with every request.
+    text: Box<str>,
     token: Token,
     /// The times of its parts count from here.
     born: Instant,
@@ -41,6 +43,7 @@ impl Endpoint {
     pub fn new(address: SocketAddr, token: Token, is_newcomer: bool, now: Instant) -> Self {
         Self {
             address,
+            text: address.to_string().into(),
             token,
             born: now,
             is_newcomer,
@@ -53,6 +56,11 @@ impl Endpoint {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The same as text.
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// What names it to clients.
