@@ -122,7 +122,7 @@ impl Framing {
 
     /// Takes a line of a head, or what is there of it.
     fn head(&mut self, bytes: &[u8]) -> usize {
-        let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
+        let Some(end) = memchr::memchr(b'\n', bytes) else {
             self.keep(bytes);
             return bytes.len();
         };

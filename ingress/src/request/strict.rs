@@ -27,20 +27,6 @@ pub const MAX_HEADERS: usize = 100;
 /// The largest header block, in bytes.
 pub const MAX_HEADER_BYTES: usize = 64 * 1024;
 
-/// What concerns one connection only.
-const HOP_BY_HOP: [&str; 10] = [
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "http2-settings",
-];
-
 /// Where the settings leave a choice.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
@@ -67,7 +53,10 @@ pub struct Head {
 /// normal path, one `Host`, no hop-by-hop fields.
 pub fn check(parts: &mut Parts, rules: Rules) -> Result<Head, Reason> {
     check_method(parts)?;
-    check_framing(&mut parts.headers)?;
+    let has = Has::of(&parts.headers);
+    if has.framing {
+        check_framing(&mut parts.headers)?;
+    }
     let host = check_host(parts)?;
     if parts.method == Method::OPTIONS && parts.uri.path() == "*" {
         return Err(Reason::ServerOptions);
@@ -75,21 +64,24 @@ pub fn check(parts: &mut Parts, rules: Rules) -> Result<Head, Reason> {
     if let Some(uri) = check_target(&parts.uri, rules)? {
         parts.uri = uri;
     }
-    check_expect(&mut parts.headers)?;
-    let upgrade = wants_websocket(parts);
+    if has.expect {
+        check_expect(&mut parts.headers)?;
+    }
+    let upgrade = wants_websocket(parts, &has);
     if parts.method == Method::CONNECT {
         parts.method = Method::GET;
     }
     let trailers = Trailers::of(Sender::Client, &parts.headers);
-    let takes_trailers = takes_trailers(&parts.headers);
-    check_hop_by_hop(&mut parts.headers)?;
-    if takes_trailers {
-        parts
-            .headers
-            .insert(TE, HeaderValue::from_static("trailers"));
+    if has.hop_by_hop {
+        let takes_trailers = takes_trailers(&parts.headers);
+        check_hop_by_hop(&mut parts.headers)?;
+        if takes_trailers {
+            let trailers = HeaderValue::from_static("trailers");
+            parts.headers.insert(TE, trailers);
+        }
+        trailers.announce(&mut parts.headers);
     }
-    trailers.announce(&mut parts.headers);
-    if !rules.keep_underscores {
+    if has.underscore && !rules.keep_underscores {
         drop_underscores(&mut parts.headers);
     }
     if parts.version == Version::HTTP_2 {
@@ -100,6 +92,31 @@ pub fn check(parts: &mut Parts, rules: Rules) -> Result<Head, Reason> {
         upgrade,
         trailers,
     })
+}
+
+/// Which of the fields that are looked at here are there. Most heads have next to none of them, and to look through the
+/// few that they have costs less than to look each of these up.
+#[derive(Debug, Default)]
+struct Has {
+    /// What says how long the body is.
+    framing: bool,
+    expect: bool,
+    /// What concerns this connection only.
+    hop_by_hop: bool,
+    underscore: bool,
+}
+
+impl Has {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut has = Self::default();
+        for name in headers.keys() {
+            has.framing |= name == TRANSFER_ENCODING || name == CONTENT_LENGTH;
+            has.expect |= name == EXPECT;
+            has.hop_by_hop |= is_hop_by_hop(name);
+            has.underscore |= name.as_str().contains('_');
+        }
+        has
+    }
 }
 
 fn check_method(parts: &Parts) -> Result<(), Reason> {
@@ -251,7 +268,7 @@ fn check_expect(headers: &mut HeaderMap) -> Result<(), Reason> {
 
 /// Whether this is a WebSocket handshake. Other protocols are not offered to backends: a gateway that lets `h2c` through
 /// lets everything after it through unseen.
-fn wants_websocket(parts: &Parts) -> bool {
+fn wants_websocket(parts: &Parts, has: &Has) -> bool {
     let is = |name: &HeaderName, wanted: &str| {
         let mut elements = list(&parts.headers, name).flatten();
         elements.any(|element| element.eq_ignore_ascii_case(wanted))
@@ -259,7 +276,8 @@ fn wants_websocket(parts: &Parts) -> bool {
     if asks_for_websocket(parts) {
         return parts.method == Method::CONNECT;
     }
-    parts.version == Version::HTTP_11
+    has.hop_by_hop
+        && parts.version == Version::HTTP_11
         && parts.method == Method::GET
         && is(&CONNECTION, "upgrade")
         && is(&UPGRADE, "websocket")
@@ -284,6 +302,9 @@ fn check_hop_by_hop(headers: &mut HeaderMap) -> Result<(), Reason> {
 
 /// Removes the same from a response, whose sender is trusted not to name what it should not.
 pub fn strip_response(headers: &mut HeaderMap) {
+    if !headers.keys().any(is_hop_by_hop) {
+        return;
+    }
     let named = connection_options(headers).unwrap_or_default();
     remove_hop_by_hop(headers, &named);
 }
@@ -304,9 +325,24 @@ fn connection_options(headers: &HeaderMap) -> Result<Vec<HeaderName>, Reason> {
 }
 
 fn remove_hop_by_hop(headers: &mut HeaderMap, named: &[HeaderName]) {
-    remove_fields(headers, |name| {
-        HOP_BY_HOP.contains(&name.as_str()) || named.contains(name)
-    });
+    remove_fields(headers, |name| is_hop_by_hop(name) || named.contains(name));
+}
+
+/// Whether this concerns one connection only. A match of texts begins with their lengths, so nearly all names fail there.
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | "http2-settings"
+    )
 }
 
 /// Removes the fields with `unwanted` names. A head has few fields, so looking through them costs less than looking up
