@@ -17,7 +17,6 @@ use crate::annotations::timeouts::Patience;
 use crate::filters::Visit;
 use crate::forward::protocol::Spoken;
 use crate::message::answer::Reason;
-use crate::message::variables::Facts;
 use crate::routes::Route;
 use crate::server::worker::Worker;
 use crate::upstream::Upstream;
@@ -85,7 +84,7 @@ impl<'r> Manner<'r> {
         let timeouts = route.asks(|policy| &policy.timeouts);
         Self {
             balance: balancing.map_or(Balance::RoundRobin, |balancing| {
-                balancing.balance(facts(visit, parts))
+                balancing.balance(visit.facts(parts))
             }),
             session: affinity.map(|affinity| {
                 Session::of(
@@ -101,20 +100,6 @@ impl<'r> Manner<'r> {
             retries: route.asks(|policy| &policy.retries).unwrap_or(&USUAL),
             patience: Patience::new(timeouts, visit.settings),
         }
-    }
-}
-
-fn facts<'f>(visit: &'f Visit<'_>, parts: &'f Parts) -> Facts<'f> {
-    Facts {
-        method: &parts.method,
-        uri: &parts.uri,
-        headers: &parts.headers,
-        host: visit.host,
-        client: visit.client,
-        is_secure: visit.is_secure,
-        ingress: &visit.route.ingress.name,
-        service: &visit.route.service,
-        rule_path: &visit.route.path,
     }
 }
 

@@ -79,12 +79,7 @@ impl RequestBody {
         } else {
             State::Sending
         };
-        let progress = Rc::new(Progress {
-            state: Cell::new(state),
-            moved: Cell::new(Instant::now()),
-            awaits_client: Cell::new(false),
-            received: Cell::new(0),
-        });
+        let progress = Progress::new(state);
         let client = (!is_empty).then(|| ClientBody {
             incoming,
             trailers,
@@ -134,18 +129,12 @@ impl RequestBody {
 
     /// No body, in the form of one that is through.
     pub fn nothing() -> (Self, Rc<Progress>) {
-        let progress = Progress {
-            state: Cell::new(State::Complete),
-            moved: Cell::new(Instant::now()),
-            awaits_client: Cell::new(false),
-            received: Cell::new(0),
-        };
         let body = Self {
             client: None,
             handed_on: 0,
             attempt: 0,
         };
-        (body, Rc::new(progress))
+        (body, Progress::new(State::Complete))
     }
 }
 
@@ -262,6 +251,15 @@ impl ClientBody {
 }
 
 impl Progress {
+    fn new(state: State) -> Rc<Self> {
+        Rc::new(Self {
+            state: Cell::new(state),
+            moved: Cell::new(Instant::now()),
+            awaits_client: Cell::new(false),
+            received: Cell::new(0),
+        })
+    }
+
     /// When the backend has to have made its next step, after an attempt that `started` then. While it is for the client
     /// to send more, that moves on with the time.
     pub fn deadline(&self, started: Instant, patience: &Patience) -> Instant {
