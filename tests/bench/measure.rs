@@ -67,6 +67,10 @@ enum What {
         /// Which sections; without any, all that give figures.
         sections: Vec<l7::Section>,
 
+        /// What requests cost over this protocol, and nothing else of the section `requests`. May be repeated.
+        #[arg(long = "protocol", value_name = "PROTOCOL")]
+        protocols: Vec<l7::Wire>,
+
         /// Fewer and shorter rounds and fewer routes: shows that everything runs, not how fast.
         #[arg(long)]
         quick: bool,
@@ -108,9 +112,13 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
             }
             sandbox::supervise(LIMIT)
         }
-        Some(What::L7 { sections, quick }) => {
+        Some(What::L7 {
+            sections,
+            protocols,
+            quick,
+        }) => {
             if let Some(sandbox) = Sandbox::inside()? {
-                let report = measure_l7(&sandbox, sections, *quick)?;
+                let report = measure_l7(&sandbox, sections, protocols, *quick)?;
                 report.write(arguments.json.as_deref())?;
                 return Ok(ExitCode::SUCCESS);
             }
@@ -136,7 +144,12 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
 }
 
-fn measure_l7(sandbox: &Sandbox, sections: &[l7::Section], quick: bool) -> Result<Report> {
+fn measure_l7(
+    sandbox: &Sandbox,
+    sections: &[l7::Section],
+    protocols: &[l7::Wire],
+    quick: bool,
+) -> Result<Report> {
     let sections = if sections.is_empty() {
         l7::Section::ALL
     } else {
@@ -147,7 +160,7 @@ fn measure_l7(sandbox: &Sandbox, sections: &[l7::Section], quick: bool) -> Resul
     for section in sections {
         let begun = Instant::now();
         eprintln!("measure: {section:?}");
-        let tables = l7::measure(&machine, *section, quick)?;
+        let tables = l7::measure(&machine, *section, protocols, quick)?;
         eprintln!(
             "measure: {section:?} took {:.0} s",
             begun.elapsed().as_secs_f64()

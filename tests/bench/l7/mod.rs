@@ -1,6 +1,7 @@
 //! The gateway against those that users would choose instead.
 
 mod differential;
+mod grpc;
 mod handshakes;
 mod load;
 mod memory;
@@ -17,6 +18,8 @@ use clap::ValueEnum;
 use crate::report::Table;
 use crate::sandbox::Sandbox;
 use place::Machine;
+
+pub(crate) use load::Wire;
 
 /// What is measured of the gateway.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,9 +44,15 @@ pub(crate) fn machine(sandbox: &Sandbox) -> Result<Machine> {
     Machine::enter(sandbox)
 }
 
-pub(crate) fn measure(machine: &Machine, section: Section, quick: bool) -> Result<Vec<Table>> {
+/// Measures a section; of requests only what those over `wires` cost, if any are given.
+pub(crate) fn measure(
+    machine: &Machine,
+    section: Section,
+    wires: &[Wire],
+    quick: bool,
+) -> Result<Vec<Table>> {
     match section {
-        Section::Requests => requests::measure(machine, quick),
+        Section::Requests => requests::measure(machine, wires, quick),
         Section::Routes => routes::measure(machine, quick),
         Section::Memory => memory::measure(machine, quick),
         Section::Differential => differential::measure(machine),

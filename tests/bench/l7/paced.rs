@@ -6,8 +6,6 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 
 use super::process::Place;
 use crate::report::Figure;
@@ -54,9 +52,7 @@ fn one(
     interval: Duration,
     end: Instant,
 ) -> Result<Vec<f64>> {
-    let mut processors = CpuSet::new();
-    processors.set(Place::Beside.processor())?;
-    sched_setaffinity(Pid::from_raw(0), &processors)?;
+    Place::Beside.enter()?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
     let mut connection = None;
     let mut times = Vec::new();

@@ -1,6 +1,6 @@
 //! The contestants: our gateway, and those that users would choose instead, each set up to do the same work.
 //!
-//! All route by host and path, add the forwarding headers and a request id, keep connections to the backend, write an
+//! All route by host and path, add the forwarding headers and a request id, keep connections to the backends, write an
 //! access log to a file in blocks, count requests, and use one thread.
 
 use std::fs;
@@ -9,6 +9,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
+use super::grpc;
+use super::load::ANSWER;
 use super::place::{BACKEND, Files, HOST, answers};
 use super::process::{Place, Process};
 
@@ -85,6 +87,8 @@ fn command(kind: Kind, files: &Files, http: u16, https: u16) -> Result<Option<Co
             .replace("@HTTP@", &http.to_string())
             .replace("@HOST@", HOST)
             .replace("@BACKEND@", BACKEND)
+            .replace("@GRPC_HOST@", grpc::HOST)
+            .replace("@GRPC_BACKEND@", grpc::BACKEND)
             .replace("@FILES@", &files.directory.display().to_string());
         fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
         Ok(path)
@@ -140,12 +144,12 @@ pub(crate) fn gateway(files: &Files, controller: &str, port: u16, more: &[&str])
     command
 }
 
-/// nginx as everybody's backend.
+/// nginx as everybody's backend for all but gRPC.
 pub(crate) fn backend(files: &Files) -> Result<Command> {
     let path = files.directory.join("backend.conf");
     let text = NGINX_BACKEND
         .replace("@BACKEND@", BACKEND)
-        .replace("@BODY@", &"x".repeat(1024))
+        .replace("@BODY@", &"x".repeat(ANSWER))
         .replace("@FILES@", &files.directory.display().to_string());
     fs::write(&path, text)?;
     let current = debian("usr/sbin/nginx", Place::Beside);

@@ -1,4 +1,4 @@
-//! Where the gateways are measured: a network of one machine, a control plane, and a backend.
+//! Where the gateways are measured: a network of one machine, a control plane, and backends.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -22,11 +22,12 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
+use super::grpc;
 use super::peers;
 use super::process::{self, Process};
 use crate::sandbox::Sandbox;
 
-/// The host that everybody serves.
+/// The host that everybody serves, that for gRPC apart.
 pub(crate) const HOST: &str = "bench.example";
 /// Where the backend listens. Not on the loopback's own network, which no EndpointSlice may name.
 pub(crate) const BACKEND: &str = "10.7.0.1:8080";
@@ -52,7 +53,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Moves this process into a network of its own, and starts the control plane and the backend there.
+    /// Moves this process into a network of its own, and starts the control plane and the backends there.
     pub(crate) fn enter(sandbox: &Sandbox) -> Result<Self> {
         unshare(CloneFlags::CLONE_NEWNET).context("making a network namespace")?;
         for line in ["link set lo up", "address add 10.7.0.1/32 dev lo"] {
@@ -73,6 +74,7 @@ impl Machine {
         };
         let mut backend = Process::start(peers::backend(&files)?, "backend", &files.directory)?;
         backend.wait(|| TcpStream::connect(BACKEND).is_ok())?;
+        grpc::serve()?;
         let server = start_server(&files)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -90,7 +92,7 @@ impl Machine {
         Ok(machine)
     }
 
-    /// What every gateway needs: a class, a certificate, a Service with the backend, and a route to it.
+    /// What every gateway needs: a class, a certificate, Services with the backends, and routes to them.
     fn furnish(&self) -> Result<()> {
         for (name, controller) in [
             ("portolan", "portolan.dev/ingress"),
@@ -110,30 +112,40 @@ impl Machine {
             "stringData": {"tls.crt": text("tls.crt")?, "tls.key": text("tls.key")?},
         }))?;
         self.create_all(self.api(), vec![secret])?;
+        self.expose("web", HOST, BACKEND, None)?;
+        let h2c = "kubernetes.io/h2c";
+        self.expose("calls", grpc::HOST, grpc::BACKEND, Some(h2c))
+    }
+
+    /// Leads all requests for `host`, plain ones too, to the Service `name`, whose backend is spoken to in `protocol`.
+    fn expose(&self, name: &str, host: &str, backend: &str, protocol: Option<&str>) -> Result<()> {
         let service: Service = object(json!({
-            "metadata": {"name": "web"}, "spec": {"ports": [{"name": "http", "port": 80}]},
+            "metadata": {"name": name},
+            "spec": {"ports": [{"name": "http", "port": 80, "appProtocol": protocol}]},
         }))?;
         self.create_all(self.api(), vec![service])?;
-        let (address, port) = BACKEND.split_once(':').context("an address and a port")?;
+        let (address, port) = backend.split_once(':').context("an address and a port")?;
         let slice: EndpointSlice = object(json!({
-            "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
+            "metadata": {"name": format!("{name}-1"), "labels": {"kubernetes.io/service-name": name}},
             "addressType": "IPv4", "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
-            "ports": [{"name": "http", "port": port.parse::<u16>()?, "protocol": "TCP"}],
+            "ports": [{
+                "name": "http", "port": port.parse::<u16>()?, "protocol": "TCP", "appProtocol": protocol,
+            }],
         }))?;
         self.create_all(self.api(), vec![slice])?;
-        let mut route = ingress("main", "portolan", HOST, &["/"])?;
-        let tls = json!([{"hosts": [HOST], "secretName": "tls"}]);
-        if let Some(spec) = &mut route.spec {
-            spec.tls = serde_json::from_value(tls)?;
-        }
-        route.metadata.annotations = Some(
-            // Plain HTTP is measured, too.
-            [(
-                "nginx.ingress.kubernetes.io/ssl-redirect".into(),
-                "false".into(),
-            )]
-            .into(),
-        );
+        let service = json!({"service": {"name": name, "port": {"number": 80}}});
+        let route: Ingress = object(json!({
+            "metadata": {
+                "name": name, "annotations": {"nginx.ingress.kubernetes.io/ssl-redirect": "false"},
+            },
+            "spec": {
+                "ingressClassName": "portolan",
+                "tls": [{"hosts": [host], "secretName": "tls"}],
+                "rules": [{
+                    "host": host, "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": service}]},
+                }],
+            },
+        }))?;
         self.create_all(self.api(), vec![route])
     }
 
@@ -219,9 +231,9 @@ async fn connect(kubeconfig: &Path) -> Result<Client> {
     anyhow::bail!("the control plane has no default namespace")
 }
 
-/// Makes the certificate of the host, as nginx and HAProxy want their files; returns it in DER.
+/// Makes the certificate of the hosts, as nginx and HAProxy want their files; returns it in DER.
 fn certify(directory: &Path) -> Result<Vec<u8>> {
-    let made = rcgen::generate_simple_self_signed([HOST.to_owned()])?;
+    let made = rcgen::generate_simple_self_signed([HOST, grpc::HOST].map(str::to_owned))?;
     let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
     for (name, text) in [
         ("tls.crt", certificate.clone()),
@@ -233,10 +245,13 @@ fn certify(directory: &Path) -> Result<Vec<u8>> {
     Ok(made.cert.der().to_vec())
 }
 
-/// Lets programs find the host by its name. The mount is this process's own.
+/// Lets programs find the hosts by their names. The mount is this process's own.
 fn name_hosts(directory: &Path) -> Result<()> {
     let path = directory.join("hosts");
-    fs::write(&path, format!("127.0.0.1 localhost {HOST}\n"))?;
+    fs::write(
+        &path,
+        format!("127.0.0.1 localhost {HOST} {}\n", grpc::HOST),
+    )?;
     let none = None::<&str>;
     mount(Some(&path), "/etc/hosts", none, MsFlags::MS_BIND, none).context("naming the host")
 }

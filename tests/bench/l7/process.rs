@@ -7,6 +7,8 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 
 /// How long a program may take until it answers.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -28,6 +30,13 @@ impl Place {
             Self::Contestant => 0,
             Self::Beside => 1.min(count - 1),
         }
+    }
+
+    /// Moves this thread there.
+    pub(crate) fn enter(self) -> Result<()> {
+        let mut processors = CpuSet::new();
+        processors.set(self.processor())?;
+        Ok(sched_setaffinity(Pid::from_raw(0), &processors)?)
     }
 
     /// `program`, to be run there.
@@ -128,7 +137,7 @@ impl Drop for Process {
             eprintln!("measure: ending {}: {error}", self.name);
         }
         for orphan in family {
-            let pid = nix::unistd::Pid::from_raw(orphan.cast_signed());
+            let pid = Pid::from_raw(orphan.cast_signed());
             // Its own process is gone, and others may be.
             nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL).ok();
         }

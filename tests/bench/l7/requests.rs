@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
+use super::grpc;
 use super::handshakes::{self, Session};
 use super::load::{self, Wire};
 use super::paced;
@@ -34,43 +35,71 @@ const QUICK: Scale = Scale {
 /// Samples by contestant.
 type Samples = BTreeMap<&'static str, Vec<f64>>;
 
-pub(crate) fn measure(machine: &Machine, quick: bool) -> Result<Vec<Table>> {
+/// Measures all of it, or only what requests over `wires` cost if there are any.
+pub(crate) fn measure(machine: &Machine, wires: &[Wire], quick: bool) -> Result<Vec<Table>> {
     let scale = if quick { QUICK } else { FULL };
     let mut peers = Vec::new();
     for kind in Kind::ALL {
         peers.extend(Peer::start(kind, &machine.files)?);
     }
-    let mut tables = Vec::new();
-    let mut saturation = f64::INFINITY;
     let mut costs = costs_table(&scale);
-    for wire in Wire::ALL {
-        let (mut micros, mut rates) = (Samples::new(), Samples::new());
-        for _ in 0..scale.rounds {
-            for peer in &peers {
-                let work = load::ask(peer, wire, scale.length)
-                    .with_context(|| format!("{} over {}", peer.name(), wire.name()))?;
-                micros.entry(peer.name()).or_default().push(work.micros());
-                rates.entry(peer.name()).or_default().push(work.rate());
-            }
+    if !wires.is_empty() {
+        for wire in wires {
+            add_costs(&mut costs, machine, &peers, *wire, &scale)?;
         }
-        for peer in &peers {
-            let rate = Figure::of(rates[peer.name()].iter().copied());
-            if wire == Wire::Http1 && matches!(peer.kind, Kind::Portolan | Kind::Nginx) {
-                saturation = saturation.min(rate.median());
-            }
-            costs.add(vec![
-                wire.name().into(),
-                peer.name().into(),
-                Cell::Figure(Figure::of(micros[peer.name()].iter().copied()), 1),
-                Cell::Figure(ratios(&micros, peer.name()), 2),
-                Cell::Number(rate.median(), 0),
-            ]);
+        return Ok(vec![costs]);
+    }
+    let mut saturation = f64::INFINITY;
+    for wire in Wire::ALL {
+        let rate = add_costs(&mut costs, machine, &peers, *wire, &scale)?;
+        if *wire == Wire::Http1 {
+            saturation = rate;
         }
     }
-    tables.push(costs);
-    tables.push(latencies(&peers, &scale, 0.7 * saturation)?);
-    tables.push(handshake_costs(machine, &peers, &scale)?);
-    Ok(tables)
+    Ok(vec![
+        costs,
+        latencies(&peers, &scale, 0.7 * saturation)?,
+        handshake_costs(machine, &peers, &scale)?,
+    ])
+}
+
+/// Measures what a request over `wire` costs; the rate of the slower of Portolan and nginx.
+fn add_costs(
+    table: &mut Table,
+    machine: &Machine,
+    peers: &[Peer],
+    wire: Wire,
+    scale: &Scale,
+) -> Result<f64> {
+    if wire == Wire::Grpc {
+        for peer in peers {
+            grpc::check(peer, &machine.certificate)?;
+        }
+    }
+    let (mut micros, mut rates) = (Samples::new(), Samples::new());
+    for _ in 0..scale.rounds {
+        for peer in peers {
+            let work = load::ask(peer, wire, scale.length, &machine.files)
+                .with_context(|| format!("{} over {}", peer.name(), wire.name()))?;
+            micros.entry(peer.name()).or_default().push(work.micros());
+            rates.entry(peer.name()).or_default().push(work.rate());
+        }
+    }
+    let mut slower = f64::INFINITY;
+    for peer in peers {
+        let rate = Figure::of(rates[peer.name()].iter().copied());
+        if matches!(peer.kind, Kind::Portolan | Kind::Nginx) {
+            slower = slower.min(rate.median());
+        }
+        table.add(vec![
+            wire.name().into(),
+            peer.name().into(),
+            Cell::Figure(Figure::of(micros[peer.name()].iter().copied()), 1),
+            Cell::Figure(ratios(&micros, peer.name()), 2),
+            Cell::Number(rate.median(), 0),
+        ]);
+    }
+    Ok(slower)
 }
 
 /// How a contestant's samples compare with nginx's of the same rounds.
@@ -83,8 +112,9 @@ fn costs_table(scale: &Scale) -> Table {
     Table::new(
         "What a request costs",
         format!(
-            "`measure l7 requests`: answers of 1 KiB, on 64 connections that stay (HTTP/2: 8 with 8 streams each), one thread, \
-             routing, forwarding headers, access log and metrics on; {} rounds in which the contestants take turns, {} s \
+            "`measure l7 requests`: answers of 1 KiB, on 64 connections that stay (HTTP/2 and gRPC: 8 with 8 streams each), one \
+             thread, routing, forwarding headers, access log and metrics on; the backend is asked over HTTP/1.1, for gRPC (unary \
+             calls) over HTTP/2 in the clear; {} rounds in which the contestants take turns, {} s \
              each; median (minimum–maximum).",
             scale.rounds,
             scale.length.as_secs()
