@@ -1,7 +1,7 @@
 //! The contestants: our gateway, and those that users would choose instead, each set up to do the same work.
 //!
 //! All route by host and path, add the forwarding headers and a request id, keep connections to the backends, write an
-//! access log to a file in blocks, count requests, and use one thread.
+//! access log to a file (in blocks; HAProxy line by line, as its standard output goes), count requests, and use one thread.
 
 use std::fs;
 use std::path::{Path, PathBuf};
