@@ -12,8 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{Either, LocalBoxFuture};
-use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::Service;
 use rustls::ServerConfig;
@@ -323,17 +322,7 @@ impl Service<Request<Incoming>> for Answerer {
     fn call(&self, request: Request<Incoming>) -> Answering {
         let (worker, peer) = (self.worker.clone(), self.peer.clone());
         peer.asks(&request);
-        Box::pin(async move {
-            let is_last = peer.requests() >= worker.settings().keep_alive_requests;
-            let version = request.version();
-            let mut response = request::serve(worker, peer, request).await;
-            let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-            if is_last && version < Version::HTTP_2 && !is_switch {
-                let close = HeaderValue::from_static("close");
-                response.headers_mut().insert(CONNECTION, close);
-            }
-            Ok(response)
-        })
+        Box::pin(request::serve(worker, peer, request))
     }
 }
 

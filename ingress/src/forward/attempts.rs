@@ -41,7 +41,7 @@ pub struct Manner<'r> {
 
 /// The attempts of a request.
 #[derive(Debug)]
-pub(crate) struct Attempts<'r> {
+pub struct Attempts<'r> {
     worker: &'r Rc<Worker>,
     upstream: &'r Upstream,
     manner: Manner<'r>,
@@ -104,20 +104,36 @@ impl<'r> Manner<'r> {
 }
 
 impl<'r> Attempts<'r> {
-    pub(crate) fn new(worker: &'r Rc<Worker>, upstream: &'r Upstream, manner: Manner<'r>) -> Self {
+    /// Attempts that begin at `now`.
+    pub fn new(
+        worker: &'r Rc<Worker>,
+        upstream: &'r Upstream,
+        manner: Manner<'r>,
+        now: Instant,
+    ) -> Self {
         Self {
             worker,
             upstream,
             manner,
-            started: Instant::now(),
+            started: now,
             made: 0,
             tried: Vec::new(),
         }
     }
 
+    /// When they began.
+    pub(crate) fn started(&self) -> Instant {
+        self.started
+    }
+
     /// The session, to be told to the client.
     pub(crate) fn session(&self) -> Option<&Session<'r>> {
         self.manner.session.as_ref()
+    }
+
+    /// How long a backend may take.
+    pub(crate) fn patience(&self) -> Patience {
+        self.manner.patience
     }
 
     /// How the backend is spoken to.
@@ -194,10 +210,15 @@ impl<'r> Attempts<'r> {
         self.manner.retries.follow_status(status)
     }
 
-    /// The endpoint answered with `status` to what was `sent` then. What a gateway in a backend's place would say counts
-    /// against it.
-    pub(crate) fn answered(&self, place: &InFlight, status: StatusCode, sent: Instant) {
-        let now = Instant::now();
+    /// The endpoint answered at `now` with `status` to what was `sent` then. What a gateway in a backend's place would say
+    /// counts against it.
+    pub(crate) fn answered(
+        &self,
+        place: &InFlight,
+        status: StatusCode,
+        sent: Instant,
+        now: Instant,
+    ) {
         match status {
             StatusCode::BAD_GATEWAY
             | StatusCode::SERVICE_UNAVAILABLE
@@ -206,10 +227,10 @@ impl<'r> Attempts<'r> {
         }
     }
 
-    /// The endpoint failed for `reason`.
-    pub(crate) fn failed(&self, place: &InFlight, reason: Reason) {
+    /// The endpoint failed at `now` for `reason`.
+    pub(crate) fn failed(&self, place: &InFlight, reason: Reason, now: Instant) {
         if reason.is_backends_fault() {
-            self.blame(place, Instant::now());
+            self.blame(place, now);
         }
     }
 

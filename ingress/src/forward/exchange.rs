@@ -68,19 +68,20 @@ pub(crate) struct Exchange<'r> {
 }
 
 impl Exchange<'_> {
-    /// Sends `request` over a connection for `key`: one that is open, if it `may_reuse` one, else a new one.
+    /// Sends `request` at `now` over a connection for `key`: one that is open, if it `may_reuse` one, else a new one.
     pub(crate) async fn attempt(
         &mut self,
         key: &Key,
         may_reuse: bool,
-        request: Request<RequestBody>,
+        now: Instant,
+        request: Box<Request<RequestBody>>,
     ) -> Result<Reply, Failed> {
-        let connection = match self.connection(key, may_reuse).await {
+        let connection = match self.connection(key, may_reuse, now).await {
             Ok(connection) => connection,
             Err(reason) => {
                 return Err(Failed {
                     reason,
-                    sent: Sent::Nothing(Box::new(request)),
+                    sent: Sent::Nothing(request),
                     is_stale: false,
                 });
             }
@@ -93,37 +94,48 @@ impl Exchange<'_> {
         })
     }
 
-    async fn connection(&mut self, key: &Key, may_reuse: bool) -> Result<Connection, Reason> {
+    async fn connection(
+        &mut self,
+        key: &Key,
+        may_reuse: bool,
+        now: Instant,
+    ) -> Result<Connection, Reason> {
         let metrics = self.worker.metrics();
-        if may_reuse && let Some(connection) = self.worker.pool().take(key) {
+        if may_reuse && let Some(connection) = self.worker.pool().take(key, now) {
             metrics.reuses.count();
             self.connect = None;
             return Ok(connection);
         }
         metrics.connects.count();
         // Boxed, for few requests come here, and all would carry its state.
-        let (pool, began) = (self.worker.pool(), Instant::now());
+        let pool = self.worker.pool();
         let connection = Box::pin(pool.connect(key, self.patience.connect)).await;
-        self.connect = Some(began.elapsed());
+        self.connect = Some(now.elapsed());
         connection
     }
 
     /// Sends `request` and waits for the head of its response.
-    async fn send(
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "it would keep room for the connection that it is given and for the one that it uses"
+    )]
+    fn send(
         &mut self,
         mut connection: Connection,
-        request: Request<RequestBody>,
-    ) -> Result<Reply, Failed> {
-        let sent = {
-            let sending = pin!(connection.send(request));
-            until_stalled(sending, &self.progress, &self.patience).await
-        };
-        let sent = sent.ok_or_else(|| self.failed(Reason::BackendTimeout))?;
-        match sent {
-            Ok(response) => self
-                .reply(connection, response)
-                .map_err(|reason| self.failed(reason)),
-            Err(error) => Err(self.after(error)),
+        request: Box<Request<RequestBody>>,
+    ) -> impl Future<Output = Result<Reply, Failed>> {
+        async move {
+            let sent = {
+                let sending = pin!(connection.send(request));
+                until_stalled(sending, &self.progress, &self.patience).await
+            };
+            let sent = sent.ok_or_else(|| self.failed(Reason::BackendTimeout))?;
+            match sent {
+                Ok(response) => self
+                    .reply(connection, response)
+                    .map_err(|reason| self.failed(reason)),
+                Err(error) => Err(self.after(error)),
+            }
         }
     }
 

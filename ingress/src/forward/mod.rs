@@ -20,9 +20,9 @@ use http::header::{CONNECTION, HOST, SET_COOKIE, TE, TRANSFER_ENCODING};
 use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Request, Uri, Version};
 use hyper::body::Body;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
-use self::attempts::{Attempts, Manner};
+use self::attempts::Attempts;
 use self::exchange::{Exchange, Failed, Reply, Sent};
 use self::pool::Key;
 use self::protocol::{Http, Spoken};
@@ -31,7 +31,6 @@ use crate::message::body::{Progress, RequestBody};
 use crate::observe::record::Record;
 use crate::request::upgrade::Upgrade;
 use crate::server::worker::Worker;
-use crate::upstream::Upstream;
 use crate::upstream::endpoint::InFlight;
 
 /// A request as it was before it was sent.
@@ -40,30 +39,30 @@ struct Spare {
     body: RequestBody,
 }
 
-/// Sends `request` to one of the endpoints of `upstream`, in that `manner`.
+/// Sends `request` to an endpoint by one of the `attempts`. It is boxed, as each step on its way keeps room for what it is
+/// given.
 pub async fn forward(
     worker: &Rc<Worker>,
-    upstream: &Upstream,
-    manner: Manner<'_>,
-    mut request: Request<RequestBody>,
+    attempts: &mut Attempts<'_>,
+    mut request: Box<Request<RequestBody>>,
     progress: Rc<Progress>,
     upgrade: Option<Upgrade>,
     record: &mut Record,
 ) -> Result<Reply, Reason> {
-    prepare(&mut request, &manner.spoken)?;
-    let patience = manner.patience;
-    let exchange = Exchange {
+    prepare(&mut request, attempts.spoken())?;
+    let patience = attempts.patience();
+    let until = patience.total.map(|total| attempts.started() + total);
+    let mut exchange = Exchange {
         worker,
         progress,
         upgrade,
         patience,
-        until: patience.total.map(|total| Instant::now() + total),
+        until,
         connect: None,
     };
-    let attempts = Attempts::new(worker, upstream, manner);
-    let reply = pin!(attempt(exchange, attempts, request, record));
-    match patience.total {
-        Some(total) => timeout(total, reply)
+    let reply = pin!(attempt(&mut exchange, attempts, request, record));
+    match until {
+        Some(until) => timeout_at(until, reply)
             .await
             .unwrap_or(Err(Reason::RequestTimeout)),
         None => reply.await,
@@ -72,13 +71,13 @@ pub async fn forward(
 
 /// Makes attempts until one is good enough or no other may follow.
 async fn attempt(
-    mut exchange: Exchange<'_>,
-    mut attempts: Attempts<'_>,
-    mut request: Request<RequestBody>,
+    exchange: &mut Exchange<'_>,
+    attempts: &mut Attempts<'_>,
+    mut request: Box<Request<RequestBody>>,
     record: &mut Record,
 ) -> Result<Reply, Reason> {
     let mut place = attempts.first()?;
-    let (mut may_reuse, mut resends) = (true, 0);
+    let (mut may_reuse, mut resends, mut sent) = (true, 0, attempts.started());
     let may_repeat = attempts.may_repeat(request.method());
     // A backend can refuse anything, and HTTP/2 has the words for it.
     let needs_spare = may_repeat || attempts.spoken().http == Http::Two;
@@ -86,42 +85,43 @@ async fn attempt(
         request.body_mut().keep();
     }
     loop {
-        let (address, sent) = (place.address(), Instant::now());
         let spare = needs_spare.then(|| Spare::of(&request));
         let key = Key {
-            address,
+            address: place.address(),
             spoken: attempts.spoken().clone(),
         };
-        record.tried(&place, &key, resends, &mut request);
+        record.tried(&place, &key, resends, sent, &mut request);
         resends += 1;
-        let (answer, again) = match exchange.attempt(&key, may_reuse, request).await {
+        let outcome = exchange.attempt(&key, may_reuse, sent, request).await;
+        let now = Instant::now();
+        let (answer, again) = match outcome {
             Ok(reply) => {
                 record.connected(exchange.connect);
-                record.came_to(Ok(reply.status()));
-                attempts.answered(&place, reply.status(), sent);
+                record.came_to(Ok(reply.status()), now);
+                attempts.answered(&place, reply.status(), sent, now);
                 let is_followed = may_repeat && attempts.follow_status(reply.status());
                 let again = spare.filter(|_| is_followed);
                 (Ok(reply), again.and_then(Spare::into_request))
             }
             Err(failed) => {
                 let (reason, is_stale) = (failed.reason, failed.is_stale);
-                record.came_to(Err(reason));
+                record.came_to(Err(reason), now);
                 let again = failed.request(spare, may_repeat);
                 // A connection that was closing says nothing about the endpoint.
                 if is_stale && (may_reuse || attempts.repeat()) {
-                    (request, may_reuse) = (again.ok_or(reason)?, false);
+                    (request, may_reuse, sent) = (again.ok_or(reason)?, false, now);
                     continue;
                 }
-                attempts.failed(&place, reason);
+                attempts.failed(&place, reason, now);
                 (Err(reason), again.filter(|_| attempts.follow(reason)))
             }
         };
         let next = again.and_then(|again| Some((again, attempts.next(&place)?)));
         let Some((again, next)) = next else {
             let reply = answer?;
-            return Ok(finish(reply, place, &attempts, record));
+            return Ok(finish(reply, place, attempts, record));
         };
-        (request, place, may_reuse) = (again, next, true);
+        (request, place, may_reuse, sent) = (again, next, true, now);
     }
 }
 
@@ -184,9 +184,9 @@ fn prepare_http2(request: &mut Request<RequestBody>, is_secure: bool) -> Result<
 impl Failed {
     /// The request, to be sent again: as it was if nothing of it was sent, else the `spare` one if no backend has begun
     /// with it or it `may_repeat`.
-    fn request(self, spare: Option<Spare>, may_repeat: bool) -> Option<Request<RequestBody>> {
+    fn request(self, spare: Option<Spare>, may_repeat: bool) -> Option<Box<Request<RequestBody>>> {
         match self.sent {
-            Sent::Nothing(request) => Some(*request),
+            Sent::Nothing(request) => Some(request),
             Sent::Perhaps if !may_repeat => None,
             Sent::Refused | Sent::Perhaps => spare.and_then(Spare::into_request),
         }
@@ -206,8 +206,8 @@ impl Spare {
     }
 
     /// The request, unless too much of its body has gone by.
-    fn into_request(self) -> Option<Request<RequestBody>> {
+    fn into_request(self) -> Option<Box<Request<RequestBody>>> {
         let Self { head, body } = self;
-        body.is_whole().then(|| head.map(|()| body))
+        body.is_whole().then(|| Box::new(head.map(|()| body)))
     }
 }

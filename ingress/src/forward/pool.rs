@@ -98,10 +98,10 @@ impl Pool {
         }
     }
 
-    /// A connection that is open and good for `key`, the one that was used last.
-    pub fn take(&self, key: &Key) -> Option<Connection> {
+    /// A connection that is open and good for `key` at `now`, the one that was used last.
+    pub fn take(&self, key: &Key, now: Instant) -> Option<Connection> {
         let kind = match key.spoken.http {
-            Http::One => Kind::One(self.take_idle(key)?),
+            Http::One => Kind::One(self.take_idle(key, now)?),
             Http::Two => Kind::Two(self.multiplexed.lease(key)?),
         };
         Some(Connection {
@@ -111,10 +111,10 @@ impl Pool {
         })
     }
 
-    fn take_idle(&self, key: &Key) -> Option<Exclusive> {
+    fn take_idle(&self, key: &Key, now: Instant) -> Option<Exclusive> {
         loop {
             let idle = self.idle.borrow_mut().pop(key)?;
-            if !self.is_good(&idle, Instant::now()) {
+            if !self.is_good(&idle, now) {
                 continue;
             }
             let mut connection = idle.connection;
@@ -145,7 +145,7 @@ impl Pool {
     fn is_good(&self, idle: &Idle, now: Instant) -> bool {
         let Idle { connection, since } = idle;
         let limits = &self.dialer.limits;
-        now - *since <= limits.keep
+        now.saturating_duration_since(*since) <= limits.keep
             && !limits.are_used_up(connection.opened, connection.requests, now)
             && !connection.is_closed()
     }
@@ -242,11 +242,11 @@ impl Connection {
     /// the protocol can.
     pub async fn send(
         &mut self,
-        request: Request<RequestBody>,
+        request: Box<Request<RequestBody>>,
     ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
         match &mut self.kind {
             Kind::One(exclusive) => exclusive.send(request).await,
-            Kind::Two(lease) => lease.sender().try_send_request(request).await,
+            Kind::Two(lease) => lease.sender().try_send_request(*request).await,
         }
     }
 
@@ -254,6 +254,14 @@ impl Connection {
     /// protocols, gets on by this alone.
     pub fn has_to_be_moved(&self) -> bool {
         matches!(self.kind, Kind::One(_))
+    }
+
+    /// Takes something of what comes on it, which leaves it as it is until it is moved along.
+    pub fn take_quietly<T>(&self, take: impl FnOnce() -> T) -> T {
+        match &self.kind {
+            Kind::One(exclusive) => exclusive.quietly(take),
+            Kind::Two(_) => take(),
+        }
     }
 
     /// Moves it along as far as it can be, if it has to be.

@@ -20,6 +20,8 @@ use crate::observe::metrics::Metrics;
 /// A block is handed over at this size, or when its first line is this old.
 const BLOCK_BYTES: usize = 32 * 1024;
 const BLOCK_AGE: Duration = Duration::from_millis(100);
+/// Room in a block for the line that fills it.
+const LAST_LINE: usize = 2 * 1024;
 /// Blocks on their way.
 const QUEUE: usize = 128;
 
@@ -93,6 +95,9 @@ impl AccessLog {
     fn append(&self, format: &LogFormat, line: &impl Line) -> (usize, usize) {
         let mut block = self.block.borrow_mut();
         let before = block.len();
+        if before == 0 {
+            block.reserve(BLOCK_BYTES + LAST_LINE);
+        }
         format.write(line, &mut block);
         block.push(b'\n');
         (before, block.len())

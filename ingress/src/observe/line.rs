@@ -112,7 +112,9 @@ impl<'l> From<&'l str> for Value<'l> {
 /// Bytes that are no text are replaced.
 impl<'l> From<&'l HeaderValue> for Value<'l> {
     fn from(value: &'l HeaderValue) -> Self {
-        Self::Text(String::from_utf8_lossy(value.as_bytes()))
+        let text = std::str::from_utf8(value.as_bytes());
+        // Nearly every value is a text, and finding that out first is cheaper.
+        Self::Text(text.map_or_else(|_| String::from_utf8_lossy(value.as_bytes()), Cow::Borrowed))
     }
 }
 

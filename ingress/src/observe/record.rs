@@ -122,16 +122,18 @@ impl Record {
         self.id = Some(id);
     }
 
-    /// `request` is sent to `place` by a connection for `key`, after it was sent to others or to the same `resends` times.
+    /// `request` is sent to `place` at `now` by a connection for `key`, after it was sent to others or to the same `resends`
+    /// times.
     pub fn tried<B>(
         &mut self,
         place: &InFlight,
         key: &Key,
         resends: u32,
+        now: Instant,
         request: &mut Request<B>,
     ) {
         self.backend = Some(place.endpoint().clone());
-        self.tried = Some(Instant::now());
+        self.tried = Some(now);
         self.attempts += 1;
         if let Some(trace) = &mut self.trace {
             trace.attempt(key, resends, request);
@@ -148,8 +150,10 @@ impl Record {
         self.connect = took;
     }
 
-    /// The last attempt came to a response with this status, or failed.
-    pub fn came_to(&mut self, outcome: Result<StatusCode, Reason>) {
+    /// The last attempt came to a response with this status, or failed, at `now`.
+    pub fn came_to(&mut self, outcome: Result<StatusCode, Reason>, now: Instant) {
+        let tried = self.tried.filter(|_| outcome.is_ok());
+        self.head = tried.map(|tried| now - tried);
         if let Some(trace) = &mut self.trace {
             trace.came_to(outcome);
         }
@@ -182,8 +186,9 @@ impl Record {
     /// The client is answered with `status`.
     pub fn answered(&mut self, status: StatusCode) {
         self.status = Some(status);
-        let is_ours = self.reason.is_some();
-        self.head = self.tried.filter(|_| !is_ours).map(|tried| tried.elapsed());
+        if self.reason.is_some() {
+            self.head = None;
+        }
     }
 
     /// Something went wrong, or the gateway answered itself.

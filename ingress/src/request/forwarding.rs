@@ -20,6 +20,8 @@ const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 const MAX_REQUEST_ID: usize = 128;
+/// How many fields are added to a head here.
+const ADDED: usize = 6;
 
 /// What is known about the peer of a connection, in the form that headers need.
 #[derive(Debug, Clone)]
@@ -53,6 +55,7 @@ impl Via {
 
     /// Makes `headers` say what is known about the client, and returns the name of the request.
     pub fn apply(&self, headers: &mut HeaderMap) -> HeaderValue {
+        headers.reserve(ADDED);
         if self.trusted {
             self.add(headers);
         } else {

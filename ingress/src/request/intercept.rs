@@ -14,10 +14,11 @@ use http::header::{
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
+use tokio::time::Instant;
 
 use crate::annotations::errors::Errors;
 use crate::forward;
-use crate::forward::attempts::Manner;
+use crate::forward::attempts::{Attempts, Manner};
 use crate::forward::exchange::Reply;
 use crate::message::answer::Reason;
 use crate::message::body::{Progress, RequestBody};
@@ -102,23 +103,17 @@ impl<'r> Intercept<'r> {
         };
         record.failed(reason);
         let (request, progress) = self.request(status);
-        let replaced = forward::forward(
-            worker,
-            fallback,
-            Manner::plain(worker),
-            request,
-            progress,
-            None,
-            record,
-        )
-        .await;
+        let manner = Manner::plain(worker);
+        let mut attempts = Attempts::new(worker, fallback, manner, Instant::now());
+        let replaced =
+            forward::forward(worker, &mut attempts, request, progress, None, record).await;
         replaced.map(Answer::Reply)
     }
 }
 
 impl Intercept<'_> {
     /// What the default backend is asked.
-    fn request(mut self, status: StatusCode) -> (Request<RequestBody>, Rc<Progress>) {
+    fn request(mut self, status: StatusCode) -> (Box<Request<RequestBody>>, Rc<Progress>) {
         for name in ABOUT_THE_BODY {
             self.headers.remove(name);
         }
@@ -141,7 +136,7 @@ impl Intercept<'_> {
                 .insert(name, value.unwrap_or(HeaderValue::from_static("")));
         }
         let (body, progress) = RequestBody::nothing();
-        let mut request = Request::new(body);
+        let mut request = Box::new(Request::new(body));
         *request.headers_mut() = self.headers;
         (request, progress)
     }

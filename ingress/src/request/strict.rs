@@ -312,10 +312,17 @@ pub fn strip_response(headers: &mut HeaderMap) {
 /// The fields that `Connection` names, other than those that are removed anyway.
 fn connection_options(headers: &HeaderMap) -> Result<Vec<HeaderName>, Reason> {
     let mut named = Vec::new();
+    let is_usual = |option: &[u8]| {
+        let usual: [&[u8]; 5] = [b"", b"close", b"keep-alive", b"upgrade", b"te"];
+        usual.iter().any(|usual| option.eq_ignore_ascii_case(usual))
+    };
+    let mut lines = headers.get_all(CONNECTION).iter();
+    if lines.all(|line| is_usual(line.as_bytes())) {
+        return Ok(named);
+    }
     for option in list(headers, &CONNECTION) {
         let option = option.ok_or(Reason::BadConnectionOption)?;
-        let usual = ["", "close", "keep-alive", "upgrade", "te"];
-        if usual.iter().any(|usual| option.eq_ignore_ascii_case(usual)) {
+        if is_usual(option.as_bytes()) {
             continue;
         }
         let name = HeaderName::try_from(option).map_err(|_| Reason::BadConnectionOption)?;

@@ -50,7 +50,8 @@ struct ClientBody {
 #[derive(Debug)]
 pub struct Progress {
     state: Cell<State>,
-    moved: Cell<Instant>,
+    /// When it last got on, if it has.
+    moved: Cell<Option<Instant>>,
     /// Whether it is for the client to send more.
     awaits_client: Cell<bool>,
     /// Bytes that have come.
@@ -161,7 +162,7 @@ impl Body for RequestBody {
         client.attempt = *attempt;
         if let Some(piece) = client.kept(*handed_on).first() {
             *handed_on += 1;
-            client.progress.moved.set(Instant::now());
+            client.progress.moved.set(Some(Instant::now()));
             return Poll::Ready(Some(Ok(Frame::data(piece.clone()))));
         }
         let frame = ready!(client.poll_frame(cx));
@@ -219,7 +220,7 @@ impl ClientBody {
             return Poll::Pending;
         };
         let now = Instant::now();
-        self.progress.moved.set(now);
+        self.progress.moved.set(Some(now));
         if let Some(Ok(frame)) = &frame {
             let length = frame.data_ref().map_or(0, Bytes::len);
             self.progress.add(length);
@@ -254,7 +255,7 @@ impl Progress {
     fn new(state: State) -> Rc<Self> {
         Rc::new(Self {
             state: Cell::new(state),
-            moved: Cell::new(Instant::now()),
+            moved: Cell::new(None),
             awaits_client: Cell::new(false),
             received: Cell::new(0),
         })
@@ -263,7 +264,7 @@ impl Progress {
     /// When the backend has to have made its next step, after an attempt that `started` then. While it is for the client
     /// to send more, that moves on with the time.
     pub fn deadline(&self, started: Instant, patience: &Patience) -> Instant {
-        let moved = self.moved.get().max(started);
+        let moved = self.moved.get().map_or(started, |moved| moved.max(started));
         match self.state.get() {
             State::Sending if self.awaits_client.get() => Instant::now() + patience.send,
             State::Sending => moved + patience.send,

@@ -148,16 +148,19 @@ impl BackendBody {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(connection) = &mut self.connection
-            && connection.has_to_be_moved()
-        {
+        let (incoming, pause) = (&mut self.incoming, &mut self.pause);
+        let Some(connection) = &mut self.connection else {
+            return poll_frame(incoming, pause, cx);
+        };
+        if connection.has_to_be_moved() {
             let mut nobody = Context::from_waker(Waker::noop());
-            if let Poll::Ready(frame) = step(&mut self.incoming, &mut self.pause, &mut nobody) {
-                return Poll::Ready(frame);
+            let frame = connection.take_quietly(|| step(incoming, pause, &mut nobody));
+            if frame.is_ready() {
+                return frame;
             }
             connection.advance(cx);
         }
-        poll_frame(&mut self.incoming, &mut self.pause, cx)
+        connection.take_quietly(|| poll_frame(incoming, pause, cx))
     }
 
     /// The connection is good for another request, unless the backend answered before it had read this one's body.
