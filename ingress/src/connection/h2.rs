@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
@@ -12,6 +11,7 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::cork::Uncorking;
 use super::flood::Metered;
 use super::{Answerer, report};
 use crate::message::answer::Reason;
@@ -33,19 +33,20 @@ where
 {
     let settings = worker.settings();
     let flooded = Rc::new(Cell::new(false));
-    let stream = TokioIo::new(Metered::new(stream, flooded.clone()));
-    let connection = http2::Builder::new(LocalExecutor)
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX))
-        .max_pending_accept_reset_streams(MAX_RESETS)
-        .max_local_error_reset_streams(MAX_RESETS)
-        .max_send_buf_size(MAX_SEND_BUFFER)
-        .keep_alive_interval(settings.header_timeout)
-        .enable_connect_protocol()
-        .serve_connection(stream, Answerer::new(worker, &peer));
-    let mut connection = pin!(connection);
-    let until_used_up = poll_fn(|cx| match connection.as_mut().poll(cx) {
+    let stream = Metered::new(stream, flooded.clone());
+    let mut connection = Uncorking::new(stream, |stream| {
+        http2::Builder::new(LocalExecutor)
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX))
+            .max_pending_accept_reset_streams(MAX_RESETS)
+            .max_local_error_reset_streams(MAX_RESETS)
+            .max_send_buf_size(MAX_SEND_BUFFER)
+            .keep_alive_interval(settings.header_timeout)
+            .enable_connect_protocol()
+            .serve_connection(TokioIo::new(stream), Answerer::new(worker, &peer))
+    });
+    let until_used_up = poll_fn(|cx| match connection.poll_unpin(cx) {
         Poll::Pending if peer.requests() >= settings.keep_alive_requests => Poll::Ready(None),
         ended => ended.map(Some),
     });
@@ -60,8 +61,8 @@ where
         // The client is told first that no stream after the last it knows of will be served, and which one that was only
         // once it must have heard (RFC 9113 section 6.8), so none of its requests is lost.
         None => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            connection.connection().graceful_shutdown();
+            (&mut connection).await
         }
     };
     if flooded.get() {

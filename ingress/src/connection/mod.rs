@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
+pub mod cork;
 pub mod flood;
 pub mod framing;
 pub mod h1;

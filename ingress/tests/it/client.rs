@@ -172,6 +172,19 @@ async fn handshake(
     alpn: &[u8],
     identity: Option<Identity>,
 ) -> std::io::Result<TlsStream<TcpStream>> {
+    let config = config(root, alpn, identity);
+    let name = ServerName::try_from(server_name.to_owned()).unwrap();
+    TlsConnector::from(Arc::new(config))
+        .connect(name, stream)
+        .await
+}
+
+/// The settings of a client that trusts `root`.
+pub(crate) fn config(
+    root: &CertificateDer<'static>,
+    alpn: &[u8],
+    identity: Option<Identity>,
+) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(root.clone()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -184,10 +197,7 @@ async fn handshake(
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = vec![alpn.to_vec()];
-    let name = ServerName::try_from(server_name.to_owned()).unwrap();
-    TlsConnector::from(Arc::new(config))
-        .connect(name, stream)
-        .await
+    config
 }
 
 /// Sends `bytes` as they are and returns everything that comes back until the end of the connection. The client's own

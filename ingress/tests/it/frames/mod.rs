@@ -5,6 +5,7 @@ mod compression;
 mod framing;
 mod generic;
 mod messages;
+mod records;
 mod streams;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
