@@ -1,6 +1,7 @@
 # The commands of README.md.
 
 BIN := $(abspath target/release)
+DIST := $(abspath target/dist)
 # Tests run checked programs: an overflow or a broken assertion ends them instead of passing unseen.
 CHECKED := $(abspath target/debug)
 # Namespaces, cgroups and eBPF need root; building does not.
@@ -10,7 +11,7 @@ RUNNER := CARGO_TARGET_$(shell rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-
 STATIC_SAMPLE := --package sample --bin serve-hostname -- -C target-feature=+crt-static
 export PORTOLAN_BIN := $(BIN)
 
-.PHONY: setup build up down test bench test-kernels fuzz
+.PHONY: setup build release up down test bench test-kernels fuzz
 
 # Installs what is missing, and says what and why.
 setup:
@@ -20,6 +21,14 @@ setup:
 build: setup
 	cargo build --release --locked
 	cargo rustc --release --locked $(STATIC_SAMPLE)
+
+# The programs as they are shipped, in target/dist: those of `build`, and the gateway built for what it does most.
+release: build
+	./setup.sh bench
+	./setup.sh release
+	cargo build --release --locked --package measure
+	SUDO="$(SUDO)" ingress/optimise $(DIST)
+	cp $(addprefix $(BIN)/,portolan portolan-proxy serve-hostname) $(DIST)
 
 up: build
 	$(SUDO) $(BIN)/portolan up
@@ -51,7 +60,6 @@ fuzz: setup
 # Start time and memory of a whole cluster, and the dataplane against kube-proxy's rules. `make bench BENCH="l4 clusterip"`
 # measures one part, and `make bench BENCH=--help` says which there are.
 BENCH ?= --json target/bench.json
-bench: build
-	./setup.sh bench
-	cargo build --release --locked --package measure
+bench: export PORTOLAN_BIN := $(DIST)
+bench: release
 	$(SUDO) $(BIN)/measure $(BENCH)

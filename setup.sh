@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what building Portolan needs and this machine lacks; with `test`, `kernels`, `bench` or `fuzz` also what testing or
-# measuring it needs. Says what and why. Running it again finds everything in place and does nothing.
+# Installs what building Portolan needs and this machine lacks; with `test`, `kernels`, `bench`, `release` or `fuzz` also what
+# testing, measuring or releasing it needs. Says what and why. Running it again finds everything in place and does nothing.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -120,6 +120,22 @@ apt_in() {
     as_root "${apt[@]}" update
 }
 
+# What a release of the gateway is built with, beside what it is measured with: it has to be of the compiler's LLVM.
+need_release_tools() {
+    local host llvm; host=$(rustc -vV | sed -n 's/^host: //p'); llvm=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
+    if [ -x "$(rustc --print sysroot)/lib/rustlib/$host/bin/llvm-profdata" ] || [ -x "/usr/lib/llvm-$llvm/bin/llvm-profdata" ]; then
+        return
+    fi
+    if has apt-get && apt_has "llvm-$llvm"; then
+        install "counts of what runs in the gateway are merged with it" "llvm-$llvm"
+    elif has rustup; then
+        say "installing llvm-tools of Rust (counts of what runs in the gateway are merged with them)"
+        rustup component add llvm-tools
+    else
+        fail "no llvm-profdata of LLVM $llvm, which merges the counts of what runs in the gateway"
+    fi
+}
+
 # The gateways that ours is measured against, as current as Debian and PyPI have them: unpacked under target/tools with
 # their libraries, not installed.
 need_other_gateways() {
@@ -197,4 +213,5 @@ need_bpf_linker
 if [ "${1:-}" = test ]; then need_test_tools; fi
 if [ "${1:-}" = kernels ]; then need_kernel_tools; fi
 if [ "${1:-}" = bench ]; then need_bench_tools; fi
+if [ "${1:-}" = release ]; then need_release_tools; fi
 if [ "${1:-}" = fuzz ]; then need_fuzz_tools; fi

@@ -11,6 +11,7 @@ mod place;
 mod process;
 mod requests;
 mod routes;
+mod train;
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -32,6 +33,8 @@ pub(crate) enum Section {
     Memory,
     /// What each makes of doubtful input. It gives no figures, so it is only done if it is asked for.
     Differential,
+    /// The load that a release of the gateway is built for. It gives no figures, so it is only done if it is asked for.
+    Train,
 }
 
 impl Section {
@@ -56,5 +59,6 @@ pub(crate) fn measure(
         Section::Routes => routes::measure(machine, quick),
         Section::Memory => memory::measure(machine, quick),
         Section::Differential => differential::measure(machine),
+        Section::Train => train::train(machine).map(|()| Vec::new()),
     }
 }
