@@ -4,7 +4,6 @@
 //! request came.
 
 use std::error::Error;
-use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use http::header::TRANSFER_ENCODING;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use crate::annotations::timeouts::Patience;
 use crate::forward::pool::{Connection, Key};
@@ -125,10 +124,9 @@ impl Exchange<'_> {
         request: Box<Request<RequestBody>>,
     ) -> impl Future<Output = Result<Reply, Failed>> {
         async move {
-            let sent = {
-                let sending = pin!(connection.send(request));
-                until_stalled(sending, &self.progress, &self.patience).await
-            };
+            let started = Instant::now();
+            let deadline = || self.progress.deadline(started, &self.patience);
+            let sent = connection.send(request, deadline).await;
             let sent = sent.ok_or_else(|| self.failed(Reason::BackendTimeout))?;
             match sent {
                 Ok(response) => self
@@ -210,27 +208,6 @@ fn is_unprocessed(error: &hyper::Error) -> bool {
         let is_refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
         error.is_remote() && (is_refused || is_closing)
     })
-}
-
-/// Waits for `response` as long as the backend does not take too long for the next step: taking more of the request, or
-/// beginning the response once it has all of it.
-async fn until_stalled<F: Future>(
-    mut response: Pin<&mut F>,
-    progress: &Progress,
-    patience: &Patience,
-) -> Option<F::Output> {
-    let started = Instant::now();
-    let mut deadline = progress.deadline(started, patience);
-    loop {
-        if let Ok(response) = timeout_at(deadline, response.as_mut()).await {
-            return Some(response);
-        }
-        let next = progress.deadline(started, patience);
-        if next <= deadline {
-            return None;
-        }
-        deadline = next;
-    }
 }
 
 impl Reply {

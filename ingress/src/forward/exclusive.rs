@@ -21,6 +21,7 @@ use tokio::task::coop::unconstrained;
 use tokio::time::Instant;
 
 use crate::forward::pool::{Dialer, Key};
+use crate::forward::stall::Alarm;
 use crate::message::answer::Reason;
 use crate::message::body::RequestBody;
 
@@ -32,6 +33,7 @@ const MAX_BUFFER: usize = 64 * 1024;
 pub(crate) struct Exclusive {
     sender: http1::SendRequest<RequestBody>,
     wire: Wire,
+    alarm: Alarm,
     /// When it was opened.
     pub(super) opened: Instant,
     /// How many requests it has served.
@@ -89,6 +91,7 @@ impl Exclusive {
         Ok(Self {
             sender,
             wire: Wire::new(connection.with_upgrades()),
+            alarm: Alarm::default(),
             opened: Instant::now(),
             requests: 0,
         })
@@ -122,18 +125,24 @@ impl Exclusive {
         !self.is_closed() && self.sender.is_ready()
     }
 
-    /// Sends `request` and waits for the head of the response.
+    /// Sends `request` and waits for the head of the response until `deadline`, which moves on.
     pub(crate) async fn send(
         &mut self,
         request: Box<Request<RequestBody>>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        deadline: impl Fn() -> Instant,
+    ) -> Option<Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> {
         // All that the response waits for is the wire, which has been moved along whenever it is looked at. So there is
         // nobody to wake, and no budget that might make it wait for itself.
         let mut response = pin!(unconstrained(self.sender.try_send_request(*request)));
         let mut nobody = Context::from_waker(Waker::noop());
         poll_fn(|cx| {
             self.wire.advance_for(cx);
-            response.as_mut().poll(&mut nobody)
+            if let Poll::Ready(response) = response.as_mut().poll(&mut nobody) {
+                return Poll::Ready(Some(response));
+            }
+            // The alarm is the connection's, so whom it wakes is who waits for that.
+            let mut cx = Context::from_waker(&self.wire.waker);
+            self.alarm.poll(deadline(), &mut cx).map(|()| None)
         })
         .await
     }
@@ -182,6 +191,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use super::*;
     use std::sync::atomic::AtomicUsize;
+    use std::time::Duration;
 
     use hyper::body::Body;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -205,9 +215,10 @@ mod tests {
             backend.write_all(head).await.unwrap();
         };
         let request = Box::new(Request::new(RequestBody::nothing().0));
-        let (response, ()) = tokio::join!(exclusive.send(request), answer);
+        let never = || Instant::now() + Duration::from_secs(60);
+        let (response, ()) = tokio::join!(exclusive.send(request, never), answer);
 
-        let mut body = pin!(response.unwrap().into_body());
+        let mut body = pin!(response.unwrap().unwrap().into_body());
         let mut take = || {
             let mut nobody = Context::from_waker(Waker::noop());
             body.as_mut().poll_frame(&mut nobody)

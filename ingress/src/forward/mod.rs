@@ -11,6 +11,7 @@ mod idle;
 pub mod multiplex;
 pub mod pool;
 pub mod protocol;
+mod stall;
 
 use std::pin::pin;
 use std::rc::Rc;

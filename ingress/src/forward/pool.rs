@@ -29,6 +29,7 @@ use crate::forward::exclusive::Exclusive;
 use crate::forward::idle::{Idle, Shelf};
 use crate::forward::multiplex::{self, Multiplexed};
 use crate::forward::protocol::{Expected, Http, Spoken};
+use crate::forward::stall::until_stalled;
 use crate::message::answer::Reason;
 use crate::message::body::RequestBody;
 use crate::tls::backend::Defaults;
@@ -238,15 +239,19 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
 }
 
 impl Connection {
-    /// Sends `request` and waits for the head of the response. Dropped before that, it takes the request back as far as
-    /// the protocol can.
+    /// Sends `request` and waits for the head of the response; nothing if that has not come by `deadline`, which moves on.
+    /// Dropped before that, it takes the request back as far as the protocol can.
     pub async fn send(
         &mut self,
         request: Box<Request<RequestBody>>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        deadline: impl Fn() -> Instant,
+    ) -> Option<Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> {
         match &mut self.kind {
-            Kind::One(exclusive) => exclusive.send(request).await,
-            Kind::Two(lease) => lease.sender().try_send_request(*request).await,
+            Kind::One(exclusive) => exclusive.send(request, deadline).await,
+            Kind::Two(lease) => {
+                let response = pin!(lease.sender().try_send_request(*request));
+                until_stalled(response, deadline).await
+            }
         }
     }
 
