@@ -126,6 +126,10 @@ impl Sandbox {
         };
         let (cgroup, files) = (PathBuf::from(cgroup), PathBuf::from(files));
         set_pdeathsig(Signal::SIGKILL)?;
+        // The supervisor waits for signals, which it has blocked for that; what is started here is to be ended by this one.
+        let mut ending = SigSet::empty();
+        ending.add(Signal::SIGTERM);
+        ending.thread_unblock()?;
         unshare(CloneFlags::CLONE_NEWNS)?;
         let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
         mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
