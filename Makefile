@@ -57,8 +57,9 @@ fuzz: setup
 	./setup.sh fuzz
 	ingress/fuzz/run $(FUZZ)
 
-# Start time and memory of a whole cluster, and the dataplane against kube-proxy's rules. `make bench BENCH="l4 clusterip"`
-# measures one part, and `make bench BENCH=--help` says which there are.
+# Start time and memory of a whole cluster, the dataplane against kube-proxy's rules, and the gateway against others, all of them
+# as released. `make bench BENCH="l4 clusterip"` measures one part, and `make bench BENCH=--help` says which there are. Without a
+# release, target/release/measure measures what `build` has left.
 BENCH ?= --json target/bench.json
 bench: export PORTOLAN_BIN := $(DIST)
 bench: release
