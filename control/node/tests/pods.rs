@@ -377,6 +377,8 @@ fn images_are_pulled_from_a_registry(cluster: &Cluster) -> Result<()> {
         "pulled",
         &format!("Pulled: Successfully pulled image \"{name}\" in "),
     )?;
+    let pod = cluster.wait_ready("pulled")?;
+    ensure!(container(&pod)["restartCount"] == 0, "it has ended: {pod}");
     Ok(())
 }
 

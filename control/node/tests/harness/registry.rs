@@ -56,10 +56,11 @@ impl Drop for Registry {
     }
 }
 
-/// Pushes an image of one gzip layer with this program as `/run`.
+/// Pushes an image of one gzip layer that runs this program. It keeps its name, since busybox goes by that.
 pub(crate) async fn push(name: &str, program: &Path) -> Result<()> {
+    let file = program.file_name().context("no program")?;
     let mut builder = tar::Builder::new(Vec::new());
-    builder.append_path_with_name(program, "run")?;
+    builder.append_path_with_name(program, file)?;
     let content = builder.into_inner()?;
     let hash: String = Sha256::digest(&content)
         .iter()
@@ -68,8 +69,9 @@ pub(crate) async fn push(name: &str, program: &Path) -> Result<()> {
     let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     std::io::Write::write_all(&mut packed, &content)?;
     let layer = ImageLayer::oci_v1_gzip(packed.finish()?, None);
+    let entrypoint = Path::new("/").join(file);
     let config = json!({
-        "architecture": "amd64", "os": "linux", "config": {"Entrypoint": ["/run"]},
+        "architecture": "amd64", "os": "linux", "config": {"Entrypoint": [entrypoint]},
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{hash}")]},
     });
     let config = Config::oci_v1(serde_json::to_vec(&config)?, None);
