@@ -20,12 +20,30 @@ pub(crate) fn ask(
     rate: f64,
     length: Duration,
 ) -> Result<Figure> {
+    let interval = Duration::from_secs_f64(f64::from(CLIENTS) / rate);
+    all(port, host, path, interval, length).map(Figure::of)
+}
+
+/// How many requests a second the same clients get answered if none ever waits. That is less than what clients with more
+/// connections get: with fewer answers at a time, each costs more on both sides.
+pub(crate) fn saturation(port: u16, host: &str, path: &str, length: Duration) -> Result<f64> {
+    let times = all(port, host, path, Duration::ZERO, length)?;
+    Ok(times.len() as f64 / length.as_secs_f64())
+}
+
+/// What all clients see.
+fn all(
+    port: u16,
+    host: &str,
+    path: &str,
+    interval: Duration,
+    length: Duration,
+) -> Result<Vec<f64>> {
     let begin = Instant::now() + Duration::from_millis(20);
     let times: Result<Vec<Vec<f64>>> = std::thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|number| {
                 scope.spawn(move || {
-                    let interval = Duration::from_secs_f64(f64::from(CLIENTS) / rate);
                     let first = begin + interval * number / CLIENTS;
                     one(port, host, path, first, interval, begin + length)
                 })
@@ -40,7 +58,7 @@ pub(crate) fn ask(
             })
             .collect()
     });
-    Ok(Figure::of(times?.into_iter().flatten()))
+    Ok(times?.into_iter().flatten().collect())
 }
 
 /// One client, with a connection that is opened again when it is closed between two requests.
@@ -57,7 +75,8 @@ fn one(
     let mut connection = None;
     let mut times = Vec::new();
     let mut due = first;
-    while due < end {
+    // What was due in time is asked for even if it is late, or a stall at the end would go unseen.
+    while interval.is_zero().then(Instant::now).unwrap_or(due) < end {
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
         let mut stream = match connection.take() {
             Some(stream) => stream,

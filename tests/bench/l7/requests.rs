@@ -49,28 +49,24 @@ pub(crate) fn measure(machine: &Machine, wires: &[Wire], quick: bool) -> Result<
         }
         return Ok(vec![costs]);
     }
-    let mut saturation = f64::INFINITY;
     for wire in Wire::ALL {
-        let rate = add_costs(&mut costs, machine, &peers, *wire, &scale)?;
-        if *wire == Wire::Http1 {
-            saturation = rate;
-        }
+        add_costs(&mut costs, machine, &peers, *wire, &scale)?;
     }
     Ok(vec![
         costs,
-        latencies(&peers, &scale, 0.7 * saturation)?,
+        latencies(&peers, &scale)?,
         handshake_costs(machine, &peers, &scale)?,
     ])
 }
 
-/// Measures what a request over `wire` costs; the rate of the slower of Portolan and nginx.
+/// Measures what a request over `wire` costs.
 fn add_costs(
     table: &mut Table,
     machine: &Machine,
     peers: &[Peer],
     wire: Wire,
     scale: &Scale,
-) -> Result<f64> {
+) -> Result<()> {
     if wire == Wire::Grpc {
         for peer in peers {
             grpc::check(peer, &machine.certificate)?;
@@ -85,12 +81,8 @@ fn add_costs(
             rates.entry(peer.name()).or_default().push(work.rate());
         }
     }
-    let mut slower = f64::INFINITY;
     for peer in peers {
         let rate = Figure::of(rates[peer.name()].iter().copied());
-        if matches!(peer.kind, Kind::Portolan | Kind::Nginx) {
-            slower = slower.min(rate.median());
-        }
         table.add(vec![
             wire.name().into(),
             peer.name().into(),
@@ -99,7 +91,7 @@ fn add_costs(
             Cell::Number(rate.median(), 0),
         ]);
     }
-    Ok(slower)
+    Ok(())
 }
 
 /// How a contestant's samples compare with nginx's of the same rounds.
@@ -129,12 +121,21 @@ fn costs_table(scale: &Scale) -> Table {
     )
 }
 
-fn latencies(peers: &[Peer], scale: &Scale, rate: f64) -> Result<Table> {
+fn latencies(peers: &[Peer], scale: &Scale) -> Result<Table> {
+    let mut saturation = f64::INFINITY;
+    for peer in peers {
+        if matches!(peer.kind, Kind::Portolan | Kind::Nginx) {
+            let rate = paced::saturation(peer.http, HOST, "/", 2 * scale.length)?;
+            saturation = saturation.min(rate);
+        }
+    }
+    let rate = 0.7 * saturation;
     let mut table = Table::new(
         "How long a request takes",
         format!(
-            "`measure l7 requests`: {rate:.0} requests/s over HTTP/1.1, which is 70 % of what the slower of Portolan and nginx \
-             can do, from when a request is due; {} rounds; median (minimum–maximum).",
+            "`measure l7 requests`: {rate:.0} requests/s over HTTP/1.1 on 16 connections, which is 70 % of what the slower of \
+             Portolan and nginx answers to the same clients when these do not wait, from when a request is due; {} rounds; \
+             median (minimum–maximum).",
             scale.rounds
         ),
         &["gateway", "p50, µs", "p99, µs", "p99 to nginx's"],
