@@ -120,20 +120,26 @@ apt_in() {
     as_root "${apt[@]}" update
 }
 
-# What a release of the gateway is built with, beside what it is measured with: it has to be of the compiler's LLVM.
+# What a release of the gateway is built with, beside what it is measured with: it merges counts of what runs, and has to be
+# of the compiler's LLVM. It is found as target/tools/llvm-profdata.
 need_release_tools() {
-    local host llvm; host=$(rustc -vV | sed -n 's/^host: //p'); llvm=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
-    if [ -x "$(rustc --print sysroot)/lib/rustlib/$host/bin/llvm-profdata" ] || [ -x "/usr/lib/llvm-$llvm/bin/llvm-profdata" ]; then
-        return
+    local host llvm why="counts of what runs in the gateway are merged with it"
+    host=$(rustc -vV | sed -n 's/^host: //p'); llvm=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
+    local places=("$(rustc --print sysroot)/lib/rustlib/$host/bin/llvm-profdata" "/usr/lib/llvm-$llvm/bin/llvm-profdata")
+    if ! first_program "${places[@]}" >/dev/null; then
+        if has apt-get && apt_has "llvm-$llvm"; then install "$why" "llvm-$llvm"
+        elif has rustup; then say "installing llvm-tools of Rust ($why)"; rustup component add llvm-tools
+        else fail "no llvm-profdata of LLVM $llvm ($why)"; fi
     fi
-    if has apt-get && apt_has "llvm-$llvm"; then
-        install "counts of what runs in the gateway are merged with it" "llvm-$llvm"
-    elif has rustup; then
-        say "installing llvm-tools of Rust (counts of what runs in the gateway are merged with them)"
-        rustup component add llvm-tools
-    else
-        fail "no llvm-profdata of LLVM $llvm, which merges the counts of what runs in the gateway"
-    fi
+    mkdir -p target/tools
+    ln -sfn "$(first_program "${places[@]}")" target/tools/llvm-profdata
+}
+
+# first_program PATH...: the first that is there.
+first_program() {
+    local path
+    for path in "$@"; do if [ -x "$path" ]; then echo "$path"; return; fi; done
+    return 1
 }
 
 # The gateways that ours is measured against, as current as Debian and PyPI have them: unpacked under target/tools with

@@ -10,7 +10,8 @@ use anyhow::{Context as _, Result, ensure};
 use super::process::Place;
 use crate::report::Figure;
 
-const CLIENTS: u32 = 16;
+/// How many clients there are, each with a connection.
+pub(crate) const CLIENTS: u32 = 16;
 
 /// Asks for `path` of `host` at `port`, so many times a second for so long; microseconds from due to answered.
 pub(crate) fn ask(

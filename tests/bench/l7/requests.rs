@@ -133,9 +133,10 @@ fn latencies(peers: &[Peer], scale: &Scale) -> Result<Table> {
     let mut table = Table::new(
         "How long a request takes",
         format!(
-            "`measure l7 requests`: {rate:.0} requests/s over HTTP/1.1 on 16 connections, which is 70 % of what the slower of \
+            "`measure l7 requests`: {rate:.0} requests/s over HTTP/1.1 on {} connections, which is 70 % of what the slower of \
              Portolan and nginx answers to the same clients when these do not wait, from when a request is due; {} rounds; \
              median (minimum–maximum).",
+            paced::CLIENTS,
             scale.rounds
         ),
         &["gateway", "p50, µs", "p99, µs", "p99 to nginx's"],
